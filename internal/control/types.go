@@ -1,0 +1,172 @@
+package control
+
+import "time"
+
+// Event is one step of a long operation, told while it happens: a service being
+// built, an instance becoming ready, a swap, a drain.
+type Event struct {
+	Time     time.Time `json:"time"`
+	Kind     EventKind `json:"kind"`
+	Service  string    `json:"service,omitempty"`
+	Instance string    `json:"instance,omitempty"`
+	// Text is for a person: one line, or the output of a failed build.
+	Text string `json:"text,omitempty"`
+	// Took is how long the step that ended here took, zero if it does not apply.
+	Took time.Duration `json:"took,omitempty"`
+}
+
+// EventKind says what an [Event] is about.
+type EventKind string
+
+// The kinds of events.
+const (
+	EventBuilding   EventKind = "building"   // Service
+	EventBuilt      EventKind = "built"      // Service, Took
+	EventBuildError EventKind = "buildError" // Service, Text: the end of the output
+	EventStarting   EventKind = "starting"   // Service, Instance
+	EventReady      EventKind = "ready"      // Service, Instance, Took
+	EventDraining   EventKind = "draining"   // Service, Instance
+	EventStopped    EventKind = "stopped"    // Service, Instance, Text: how it ended
+	EventBackoff    EventKind = "backoff"    // Service, Instance, Text: reason and delay
+	EventFailed     EventKind = "failed"     // Service, Instance, Text
+	EventSwapped    EventKind = "swapped"    // the route table now is the new revision's
+	EventListening  EventKind = "listening"  // Text: the door's address
+	EventSecret     EventKind = "secret"     // Text: name and file of a secret generated now, never its value
+	EventDatabase   EventKind = "database"   // Text: a database that was created now
+	EventInfo       EventKind = "info"       // Text
+	EventWarning    EventKind = "warning"    // Text
+)
+
+// Status is the state of the system.
+type Status struct {
+	System      string          `json:"system"`
+	File        string          `json:"file"`
+	Environment string          `json:"environment,omitempty"`
+	Revision    int             `json:"revision"`
+	PID         int             `json:"pid"`
+	KeeperPID   int             `json:"keeper_pid"`
+	Version     string          `json:"version"`
+	Started     time.Time       `json:"started"`
+	Address     string          `json:"address"` // of the door, as a URL
+	Bus         string          `json:"bus"`     // nats://host:port
+	Services    []ServiceStatus `json:"services"`
+}
+
+// ServiceStatus is the state of one service.
+type ServiceStatus struct {
+	Name     string           `json:"name"`
+	Wanted   int              `json:"wanted"`   // instances that shall run
+	Ready    int              `json:"ready"`    // instances that take traffic
+	Override *Override        `json:"override"` // what `stop` recorded, null if the file decides
+	Problem  string           `json:"problem,omitempty"`
+	Instance []InstanceStatus `json:"instances"`
+}
+
+// Override is a decision of the operator that the file does not say.
+type Override struct {
+	Replicas int       `json:"replicas"`
+	Since    time.Time `json:"since"`
+}
+
+// InstanceStatus is the state of one instance.
+type InstanceStatus struct {
+	ID       string    `json:"id"`
+	Revision int       `json:"revision"`
+	State    string    `json:"state"` // starting, ready, draining, stopped, backoff, failed
+	Since    time.Time `json:"since"`
+	PID      int       `json:"pid,omitempty"`
+	Address  string    `json:"address,omitempty"` // tcp 127.0.0.1:port, unix path, or bus
+	Restarts int       `json:"restarts"`
+	Reason   string    `json:"reason,omitempty"` // of the last change of state
+	Requests uint64    `json:"requests"`         // served, over HTTP and the bus
+}
+
+// Receipt says what a change did to the traffic.
+type Receipt struct {
+	Service string        `json:"service"`
+	Old     []Served      `json:"old"` // instances that were replaced
+	New     []Served      `json:"new"` // instances that took their place
+	Failed  uint64        `json:"failed"`
+	Took    time.Duration `json:"took"`
+}
+
+// Served counts the requests that an instance got while a change went on.
+type Served struct {
+	Instance string `json:"instance"`
+	Requests uint64 `json:"requests"`
+}
+
+// Change is one difference between two revisions.
+type Change struct {
+	Path string `json:"path"` // services.auth.replicas
+	Old  string `json:"old,omitempty"`
+	New  string `json:"new,omitempty"`
+	Kind string `json:"kind"` // added, removed, changed
+}
+
+// Revision is one applied version of the file.
+type Revision struct {
+	Number  int       `json:"number"`
+	Applied time.Time `json:"applied"`
+	Current bool      `json:"current"`
+	From    int       `json:"from,omitempty"` // the revision that a rollback took up again
+	Changes int       `json:"changes"`        // differences to the revision before
+}
+
+// Requests and answers of the verbs. A verb that is not named here takes or
+// gives nothing.
+type (
+	// ServiceRequest names the service of start, stop and restart.
+	ServiceRequest struct {
+		Service string `json:"service"`
+	}
+	// ReloadRequest is for POST /v1/reload.
+	ReloadRequest struct {
+		DryRun      bool   `json:"dry_run,omitempty"`
+		Environment string `json:"environment,omitempty"` // "" keeps the one that runs
+	}
+	// ReloadReply says what was, or with DryRun would be, changed.
+	ReloadReply struct {
+		Revision int       `json:"revision"` // 0 with DryRun or without changes
+		Changes  []Change  `json:"changes"`
+		Replaces []string  `json:"replaces"` // services whose instances are replaced
+		Receipts []Receipt `json:"receipts,omitempty"`
+	}
+	// RollbackRequest is for POST /v1/rollback.
+	RollbackRequest struct {
+		Revision int `json:"revision,omitempty"` // 0: the one before the current
+	}
+	// LogsRequest is for POST /v1/logs; the lines come as a stream of Line.
+	LogsRequest struct {
+		Service  string `json:"service"`
+		Instance string `json:"instance,omitempty"`
+		Follow   bool   `json:"follow,omitempty"`
+		Tail     int    `json:"tail,omitempty"` // last lines of each instance to begin with; -1 all
+	}
+	// Line is one line of an instance's output.
+	Line struct {
+		Time     time.Time `json:"time"`
+		Instance string    `json:"instance"`
+		Stream   string    `json:"stream"` // out, err
+		Text     string    `json:"text"`
+	}
+	// BusRequest is for POST /v1/request: a request over the bus as the operator.
+	BusRequest struct {
+		Subject string            `json:"subject"`
+		Data    []byte            `json:"data,omitempty"`
+		Headers map[string]string `json:"headers,omitempty"`
+		Timeout time.Duration     `json:"timeout,omitempty"` // default 5 s
+		Nest    bool              `json:"nest,omitempty"`    // wrap and unwrap NestJS's envelope; set by the node when the answering service's format is nest
+	}
+	// BusReply is what came back.
+	BusReply struct {
+		Data    []byte              `json:"data"`
+		Headers map[string][]string `json:"headers,omitempty"`
+		Error   string              `json:"error,omitempty"` // the service answered with an error
+		Code    string              `json:"code,omitempty"`
+	}
+	// DownReply says how the system ended.
+	DownReply struct {
+		Stopped int `json:"stopped"` // instances
+	}
+)
