@@ -169,4 +169,33 @@ type (
 	DownReply struct {
 		Stopped int `json:"stopped"` // instances
 	}
+	// EnvReply lists what the instances of a service are given.
+	EnvReply struct {
+		Service   string     `json:"service"`
+		Variables []Variable `json:"variables"` // sorted by name
+	}
+	// Variable is one variable of an instance's environment.
+	Variable struct {
+		Name   string `json:"name"`
+		Source string `json:"source"`          // "file", "secret ADMIN_PASSWORD", "database trade", "fairlead", "shell"
+		Value  string `json:"value,omitempty"` // never set for a secret, or what holds one
+		Secret bool   `json:"secret,omitempty"`
+	}
+	// Empty is the request or the answer of a verb that takes or gives nothing.
+	Empty struct{}
+)
+
+// The verbs of the control API: POST /v1/<verb>.
+const (
+	VerbStatus    = "status"    // Empty -> Status
+	VerbStart     = "start"     // ServiceRequest -> ServiceStatus, when all its instances are ready
+	VerbStop      = "stop"      // ServiceRequest -> ServiceStatus, when all its instances ended
+	VerbRestart   = "restart"   // ServiceRequest -> Receipt
+	VerbReload    = "reload"    // ReloadRequest -> ReloadReply
+	VerbRollback  = "rollback"  // RollbackRequest -> ReloadReply
+	VerbRevisions = "revisions" // Empty -> []Revision, oldest first
+	VerbDown      = "down"      // Empty -> DownReply, when all instances ended
+	VerbLogs      = "logs"      // LogsRequest -> a stream of Line
+	VerbRequest   = "request"   // BusRequest -> BusReply
+	VerbEnv       = "env"       // ServiceRequest -> EnvReply
 )
