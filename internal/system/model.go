@@ -11,6 +11,9 @@ type System struct {
 	Dir         string // absolute folder of that file; relative paths start here
 	Environment string // the environment that was merged in, "" for none
 
+	// Environments are the names of all that the file declares, sorted.
+	Environments []string
+
 	Gateway   Gateway
 	Bus       Bus
 	Services  []Service  // sorted by name

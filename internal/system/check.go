@@ -1,0 +1,172 @@
+package system
+
+import (
+	"slices"
+	"strings"
+)
+
+// mostOverBus is the payload limit of the bus.
+const mostOverBus = 1 << 20
+
+// check looks at what belongs together: routes with each other and with services,
+// subjects that are asked with those that are answered, databases with owners.
+func (r *reader) check(doc *node) {
+	r.checkRoutes()
+	for i := range r.routes {
+		r.checkTarget(&r.routes[i])
+		r.sys.Routes = append(r.sys.Routes, r.routes[i].route)
+	}
+	r.checkAsks()
+	if jwt := r.sys.Gateway.Auth.JWT; jwt != nil {
+		if subject, ok := strings.CutPrefix(jwt.JWKS, "bus:"); ok && len(r.whoAnswers(subject)) == 0 {
+			n := doc.member("gateway").member("auth").member("jwt").member("jwks")
+			r.rec.add(n.at, n.path, unanswered, quote(subject), r.nearestAnswer(subject))
+		}
+	}
+	for _, m := range r.databases {
+		owner := m.member("owner")
+		if owner != nil && owner.scalar() && r.services[owner.text] == nil {
+			r.rec.add(owner.at, owner.path, unknownService, quote(owner.text), suggest(owner.text, names(r.services), "declare it under services"))
+		}
+	}
+}
+
+// checkRoutes tells which routes conflict. Each route is told about the first that
+// it conflicts with.
+func (r *reader) checkRoutes() {
+	byHost := map[string][]*routed{}
+	for i := range r.routes {
+		q := &r.routes[i]
+		for _, p := range byHost[q.pattern.host] {
+			relation := relate(p.pattern, q.pattern)
+			if relation == apart {
+				continue
+			}
+			c := sameRoute
+			if relation == crossed {
+				c = conflict
+			}
+			r.rec.add(q.key.keyAt, q.key.path, c, quote(p.key.key), p.key.keyAt)
+			break
+		}
+		byHost[q.pattern.host] = append(byHost[q.pattern.host], q)
+	}
+}
+
+func (r *reader) checkTarget(t *routed) {
+	if t.roles != nil && len(t.route.Roles) > 0 && r.sys.Gateway.Auth.JWT == nil {
+		r.rec.add(t.roles.keyAt, t.roles.path, roleWithoutJWT)
+	}
+	switch {
+	case t.service != nil && t.route.Service != "":
+		if r.services[t.route.Service] == nil {
+			r.rec.add(t.service.at, t.service.path, unknownService, quote(t.route.Service),
+				suggest(t.route.Service, names(r.services), "declare it under services"))
+			return
+		}
+		if s, ok := r.sys.Service(t.route.Service); ok {
+			s.HTTP = true
+		}
+	case t.service != nil && t.service.scalar():
+		r.rec.add(t.service.at, t.service.path, noValue)
+	case t.request != nil && t.route.Request != nil && t.route.Request.Subject != "":
+		r.checkRequest(t)
+	}
+}
+
+func (r *reader) checkRequest(t *routed) {
+	req := t.route.Request
+	if t.limit != nil && t.route.Limits.Body > mostOverBus {
+		r.rec.add(t.limit.at, t.limit.path, bodyOverBus, t.limit.text)
+	}
+	pattern, _ := template(req.Subject)
+	services := r.whoAnswers(pattern)
+	switch len(services) {
+	case 0:
+		r.rec.add(t.request.at, t.request.path, unanswered, quote(req.Subject), r.nearestAnswer(req.Subject))
+		return
+	case 1:
+	default:
+		r.rec.add(t.request.at, t.request.path, answeredTwice, quote(req.Subject), enumerate(services, "and"))
+		return
+	}
+	req.Service = services[0]
+	if s, ok := r.sys.Service(req.Service); ok && s.Bus != nil {
+		req.Format = s.Bus.Format
+	}
+	if strings.HasPrefix(req.Subject, `{"`) && req.Format != Nest {
+		r.rec.add(t.request.at, t.request.path, patternFormat, req.Service)
+	}
+}
+
+// checkAsks tells which subjects are asked that nobody answers: the system is closed.
+func (r *reader) checkAsks() {
+	for _, m := range r.services {
+		asks := r.patternsQuietly(m.member("bus").member("asks"))
+		for _, item := range asks {
+			if strings.HasPrefix(item.subject, "$") || len(r.whoAnswers(item.subject)) > 0 {
+				continue
+			}
+			r.rec.add(item.node.at, item.node.path, unanswered, quote(item.subject), r.nearestAnswer(item.subject))
+		}
+	}
+}
+
+// asked is a valid subject with where it stands.
+type asked struct {
+	node    *node
+	subject string
+}
+
+// patternsQuietly returns the valid subjects of a list whose invalid ones have been
+// told already.
+func (r *reader) patternsQuietly(n *node) []asked {
+	if n == nil || n.kind != list {
+		return nil
+	}
+	var out []asked
+	for _, item := range n.items {
+		switch {
+		case item.kind == mapping:
+			if s, err := nestPattern(plain(item).(map[string]any)); err == nil { //nolint:forcetypeassert // plain makes such a map of every mapping
+				out = append(out, asked{item, s})
+			}
+		case item.scalar() && strings.HasPrefix(item.text, "{"):
+			if s, err := nestText(item.text); err == nil {
+				out = append(out, asked{item, s})
+			}
+		case item.scalar() && checkSubject(item.text, true) == nil && !strings.ContainsRune("*>_", rune(item.text[0])):
+			out = append(out, asked{item, item.text})
+		}
+	}
+	return out
+}
+
+// whoAnswers returns the services that answer a subject matched by the pattern.
+func (r *reader) whoAnswers(pattern string) []string {
+	var services []string
+	for _, a := range r.answers {
+		if !slices.Contains(services, a.service) && subjectsMeet(a.subject, pattern) {
+			services = append(services, a.service)
+		}
+	}
+	slices.Sort(services)
+	return services
+}
+
+// nearestAnswer is the advice for a subject that nobody answers.
+func (r *reader) nearestAnswer(subject string) string {
+	var subjects []string
+	for _, a := range r.answers {
+		subjects = append(subjects, a.subject)
+	}
+	slices.Sort(subjects)
+	subjects = slices.Compact(subjects)
+	if best, ok := nearest(subject, subjects); ok {
+		return "did you mean " + quote(best) + "?"
+	}
+	if len(subjects) == 0 {
+		return "add it to the answers of a service; no service answers anything yet"
+	}
+	return "add it to the answers of a service; answered are " + enumerate(subjects, "and")
+}

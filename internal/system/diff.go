@@ -1,0 +1,76 @@
+package system
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+)
+
+// ChangeKind says what became of a value.
+type ChangeKind string
+
+// The kinds of changes.
+const (
+	Added   ChangeKind = "added"
+	Removed ChangeKind = "removed"
+	Changed ChangeKind = "changed"
+)
+
+// Change is one difference between two revisions of a system's file.
+type Change struct {
+	Kind ChangeKind
+	Path string // services.auth.replicas; keys that are no words are quoted: routes."GET /".service
+	Old  string // as written; a list as a whole: "[a, b]"; "" when added
+	New  string // "" when removed
+}
+
+// Diff returns what differs between the files of two revisions, each with its
+// environment merged in, sorted by path. Values are compared as they are written:
+// 60s and 1m differ, 3 and "3" do not; so do a default and the same value written
+// out. Lists are compared as a whole, because their order means something. A nil
+// System is one without anything.
+//
+// The file holds no secret's value, so no Change does.
+func Diff(old, new *System) []Change { //nolint:predeclared // old and new are the words for it
+	before, after := map[string]string{}, map[string]string{}
+	if old != nil {
+		before = old.flat
+	}
+	if new != nil {
+		after = new.flat
+	}
+	paths := slices.Collect(maps.Keys(before))
+	for p := range after {
+		if _, ok := before[p]; !ok {
+			paths = append(paths, p)
+		}
+	}
+	slices.Sort(paths)
+	var changes []Change
+	for _, p := range paths {
+		was, had := before[p]
+		is, has := after[p]
+		switch {
+		case !had:
+			changes = append(changes, Change{Kind: Added, Path: p, New: is})
+		case !has:
+			changes = append(changes, Change{Kind: Removed, Path: p, Old: was})
+		case was != is:
+			changes = append(changes, Change{Kind: Changed, Path: p, Old: was, New: is})
+		}
+	}
+	return changes
+}
+
+// ServiceEqual reports whether two services have the same definition, so that an
+// instance of one can stand for an instance of the other. The number of replicas
+// does not matter. What lies outside of the service, as how one of its secrets is
+// made, is not compared. Two nil services are equal.
+func ServiceEqual(a, b *Service) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	x, y := *a, *b
+	x.Replicas, y.Replicas = 0, 0
+	return reflect.DeepEqual(x, y)
+}

@@ -1,0 +1,14 @@
+// Package system reads fairlead.yaml and turns it into [System], a model of plain
+// data in which every default is set and every relation between services, routes,
+// subjects, secrets and databases has been checked.
+//
+// It guarantees that a System it returns is valid as a whole, that all that is
+// wrong with a file is told at once, each [Finding] with the place in the file and
+// what to do about it, and that a file is judged the same whatever environment is
+// chosen: the file as it stands and every one of its environments must be valid.
+// Input is bounded (size, nesting, count of words), and no input makes it panic.
+//
+// It reads the file and looks whether folders and files named in it exist. It does
+// not open a network connection, start anything, resolve secrets, look at the
+// operator's environment variables, or change anything on disk.
+package system

@@ -1,0 +1,222 @@
+package system
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Finding is one thing that is wrong with a file.
+type Finding struct {
+	File    string // as it was named to [Load] or [Parse]
+	Line    int    // from 1; 0 when the finding is about no place in the file
+	Column  int    // from 1, in characters
+	Field   string // path of the field, "services.api.replicas"; "" for the whole file
+	Problem string // what is wrong, "must be 0 to 64, is 640"
+	Advice  string // what to do about it, may be ""
+	Code    string // stable name of the diagnostic, "out-of-range"
+}
+
+// String returns the finding on one line:
+// "fairlead.yaml:12:7: services.api.replicas: must be 0 to 64, is 640; start a second node for more".
+func (f Finding) String() string {
+	var b strings.Builder
+	b.WriteString(f.File)
+	if f.Line > 0 {
+		b.WriteString(":" + strconv.Itoa(f.Line) + ":" + strconv.Itoa(f.Column))
+	}
+	b.WriteString(": ")
+	if f.Field != "" {
+		b.WriteString(f.Field + ": ")
+	}
+	b.WriteString(f.Problem)
+	if f.Advice != "" {
+		b.WriteString("; " + f.Advice)
+	}
+	return b.String()
+}
+
+// Findings are all that is wrong with a file, sorted by position. It is an error;
+// there is at least one.
+type Findings []Finding
+
+// Error returns one line for each finding.
+func (fs Findings) Error() string {
+	lines := make([]string, len(fs))
+	for i, f := range fs {
+		lines[i] = f.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// maxFindings bounds what a hopeless file can make us say.
+const maxFindings = 1000
+
+// place is where something stands in the file, both from 1.
+type place struct{ line, column int }
+
+func (p place) String() string { return "line " + strconv.Itoa(p.line) + ":" + strconv.Itoa(p.column) }
+
+// recorder collects findings. A file is checked once as it stands and once for each
+// environment; what was told in one pass is not told again in the next.
+type recorder struct {
+	file  string
+	width []int // characters of each line
+
+	pass     string // environment that is looked at, "" for the file as it stands
+	told     map[spot]string
+	findings Findings
+}
+
+// spot is what makes two findings of different passes the same.
+type spot struct {
+	place
+	field, code string
+}
+
+func newRecorder(file string, src []byte) *recorder {
+	r := &recorder{file: file, told: map[spot]string{}}
+	for line := range strings.Lines(string(src)) {
+		r.width = append(r.width, utf8.RuneCountInString(strings.TrimRight(line, "\r\n")))
+	}
+	if len(r.width) == 0 {
+		r.width = []int{0}
+	}
+	return r
+}
+
+// add records a finding. Its problem and advice are those of the code with args.
+func (r *recorder) add(at place, field string, c code, args ...any) {
+	// The YAML library is not exact about a place after some multi-line texts.
+	at.line = min(max(at.line, 1), len(r.width))
+	at.column = min(max(at.column, 1), r.width[at.line-1]+1)
+
+	words, ok := problems[c]
+	if !ok {
+		panic("system: no words for the problem " + string(c))
+	}
+	f := Finding{
+		File: r.file, Line: at.line, Column: at.column, Field: field, Code: string(c),
+		Problem: fill(words.problem, args), Advice: fill(words.advice, args),
+	}
+	key := spot{at, field, string(c)}
+	if pass, ok := r.told[key]; ok && (pass != r.pass || slices.ContainsFunc(r.findings, func(g Finding) bool {
+		return g.Line == f.Line && g.Column == f.Column && g.Field == f.Field && strings.HasPrefix(g.Problem, f.Problem)
+	})) {
+		return
+	}
+	if len(r.findings) >= maxFindings {
+		return
+	}
+	r.told[key] = r.pass
+	if r.pass != "" && !strings.HasPrefix(field, "environments.") {
+		f.Problem += " in environment " + r.pass
+	}
+	r.findings = append(r.findings, f)
+	if len(r.findings) == maxFindings {
+		last := problems[tooManyProblems]
+		r.findings = append(r.findings, Finding{
+			File: r.file, Line: len(r.width), Column: r.width[len(r.width)-1] + 1, Code: string(tooManyProblems),
+			Problem: fill(last.problem, []any{maxFindings}), Advice: last.advice,
+		})
+	}
+}
+
+// sorted returns the findings by position, nil if there are none.
+func (r *recorder) sorted() Findings {
+	slices.SortStableFunc(r.findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
+			cmp.Compare(a.Field, b.Field), cmp.Compare(a.Problem, b.Problem))
+	})
+	return r.findings
+}
+
+func fill(format string, args []any) string {
+	if !strings.Contains(format, "%") {
+		return format
+	}
+	return fmt.Sprintf(format, args...)
+}
+
+// quote quotes text of the file for a person, and shortens it.
+func quote(s string) string {
+	const most = 80
+	if utf8.RuneCountInString(s) > most {
+		s = string([]rune(s)[:most-3]) + "..."
+	}
+	return strconv.Quote(s)
+}
+
+// enumerate joins words as a person would: "a, b or c".
+func enumerate(words []string, last string) string {
+	const most = 12
+	if len(words) > most {
+		return strings.Join(words[:most], ", ") + ", ..."
+	}
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " " + last + " " + words[len(words)-1]
+}
+
+// suggest returns the advice for a word that is not among the known ones: what was
+// probably meant, otherwise what there is. none is the advice if nothing is known.
+func suggest(word string, known []string, none string) string {
+	if best, ok := nearest(word, known); ok {
+		return "did you mean " + quote(best) + "?"
+	}
+	if len(known) == 0 {
+		return none
+	}
+	known = slices.Sorted(slices.Values(known))
+	if len(known) == 1 {
+		return "there is only " + known[0]
+	}
+	return "there are " + enumerate(known, "and")
+}
+
+// nearest returns the known word that is most like word, if one is like enough: at
+// most a third of the letters differ.
+func nearest(word string, known []string) (string, bool) {
+	const longest = 100
+	if len(word) > longest {
+		return "", false
+	}
+	best, distance := "", max(1, len(word)/3)+1
+	for _, k := range known {
+		if len(k) > longest || len(k) >= len(word)+distance || len(word) >= len(k)+distance {
+			continue
+		}
+		if d := edits(strings.ToLower(word), strings.ToLower(k)); d < distance || d == distance && best != "" && k < best {
+			best, distance = k, d
+		}
+	}
+	return best, best != ""
+}
+
+// edits counts the letters to insert, remove, change or swap with their neighbour to
+// get from a to b.
+func edits(a, b string) int {
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
+	}
+	for i := range len(a) {
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			row[j+1] = min(last[j]+cost, last[j+1]+1, row[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
+		}
+		before, last, row = last, row, before
+	}
+	return last[len(b)]
+}

@@ -1,0 +1,178 @@
+package system
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// pattern is what a route's key says, split for comparing.
+type pattern struct {
+	method, host, path string
+	segments           []segment
+}
+
+// segment is one part of a path between slashes.
+type segment struct {
+	literal string // decoded; "" is what follows a last slash
+	name    string // of a path value
+	wild    bool   // any one segment that is not empty
+	multi   bool   // one or more segments, an empty one too; always the last
+}
+
+// methods that a route may name. GET includes HEAD.
+var methods = []string{
+	"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS",
+	"PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "REPORT", "SEARCH",
+}
+
+// patternError is why a key is no route.
+type patternError struct{ problem, advice string }
+
+// parsePattern reads "[METHOD ][HOST]/path".
+func parsePattern(key string) (p pattern, bad *patternError) {
+	rest := key
+	if method, after, ok := strings.Cut(key, " "); ok && !strings.Contains(method, "/") {
+		p.method, rest = method, strings.TrimLeft(after, " ")
+		if !slices.Contains(methods, method) {
+			return p, &patternError{quote(method) + " is no method", suggest(method, methods[:7], "")}
+		}
+	}
+	slash := strings.IndexByte(rest, '/')
+	if slash < 0 {
+		return p, &patternError{"it has no path", "write [METHOD ][HOST]/path, as in GET /api/flows/{id}"}
+	}
+	p.host, p.path = strings.ToLower(rest[:slash]), rest[slash:]
+	if host := strings.TrimPrefix(p.host, "*."); p.host != "" && (!hostName(host) || host != p.host && !strings.Contains(host, ".")) {
+		return p, &patternError{quote(rest[:slash]) + " is no host", "write a name without port, as in shop.example.com or *.example.com"}
+	}
+	p.segments, bad = parseSegments(p.path)
+	return p, bad
+}
+
+func parseSegments(path string) ([]segment, *patternError) {
+	if i := strings.IndexFunc(path, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '?' || r == '#' }); i >= 0 {
+		return nil, &patternError{"the path holds " + quote(path[i:i+1]), "a route matches the path only; write %20 for a space"}
+	}
+	parts := strings.Split(path[1:], "/")
+	segments := make([]segment, 0, len(parts))
+	names := map[string]bool{}
+	for i, part := range parts {
+		last := i == len(parts)-1
+		switch {
+		case part == "" && last:
+			segments = append(segments, segment{multi: true})
+		case part == "":
+			return nil, &patternError{"the path has an empty segment", "write one slash"}
+		case part == "." || part == "..":
+			return nil, &patternError{"the path holds " + quote(part), "requests for it arrive at the path that it leads to; write that"}
+		case part == "{$}":
+			if !last {
+				return nil, &patternError{"{$} is not at the end", "{$} stands for the end of the path, after its last slash"}
+			}
+			segments = append(segments, segment{})
+		case strings.ContainsAny(part, "{}"):
+			name, ok := strings.CutPrefix(part, "{")
+			name, closed := strings.CutSuffix(name, "}")
+			if !ok || !closed || strings.ContainsAny(name, "{}") {
+				return nil, &patternError{"{ and } do not enclose a whole segment in " + quote(part), "write /{name}/ between slashes"}
+			}
+			name, multi := strings.CutSuffix(name, "...")
+			if !variable(name) {
+				return nil, &patternError{quote(name) + " is no name of a path value", "write letters, digits and _, not beginning with a digit"}
+			}
+			if multi && !last {
+				return nil, &patternError{"{" + name + "...} is not at the end", "only the last segment may stand for the rest of the path"}
+			}
+			if names[name] {
+				return nil, &patternError{"the path value " + quote(name) + " is there twice", "give them different names"}
+			}
+			names[name] = true
+			segments = append(segments, segment{name: name, wild: !multi, multi: multi})
+		default:
+			literal, err := url.PathUnescape(part)
+			if err != nil {
+				return nil, &patternError{quote(part) + " has a bad escape", "write % and two hexadecimal digits"}
+			}
+			segments = append(segments, segment{literal: literal})
+		}
+	}
+	return segments, nil
+}
+
+// values returns the names of the path values.
+func (p pattern) values() []string {
+	var names []string
+	for _, s := range p.segments {
+		if s.name != "" {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
+
+// relation is how two routes stand to each other.
+type relation int
+
+const (
+	apart   relation = iota // no request matches both, or one is more specific
+	same                    // every request that matches one matches the other
+	crossed                 // some requests match both, and neither is more specific
+)
+
+// relate compares two routes by net/http's rules, except that methods never make a
+// conflict: the more specific host wins, then the more specific path, then the method.
+func relate(p, q pattern) relation {
+	if p.host != q.host || !methodsMeet(p.method, q.method) || !pathsMeet(p.segments, q.segments) {
+		return apart
+	}
+	pq, qp := covers(p.segments, q.segments), covers(q.segments, p.segments)
+	switch {
+	case pq && qp && p.method == q.method:
+		return same
+	case pq || qp:
+		return apart
+	}
+	return crossed
+}
+
+func methodsMeet(a, b string) bool {
+	return a == "" || b == "" || a == b || a == "GET" && b == "HEAD" || a == "HEAD" && b == "GET"
+}
+
+// pathsMeet reports whether some path matches both.
+func pathsMeet(a, b []segment) bool {
+	for i := 0; ; i++ {
+		switch {
+		case i == len(a) || i == len(b):
+			return len(a) == len(b)
+		case a[i].multi || b[i].multi:
+			return true
+		case a[i].wild && b[i].wild:
+		case a[i].wild && b[i].literal != "":
+		case b[i].wild && a[i].literal != "":
+		case a[i].wild || b[i].wild || a[i].literal != b[i].literal:
+			return false
+		}
+	}
+}
+
+// covers reports whether a matches every path that b matches.
+func covers(a, b []segment) bool {
+	for i := 0; ; i++ {
+		switch {
+		case i == len(a) || i == len(b):
+			return len(a) == len(b)
+		case a[i].multi:
+			return true
+		case b[i].multi:
+			return false
+		case a[i].wild:
+			if !b[i].wild && b[i].literal == "" {
+				return false
+			}
+		case b[i].wild || a[i].literal != b[i].literal:
+			return false
+		}
+	}
+}

@@ -1,0 +1,146 @@
+package system
+
+// code names a diagnostic. Codes are stable: programs that read findings as data
+// may rely on them.
+type code string
+
+// The diagnostics.
+const (
+	// About the text of the file.
+	fileTooLarge    code = "file-too-large"
+	notText         code = "not-text"
+	tooLong         code = "too-long"
+	tooDeep         code = "too-deep"
+	syntaxError     code = "syntax"
+	yamlFeature     code = "yaml-feature"
+	secondDocument  code = "second-document"
+	emptyFile       code = "empty-file"
+	keyNotText      code = "key-not-text"
+	duplicateKey    code = "duplicate-key"
+	tooManyProblems code = "too-many-problems"
+
+	// About keys.
+	unknownKey  code = "unknown-key"
+	notBuilt    code = "not-built"
+	startOrder  code = "start-order"
+	missingKey  code = "missing-key"
+	noValue     code = "no-value"
+	wrongType   code = "wrong-type"
+	misplaced   code = "misplaced-key"
+	exactlyOne  code = "exactly-one"
+	tooMany     code = "too-many"
+	duplicateIn code = "duplicate-item"
+
+	// About values.
+	badName       code = "bad-name"
+	notOneOf      code = "not-one-of"
+	outOfRange    code = "out-of-range"
+	badDuration   code = "bad-duration"
+	badSize       code = "bad-size"
+	badAddress    code = "bad-address"
+	notLoopback   code = "not-loopback"
+	badCommand    code = "bad-command"
+	badVariable   code = "bad-variable"
+	takenVariable code = "taken-variable"
+	badPath       code = "bad-path"
+	notFound      code = "not-found"
+	badSubject    code = "bad-subject"
+	wideSubject   code = "wide-subject"
+	closedSubject code = "closed-subject"
+	badPattern    code = "bad-pattern"
+	badJWKS       code = "bad-jwks"
+	badRole       code = "bad-role"
+	badStatus     code = "bad-status"
+	badReference  code = "bad-reference"
+
+	// About routes.
+	badRoute       code = "bad-route"
+	sameRoute      code = "same-route"
+	conflict       code = "conflicting-routes"
+	unknownValue   code = "unknown-path-value"
+	unanswered     code = "unanswered"
+	answeredTwice  code = "answered-twice"
+	patternFormat  code = "pattern-format"
+	roleWithoutJWT code = "role-without-jwt"
+	bodyOverBus    code = "body-over-bus"
+
+	// About what belongs together.
+	unknownService  code = "unknown-service"
+	unknownSecret   code = "unknown-secret"
+	unknownDatabase code = "unknown-database"
+	notOwner        code = "not-owner"
+
+	// About environments.
+	unknownEnvironment code = "unknown-environment"
+	removesNothing     code = "removes-nothing"
+	fixedKey           code = "fixed-key"
+)
+
+// words are how a diagnostic is told, as formats of the same arguments.
+type words struct{ problem, advice string }
+
+// problems are the words of every diagnostic.
+var problems = map[code]words{
+	fileTooLarge:    {"is larger than %s", "a system is described by hand; keep data in files of its own"},
+	notText:         {"is not UTF-8 text", "save the file as UTF-8"},
+	tooLong:         {"has more than %d words and signs", "a system is described by hand; keep data in files of its own"},
+	tooDeep:         {"is nested deeper than %d levels", "nothing in this file needs that; look for a missing bracket"},
+	syntaxError:     {"is not YAML: %s", "check indentation, quotes and brackets here and in the line above"},
+	yamlFeature:     {"holds %s, which this file does without", "write the value out, or quote the text if it begins with that sign"},
+	secondDocument:  {"begins a second document", "keep one document, without --- in between"},
+	emptyFile:       {"holds nothing", "begin with system: NAME"},
+	keyNotText:      {"holds a key that is no text", "quote the key"},
+	duplicateKey:    {"is already set at %s", "keep one of the two"},
+	tooManyProblems: {"has more than %d problems, the rest is not shown", "correct these first"},
+
+	unknownKey:  {"is not a key of %s", "%[2]s"},
+	notBuilt:    {"is not built yet", "%[1]s"},
+	startOrder:  {"there is no start order", "anything may start, stop or vanish at any time; whoever needs it waits, bounded, or is told what is missing: remove this key"},
+	missingKey:  {"is missing", "%[1]s"},
+	noValue:     {"has no value", `write one ("" for an empty text), or remove the key`},
+	wrongType:   {"must be %[1]s, is %[2]s", "%[3]s"},
+	misplaced:   {"does not belong %[1]s", "%[2]s"},
+	exactlyOne:  {"must have exactly one of %[1]s, has %[2]s", "%[3]s"},
+	tooMany:     {"must be at most %[1]s, are %[2]d", "%[3]s"},
+	duplicateIn: {"is already in the list at %s", "remove one of the two"},
+
+	badName:       {"must be %[2]s, is %[1]s", "%[3]s"},
+	notOneOf:      {"must be %[1]s, is %[2]s", "%[3]s"},
+	outOfRange:    {"must be %[1]s, is %[2]s", "%[3]s"},
+	badDuration:   {"must be a duration, is %s", "write a number with ms, s, m, h or d, as in 30s, 1h30m or 7d"},
+	badSize:       {"must be a size, is %s", "write whole bytes, or a whole number with KiB, MiB or GiB, as in 10MiB"},
+	badAddress:    {"must be host:port, is %[1]s", "%[2]s"},
+	notLoopback:   {"must be a loopback address, is %s", "the bus has no TLS yet and is for this machine only: write 127.0.0.1:PORT"},
+	badCommand:    {"cannot be split: %s", "quote as in a shell, or write a list of arguments"},
+	badVariable:   {"is not the name of a variable", "write letters, digits and _, not beginning with a digit"},
+	takenVariable: {"is set by %[1]s", "%[2]s"},
+	badPath:       {"is not a path: %[1]s", "%[2]s"},
+	notFound:      {"does not exist: %[1]s", "%[2]s"},
+	badSubject:    {"is no subject: %[1]s", "write tokens with dots between them, as in orders.created; * stands for one token, a last > for the rest"},
+	wideSubject:   {"begins with a wildcard, which would cover the replies of other services", "write the first token out, as in orders.>"},
+	closedSubject: {"begins with %[1]q, which belongs to fairlead and NATS", "%[2]s"},
+	badPattern:    {"is no NestJS pattern: %[1]s", "write a map of plain words, as in {cmd: findAll, area: flows}"},
+	badJWKS:       {"must be bus:SUBJECT or file:PATH, is %s", `write bus:auth.jwks to ask the service that answers it`},
+	badRole:       {"must be a role, is %s", "write letters, digits and . _ - : without spaces"},
+	badStatus:     {"must be 400 to 599, is %s", "an error is answered with the status of an error"},
+	badReference:  {"is no value of the request: %s", "write $body, $query or $path, or one value of it as in $path.id, $query.page or $body.user.name; $$ begins a text with a dollar"},
+
+	badRoute:       {"is no route: %[1]s", "%[2]s"},
+	sameRoute:      {"matches the same requests as %[1]s at %[2]s", "keep one of the two"},
+	conflict:       {"matches some requests that %[1]s at %[2]s matches too, and neither is more specific", "make one of the two paths more specific"},
+	unknownValue:   {"uses {%[1]s}, which is no value of the path", "%[2]s"},
+	unanswered:     {"nobody answers %[1]s", "%[2]s"},
+	answeredTwice:  {"%[1]s is answered by %[2]s", "one service answers a request; take the subject out of the answers of the others"},
+	patternFormat:  {"is a NestJS pattern, but the format of %[1]s is raw", "set services.%[1]s.bus.format to nest, or name a subject"},
+	roleWithoutJWT: {"needs to know who the user is, but there is no gateway.auth.jwt", "add gateway.auth.jwt, or remove the role"},
+	bodyOverBus:    {"must be at most 1MiB for a request over the bus, is %s", "send large bodies to a service over HTTP: service: NAME"},
+
+	unknownService:  {"there is no service %[1]s", "%[2]s"},
+	unknownSecret:   {"there is no secret %[1]s", "%[2]s"},
+	unknownDatabase: {"there is no database %[1]s", "%[2]s"},
+	notOwner:        {"database %[1]s is owned by %[2]s", "one database, one owning service; ask %[2]s over the bus"},
+
+	unknownEnvironment: {"there is no environment %[1]s", "%[2]s"},
+	removesNothing:     {"removes what is not there", "%[1]s"},
+	fixedKey:           {"cannot differ between environments", "remove it here"},
+}
