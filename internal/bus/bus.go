@@ -1,0 +1,265 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"fairlead/internal/system"
+)
+
+// Errors of the package.
+var (
+	// ErrClosed is returned by everything once [Bus.Close] was called.
+	ErrClosed = errors.New("bus is closed")
+	// ErrUnknownService is returned for a service that the model does not hold.
+	ErrUnknownService = errors.New("unknown service")
+	// ErrUnknownInstance is returned for an instance that has no credentials.
+	ErrUnknownInstance = errors.New("unknown instance")
+	// ErrNoBus is returned for a service without a bus section in the file.
+	ErrNoBus = errors.New("no bus section")
+)
+
+// DefaultMaxPayload is the largest message that the bus carries by default.
+const DefaultMaxPayload = 1 << 20
+
+// Options say how to open a [Bus].
+type Options struct {
+	// Dir is the folder of the store. It is made if it is missing.
+	Dir string
+	// Listen is the loopback address for clients, "127.0.0.1:0" by default; port
+	// 0 takes a free one, which stays the same until Close.
+	Listen string
+	// System is the system's name, shown by NATS's tools.
+	System string
+	// Logger gets the server's log; required.
+	Logger *slog.Logger
+	// MaxPayload is the largest message in bytes, headers included; 0 is
+	// [DefaultMaxPayload], at most 64 MiB.
+	MaxPayload int32
+}
+
+func (o Options) withDefaults() Options {
+	if o.Listen == "" {
+		o.Listen = "127.0.0.1:0"
+	}
+	if o.MaxPayload == 0 {
+		o.MaxPayload = DefaultMaxPayload
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// listen splits the address and refuses one that is reachable from outside: the
+// bus speaks clear text.
+func (o Options) listen() (host string, port int, err error) {
+	host, p, err := net.SplitHostPort(o.Listen)
+	if err != nil {
+		return "", 0, err
+	}
+	n, err := strconv.ParseUint(p, 10, 16)
+	if err != nil {
+		return "", 0, fmt.Errorf("listen %s: port must be 0 to 65535", o.Listen)
+	}
+	if host == "localhost" {
+		host = "127.0.0.1"
+	}
+	if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() {
+		return "", 0, fmt.Errorf("listen %s: must be a loopback address", o.Listen)
+	}
+	return host, int(n), nil
+}
+
+// Bus is a running NATS server. All its methods are safe for concurrent use.
+type Bus struct {
+	log    *slog.Logger
+	server *server.Server
+	base   *server.Options // without the instances' users; cloned for every reload
+	lock   *os.File
+	url    string
+
+	operator Credentials // for connections of this process
+	tools    Credentials // for the operator's tools
+	gateway  Credentials
+	inbox    string // prefix of the gateway's inboxes
+
+	mu        sync.Mutex // guards all below
+	closed    bool
+	sys       *system.System
+	instances map[string]*instance
+	changes   uint64 // counts the changes of sys and instances
+	conns     []*nats.Conn
+
+	reload  sync.Mutex // serialises reloads; never taken with mu held
+	applied uint64     // the changes that the server knows; guarded by reload
+
+	closing  sync.Once
+	finished chan struct{} // closed when the server has ended and the lock is free
+}
+
+// Open starts the server and returns when it takes connections and the store is
+// read. Close must be called. It returns [ErrLocked], naming the process, if
+// another server has the store, and an error if the address cannot be had or the
+// store cannot be read.
+//
+// The context bounds the start only.
+func Open(ctx context.Context, o Options) (_ *Bus, err error) {
+	o = o.withDefaults()
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("open bus: %w", err)
+		}
+	}()
+	if o.Dir == "" {
+		return nil, errors.New("folder of the store is missing")
+	}
+	if o.MaxPayload < 0 || o.MaxPayload > 64<<20 {
+		return nil, fmt.Errorf("max payload must be 1 to %d bytes, is %d", 64<<20, o.MaxPayload)
+	}
+	host, port, err := o.listen()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := lockStore(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+
+	b := &Bus{
+		log:       o.Logger,
+		lock:      lock,
+		inbox:     gatewayInboxes + "." + random(),
+		instances: make(map[string]*instance),
+		finished:  make(chan struct{}),
+	}
+	b.operator = Credentials{User: "fairlead.operator", Password: secret()}
+	b.tools = Credentials{User: "fairlead.tools", Password: secret(), InboxPrefix: sharedInboxes}
+	b.gateway = Credentials{User: "fairlead.gateway", Password: secret(), InboxPrefix: b.inbox}
+	b.base = serverOptions(o, host, port)
+	if err := b.start(ctx); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// serverOptions are the server's options without its users.
+func serverOptions(o Options, host string, port int) *server.Options {
+	if port == 0 {
+		port = server.RANDOM_PORT
+	}
+	return &server.Options{
+		ServerName: "fairlead-" + o.System,
+		Host:       host,
+		Port:       port,
+		NoSigs:     true,
+		NoLog:      true, // of its own; ours is set before the start
+
+		JetStream:          true,
+		StoreDir:           o.Dir,
+		SyncAlways:         true,
+		JetStreamMaxMemory: 256 << 20,
+
+		MaxPayload:     o.MaxPayload,
+		MaxConn:        4096,
+		MaxSubs:        4096,
+		MaxControlLine: 8 << 10,
+		AuthTimeout:    5, // seconds
+		WriteDeadline:  10 * time.Second,
+	}
+}
+
+// start runs the server. On error nothing of it is left.
+func (b *Bus) start(ctx context.Context) error {
+	opts := b.base.Clone()
+	users, err := b.users()
+	if err != nil {
+		return err
+	}
+	opts.Users = users
+	s, err := server.NewServer(opts)
+	if err != nil {
+		return fmt.Errorf("configure server: %w", err)
+	}
+	log := newServerLog(b.log)
+	s.SetLoggerV2(log, false, false, false)
+	// Start returns once the store is read and the listener open, or when it has
+	// told the log why not.
+	s.Start()
+	if reason := log.reason(); reason != "" {
+		s.Shutdown()
+		s.WaitForShutdown()
+		return fmt.Errorf("start server: %s", reason)
+	}
+	for !s.ReadyForConnections(50 * time.Millisecond) {
+		if err := ctx.Err(); err != nil {
+			s.Shutdown()
+			s.WaitForShutdown()
+			return fmt.Errorf("start server: %w", err)
+		}
+	}
+	addr, ok := s.Addr().(*net.TCPAddr)
+	if !ok {
+		s.Shutdown()
+		s.WaitForShutdown()
+		return errors.New("start server: no listener")
+	}
+	b.server = s
+	b.base.Port = addr.Port
+	b.url = "nats://" + net.JoinHostPort(b.base.Host, strconv.Itoa(addr.Port))
+	for _, c := range []*Credentials{&b.operator, &b.tools, &b.gateway} {
+		c.URL = b.url
+	}
+	return nil
+}
+
+// Close cuts all connections, also those that the bus has given out, ends the
+// server and frees the store. It is idempotent and safe for concurrent use. If
+// ctx ends first its error is returned, and the server ends in the background.
+func (b *Bus) Close(ctx context.Context) error {
+	b.closing.Do(func() {
+		b.mu.Lock()
+		b.closed = true
+		conns := b.conns
+		b.conns = nil
+		b.mu.Unlock()
+		go func() {
+			defer close(b.finished)
+			for _, nc := range conns {
+				nc.Close()
+			}
+			b.reload.Lock() // a reload under way ends first
+			defer b.reload.Unlock()
+			b.server.Shutdown()
+			b.server.WaitForShutdown()
+			b.lock.Close()
+		}()
+	})
+	select {
+	case <-b.finished:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("close bus: %w", ctx.Err())
+	}
+}
+
+// URL is the address for clients, nats://127.0.0.1:port.
+func (b *Bus) URL() string { return b.url }
+
+// MaxPayload is the largest message in bytes, headers included.
+func (b *Bus) MaxPayload() int64 { return int64(b.base.MaxPayload) }

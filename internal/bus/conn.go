@@ -1,0 +1,94 @@
+package bus
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"fairlead/internal/wire"
+)
+
+// Operator connects within the process with all permissions of the system's
+// account, JetStream and micro's discovery included, and an inbox prefix of its
+// own. The name is shown by NATS's tools. Options are applied after the
+// defaults, and before what identifies the connection. Close ends it with the
+// bus at the latest.
+func (b *Bus) Operator(name string, opts ...nats.Option) (*nats.Conn, error) {
+	c := b.operator
+	c.InboxPrefix = operatorInboxes + "." + random()
+	return b.connect(name, c, opts)
+}
+
+// Gateway connects within the process and may only ask: publish on the subjects
+// that some service answers, and the one that the signing keys come from, and
+// read its own replies. The permissions follow the model of [Bus.Apply].
+func (b *Bus) Gateway(opts ...nats.Option) (*nats.Conn, error) {
+	return b.connect("fairlead gateway", b.gateway, opts)
+}
+
+// OperatorCredentials are for the operator's tools over TCP, such as the nats
+// CLI: everything of the system's account, with the inbox prefix that tools have
+// by default.
+func (b *Bus) OperatorCredentials() Credentials { return b.tools }
+
+func (b *Bus) connect(name string, c Credentials, opts []nats.Option) (*nats.Conn, error) {
+	all := []nats.Option{
+		nats.ReconnectWait(10 * time.Millisecond),
+		nats.ReconnectJitter(0, 0),
+		nats.MaxReconnects(-1),
+		nats.ErrorHandler(b.asyncError(name)),
+	}
+	all = append(all, opts...)
+	all = append(
+		all,
+		nats.Name(name),
+		nats.UserInfo(c.User, c.Password),
+		nats.CustomInboxPrefix(c.InboxPrefix),
+		nats.InProcessServer(b.server),
+	)
+	nc, err := nats.Connect(b.url, all...)
+	if err != nil {
+		return nil, fmt.Errorf("connect %s to bus: %w", name, err)
+	}
+	b.mu.Lock()
+	closed := b.closed
+	if !closed {
+		b.forget()
+		b.conns = append(b.conns, nc)
+	}
+	b.mu.Unlock()
+	if closed {
+		nc.Close()
+		return nil, fmt.Errorf("connect %s to bus: %w", name, ErrClosed)
+	}
+	return nc, nil
+}
+
+// forget drops the connections that their users have closed. b.mu is held.
+func (b *Bus) forget() {
+	open := b.conns[:0]
+	for _, nc := range b.conns {
+		if !nc.IsClosed() {
+			open = append(open, nc)
+		}
+	}
+	clear(b.conns[len(open):])
+	b.conns = open
+}
+
+// asyncError logs what nats.go would write to standard error otherwise.
+func (b *Bus) asyncError(name string) nats.ErrHandler {
+	return func(_ *nats.Conn, sub *nats.Subscription, err error) {
+		attrs := []any{slog.String("connection", name), slog.String(wire.KeyError, err.Error())}
+		if sub != nil {
+			attrs = append(attrs, slog.String(wire.KeySubject, sub.Subject))
+		}
+		if errors.Is(err, nats.ErrConnectionClosed) {
+			return
+		}
+		b.log.Warn("bus connection reports an error", attrs...)
+	}
+}

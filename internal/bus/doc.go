@@ -1,0 +1,22 @@
+// Package bus is the embedded NATS server with JetStream, and who may do what on it.
+//
+// A [Bus] runs one nats-server inside the process, on a loopback address, with
+// its store in one folder that no other server can open at the same time. Every
+// write to a stream is on disk before it is acknowledged.
+//
+// Each instance of a service gets its own user with a random password
+// ([Bus.Issue]). What that user may do is derived from the model of the file by
+// [Permissions] and nothing else: the subjects that the service answers, asks,
+// publishes and subscribes, a private inbox, replies to those who may ask it,
+// and micro's discovery. Everything not named is denied, JetStream's API and
+// the server's system account among it.
+//
+// [Bus.Drain] takes the subscriptions of an instance away on the server. It
+// works for every client library, because it asks nothing of the client: when it
+// returns, no further request is given to that instance, while its connection
+// lives on and the replies that it still owes arrive.
+//
+// What the package does not do: it does not know processes, routes or queues; it
+// does not encrypt (nothing leaves the loopback interface); and it does not
+// cluster.
+package bus
