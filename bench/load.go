@@ -1,0 +1,240 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/textproto"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// result is what one side did in one round.
+type result struct {
+	count    int
+	failed   int
+	took     time.Duration
+	latency  []time.Duration // sorted
+	lastFail error
+}
+
+func (r result) perSecond() float64 { return float64(r.count) / r.took.Seconds() }
+
+func (r result) quantile(q float64) time.Duration {
+	if len(r.latency) == 0 {
+		return 0
+	}
+	return r.latency[min(int(q*float64(len(r.latency))), len(r.latency)-1)]
+}
+
+// drive runs do in n goroutines for d, each a loop of one request after the other.
+func drive(n int, d time.Duration, connect func() (do func() error, close func(), err error)) (result, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	var mu sync.Mutex // guards total
+	var total result
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for range n {
+		do, closeIt, err := connect()
+		if err != nil {
+			return total, err
+		}
+		wg.Go(func() {
+			defer closeIt()
+			var mine result
+			for ctx.Err() == nil {
+				start := time.Now()
+				if err := do(); err != nil {
+					mine.failed++
+					mine.lastFail = err
+					if mine.failed > 100 {
+						break
+					}
+					continue
+				}
+				mine.count++
+				mine.latency = append(mine.latency, time.Since(start))
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			total.count += mine.count
+			total.failed += mine.failed
+			total.latency = append(total.latency, mine.latency...)
+			if mine.lastFail != nil {
+				total.lastFail = mine.lastFail
+			}
+		})
+	}
+	wg.Wait()
+	total.took = time.Since(begin)
+	slices.Sort(total.latency)
+	return total, nil
+}
+
+// httpConn sends the same request again and again over one keep-alive
+// connection. It is made to cost little beside what it measures: it knows
+// HTTP/1.1 answers with a Content-Length or chunks, and no more.
+type httpConn struct {
+	conn    net.Conn
+	r       *bufio.Reader
+	request []byte
+}
+
+func dialHTTP(address, method, path string, header []string, body []byte) (*httpConn, error) {
+	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: bench\r\n", method, path)
+	for _, h := range header {
+		b.WriteString(h + "\r\n")
+	}
+	if body != nil {
+		fmt.Fprintf(&b, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(body))
+	}
+	b.WriteString("\r\n")
+	b.Write(body)
+	return &httpConn{conn: conn, r: bufio.NewReader(conn), request: b.Bytes()}, nil
+}
+
+func (c *httpConn) do() error {
+	if err := c.conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := c.conn.Write(c.request); err != nil {
+		return err
+	}
+	status, err := c.read()
+	if err != nil {
+		return err
+	}
+	if status/100 != 2 {
+		return fmt.Errorf("status %d", status)
+	}
+	return nil
+}
+
+func (c *httpConn) read() (status int, err error) {
+	line, err := c.r.ReadSlice('\n')
+	if err != nil {
+		return 0, err
+	}
+	if len(line) < 12 {
+		return 0, fmt.Errorf("malformed status line %q", line)
+	}
+	status, err = strconv.Atoi(string(line[9:12]))
+	if err != nil {
+		return 0, err
+	}
+	length, chunked := 0, false
+	for {
+		line, err := c.r.ReadSlice('\n')
+		if err != nil {
+			return 0, err
+		}
+		if len(line) <= 2 {
+			break
+		}
+		name, value, _ := bytes.Cut(line, []byte(":"))
+		switch {
+		case bytes.EqualFold(name, []byte("Content-Length")):
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
+				return 0, err
+			}
+		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
+			chunked = true
+		}
+	}
+	if chunked {
+		return status, c.skipChunks()
+	}
+	_, err = c.r.Discard(length)
+	return status, err
+}
+
+func (c *httpConn) skipChunks() error {
+	tp := textproto.NewReader(c.r)
+	for {
+		line, err := tp.ReadLine()
+		if err != nil {
+			return err
+		}
+		size, _, _ := strings.Cut(line, ";")
+		n, err := strconv.ParseInt(size, 16, 64)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			_, err := tp.ReadLine()
+			return err
+		}
+		if _, err := io.CopyN(io.Discard, c.r, n+2); err != nil {
+			return err
+		}
+	}
+}
+
+// httpLoad makes connections for drive.
+func httpLoad(address, method, path string, body []byte) func() (func() error, func(), error) {
+	return func() (func() error, func(), error) {
+		c, err := dialHTTP(address, method, path, nil, body)
+		if err != nil {
+			return nil, nil, err
+		}
+		return c.do, func() { _ = c.conn.Close() }, nil
+	}
+}
+
+// pair runs two sides in turn, a b a b ..., and reports medians.
+type pair struct {
+	name  string
+	a, b  side
+	limit string // what the ratio a/b must reach, for the table
+}
+
+type side struct {
+	name string
+	run  func() (result, error)
+}
+
+func (p pair) measure(rounds int) (row string, err error) {
+	var as, bs, ratios []float64
+	var pa, pb []time.Duration
+	failed := 0
+	for range rounds {
+		ra, err := p.a.run()
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", p.a.name, err)
+		}
+		rb, err := p.b.run()
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", p.b.name, err)
+		}
+		if ra.count == 0 || rb.count == 0 {
+			return "", fmt.Errorf("%s: nothing succeeded: %w", p.name, errors.Join(ra.lastFail, rb.lastFail))
+		}
+		failed += ra.failed + rb.failed
+		as, bs, ratios = append(as, ra.perSecond()), append(bs, rb.perSecond()), append(ratios, ra.perSecond()/rb.perSecond())
+		pa, pb = append(pa, ra.quantile(0.99)), append(pb, rb.quantile(0.99))
+	}
+	return fmt.Sprintf("| %s | %s: %.0f/s, p99 %s | %s: %.0f/s, p99 %s | %.2f (%.2f to %.2f) | %s | %d |",
+		p.name, p.a.name, median(as), short(median(pa)), p.b.name, median(bs), short(median(pb)),
+		median(ratios), slices.Min(ratios), slices.Max(ratios), p.limit, failed), nil
+}
+
+func median[T float64 | time.Duration](v []T) T {
+	v = slices.Clone(v)
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+func short(d time.Duration) string { return d.Round(10 * time.Microsecond).String() }

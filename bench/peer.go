@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// peer runs one of the programs that fairlead is measured against.
+func peer(name string, args []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	switch name {
+	case "nats":
+		return peerNATS(ctx, args[0])
+	case "echo":
+		return peerEcho(ctx, args[0])
+	case "proxy":
+		return peerProxy(ctx, args[0], args[1:])
+	}
+	return fmt.Errorf("unknown peer %q", name)
+}
+
+// peerNATS is a NATS server with the options of its defaults.
+func peerNATS(ctx context.Context, address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	p, err := strconv.Atoi(port)
+	if err != nil {
+		return err
+	}
+	s, err := server.NewServer(&server.Options{Host: host, Port: p, NoSigs: true})
+	if err != nil {
+		return err
+	}
+	s.Start()
+	<-ctx.Done()
+	s.Shutdown()
+	return nil
+}
+
+// peerEcho answers echo.back with what it got, in nats.go and nothing else.
+func peerEcho(ctx context.Context, address string) error {
+	if err := waitTCP(address); err != nil {
+		return err
+	}
+	nc, err := nats.Connect("nats://" + address)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	_, err = nc.QueueSubscribe("echo.back", "echo_queue", func(m *nats.Msg) { _ = m.Respond(m.Data) })
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// natsLoad makes requesters for drive, which share one connection as the
+// requesters of a program would.
+func natsLoad(address string, body []byte) func() (func() error, func(), error) {
+	var shared *nats.Conn
+	return func() (func() error, func(), error) {
+		if shared == nil {
+			if err := waitTCP(address); err != nil {
+				return nil, nil, err
+			}
+			var err error
+			if shared, err = nats.Connect("nats://" + address); err != nil {
+				return nil, nil, err
+			}
+		}
+		do := func() error {
+			_, err := shared.Request("echo.back", body, 5*time.Second)
+			return err
+		}
+		return do, func() {}, nil
+	}
+}
+
+// peerProxy is a bare httputil.ReverseProxy that takes the backends in turn. Its
+// transport keeps enough connections: with net/http's default of two a backend
+// it would measure dialling.
+func peerProxy(ctx context.Context, address string, backends []string) error {
+	var turn atomic.Uint64
+	transport := &http.Transport{
+		MaxIdleConns: 1024, MaxIdleConnsPerHost: 512,
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			i, err := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(addr, "backend"), ":80"))
+			if err != nil {
+				return nil, err
+			}
+			network, target, _ := strings.Cut(backends[i], " ")
+			var d net.Dialer
+			return d.DialContext(ctx, network, target)
+		},
+	}
+	proxy := &httputil.ReverseProxy{
+		Transport: transport,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			i := turn.Add(1) % uint64(len(backends))
+			r.SetURL(&url.URL{Scheme: "http", Host: "backend" + strconv.FormatUint(i, 10)})
+			r.SetXForwarded()
+		},
+	}
+	s := &http.Server{Addr: address, Handler: proxy, ReadHeaderTimeout: 10 * time.Second}
+	go func() { <-ctx.Done(); _ = s.Close() }()
+	if err := s.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
