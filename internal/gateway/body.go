@@ -1,0 +1,170 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+const (
+	// bodyWindow is the time in which a client must send at least bodyLeast bytes of
+	// a body that is not yet whole.
+	bodyWindow = 10 * time.Second
+	bodyLeast  = 1 << 10
+)
+
+// bodyError says why a body could not be read.
+type bodyError struct {
+	status int
+	detail string // public
+	cause  error
+}
+
+func (e *bodyError) Error() string { return "read body: " + e.detail }
+func (e *bodyError) Unwrap() error { return e.cause }
+
+// guardedBody limits a request's body in size and time. Too much gives
+// *http.MaxBytesError, too slow or broken *bodyError.
+type guardedBody struct {
+	src     io.ReadCloser
+	control *http.ResponseController
+	limit   int64 // of the body, for the error
+	left    int64
+	until   time.Time // of the whole
+	window  time.Time // end of the present window
+	got     int64     // in the present window
+	done    bool      // saw the end
+	err     error
+}
+
+// guardBody puts limits on r.Body. It reports false when the length alone shows
+// that the body is too large.
+func (x *exchange) guardBody(w http.ResponseWriter, r *http.Request, limit int64) bool {
+	if r.Body == nil || r.Body == http.NoBody {
+		return true
+	}
+	if r.ContentLength > limit {
+		return false
+	}
+	r.Body = &guardedBody{src: r.Body, control: x.answer.control, limit: limit, left: limit, until: x.deadline}
+	return true
+}
+
+// Read reads a part of the body.
+func (b *guardedBody) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	now := time.Now()
+	if now.After(b.window) {
+		if !b.window.IsZero() && b.got < bodyLeast {
+			return 0, b.fail(http.StatusRequestTimeout, "the request's body came too slowly", nil)
+		}
+		b.window, b.got = now.Add(bodyWindow), 0
+		end := b.window
+		if b.until.Before(end) {
+			end = b.until
+		}
+		_ = b.control.SetReadDeadline(end) // a connection without deadlines is a test's
+	}
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1] // one more shows that there is too much
+	}
+	n, err := b.src.Read(p)
+	if int64(n) > b.left {
+		b.err = &http.MaxBytesError{Limit: b.limit}
+		return int(b.left), b.err
+	}
+	b.left -= int64(n)
+	b.got += int64(n)
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.Is(err, io.EOF):
+		b.finish()
+		b.err = io.EOF
+		return n, io.EOF
+	case errors.Is(err, os.ErrDeadlineExceeded) && b.got >= bodyLeast && time.Now().Before(b.until):
+		return n, nil // the window ended, and enough has come in it
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return n, b.fail(http.StatusRequestTimeout, "the request's body came too slowly", err)
+	}
+	return n, b.fail(http.StatusBadRequest, "the request's body broke off or is malformed", err)
+}
+
+func (b *guardedBody) fail(status int, detail string, cause error) error {
+	b.err = &bodyError{status: status, detail: detail, cause: cause}
+	return b.err
+}
+
+// finish gives the connection back without a deadline: net/http goes on reading to
+// see the client leave.
+func (b *guardedBody) finish() {
+	if !b.done {
+		b.done = true
+		_ = b.control.SetReadDeadline(time.Time{}) // as above
+	}
+}
+
+// Close closes the body.
+func (b *guardedBody) Close() error { return b.src.Close() }
+
+// failBody answers a request whose body could not be read, with the status that
+// the error deserves.
+func (x *exchange) failBody(w http.ResponseWriter, r *http.Request, err error) {
+	status, detail := http.StatusBadRequest, "the request's body could not be read"
+	var tooLarge *http.MaxBytesError
+	var body *bodyError
+	switch {
+	case errors.As(err, &tooLarge):
+		status, detail = http.StatusRequestEntityTooLarge, "the request's body is too large"
+	case r.Context().Err() != nil:
+		x.gone(r)
+	case errors.As(err, &body):
+		status, detail = body.status, body.detail
+		if body.cause != nil {
+			x.cause = body.cause.Error()
+		}
+	default:
+		x.cause = err.Error()
+	}
+	x.fail(w, r, status, detail)
+}
+
+// leaveBody makes sure that what is left of a body is not taken for another
+// request, nor waited for.
+func (x *exchange) leaveBody(w http.ResponseWriter, r *http.Request) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return
+	}
+	if b, ok := r.Body.(*guardedBody); ok && b.done {
+		return
+	}
+	w.Header().Set("Connection", "close")
+	_ = x.answer.control.SetReadDeadline(time.Now().Add(lingerTime)) // as above
+}
+
+// gone ends a request whose client has left.
+func (x *exchange) gone(r *http.Request) {
+	x.answer.status = statusClientGone
+	if x.cause == "" {
+		x.cause = "the client left"
+		if err := context.Cause(r.Context()); err != nil && !errors.Is(err, context.Canceled) {
+			x.cause = err.Error()
+		}
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// isTimeout reports whether an operation on a connection took too long.
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &ne) && ne.Timeout()
+}

@@ -1,0 +1,96 @@
+package gateway
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"fairlead/internal/system"
+	"fairlead/internal/wire"
+)
+
+// User is who a request comes from, as a valid bearer token says.
+type User struct {
+	Subject string
+	Roles   []string
+	Claims  map[string]any
+	Expires time.Time // of the token that said so
+}
+
+// pathValue is one wildcard of a route's path and what stood there, decoded.
+type pathValue struct{ name, value string }
+
+// pathValues are the wildcards of one request, in the order of the path.
+type pathValues []pathValue
+
+// lookup returns the value of the wildcard with that name.
+func (vs pathValues) lookup(name string) (string, bool) {
+	for i := range vs {
+		if vs[i].name == name {
+			return vs[i].value, true
+		}
+	}
+	return "", false
+}
+
+// route is one [system.Route], compiled. It is immutable and shared by every
+// snapshot of one Apply.
+type route struct {
+	def     system.Route
+	service string    // that answers it, "" for files
+	pool    *pool     // of that service, nil for files
+	bus     *busRoute // nil unless def.Request is set
+	files   *fileRoot // nil unless def.Files is set
+	timeout time.Duration
+	body    int64 // most bytes of a request's body
+}
+
+// exchange is one request on its way through the door. It belongs to the
+// goroutine that serves the request and is not used after that.
+type exchange struct {
+	g         *Gateway
+	route     *route // nil until matched
+	vars      pathValues
+	id        string     // request id
+	trace     wire.Trace // of the hop to the service
+	continued bool       // the client began the trace
+	user      *User      // nil: anonymous
+
+	start, deadline time.Time
+
+	// For the access log.
+	instance string // that answered, or was tried last
+	sent     int    // times the request was sent to an instance
+	cause    string // what went wrong inside; never told to the client
+
+	snap    *snapshot
+	answer  answer
+	varsBuf [8]pathValue
+}
+
+// fail answers with a problem document. The detail is public and is also kept
+// for the access log. A 502, 503 or 504 counts as a failure of the route's
+// service. Once an answer has begun it can only be broken off, which fail does
+// by panicking with [http.ErrAbortHandler].
+func (x *exchange) fail(w http.ResponseWriter, r *http.Request, status int, detail string) {
+	if x.cause == "" {
+		x.cause = detail
+	}
+	if x.route != nil && x.route.pool != nil && status >= http.StatusBadGateway && status <= http.StatusGatewayTimeout {
+		x.route.pool.failed.Add(1)
+	}
+	if x.answer.status >= http.StatusOK {
+		panic(http.ErrAbortHandler)
+	}
+	h := w.Header()
+	for name := range h { // whatever had been prepared for another answer
+		if name != wire.HeaderRequestID && name != "Connection" && name != "Allow" && name != "Www-Authenticate" && name != "Retry-After" {
+			delete(h, name)
+		}
+	}
+	if status == http.StatusServiceUnavailable && h.Get("Retry-After") == "" {
+		h.Set("Retry-After", strconv.Itoa(retryAfter))
+	}
+	x.leaveBody(w, r)
+	wire.WriteProblem(w, r, wire.Problem{Status: status, Detail: detail, RequestID: x.id})
+}

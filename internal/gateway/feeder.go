@@ -1,0 +1,134 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// feeder sends a body that is not at hand, on a goroutine of its own: the service
+// may answer before it has read all of it.
+type feeder struct {
+	l     *link
+	r     *http.Request
+	q     *outbound
+	once  sync.Once
+	done  chan struct{}
+	whole atomic.Bool // all of it was sent
+	err   error       // of reading the body; valid once done is closed
+}
+
+func newFeeder(l *link, r *http.Request, x *exchange, q *outbound) *feeder {
+	_ = x.answer.control.EnableFullDuplex() // a connection that cannot is a test's
+	return &feeder{l: l, r: r, q: q, done: make(chan struct{})}
+}
+
+// start begins to send; later calls do nothing.
+func (f *feeder) start() { f.once.Do(func() { go f.run() }) }
+
+func (f *feeder) run() {
+	defer close(f.done)
+	if err := f.copy(); err != nil {
+		f.err = err
+		f.l.interrupt() // the service cannot answer what it does not get
+		return
+	}
+}
+
+// copy sends the body. It returns errors of reading it only: when writing fails,
+// the service has answered, or the reader of the answer will see why not.
+func (f *feeder) copy() error {
+	buf := copyBuffers.Get().(*[32 << 10]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer copyBuffers.Put(buf)
+	// Room for a chunk's size before the bytes and a line end behind them.
+	const front, back = 8, 2
+	for {
+		n, err := f.r.Body.Read(buf[front : len(buf)-back])
+		if n > 0 {
+			out := buf[front : front+n]
+			if f.q.chunked {
+				size := strconv.AppendInt(make([]byte, 0, front), int64(n), 16)
+				size = append(size, "\r\n"...)
+				start := front - len(size)
+				copy(buf[start:], size)
+				out = append(buf[start:front+n], "\r\n"...)
+			}
+			if _, werr := f.l.c.Write(out); werr != nil {
+				return nil //nolint:nilerr // see above
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return f.finish()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// finish sends what follows the last chunk.
+func (f *feeder) finish() error {
+	if f.q.chunked {
+		out := []byte("0\r\n")
+		for name, values := range f.r.Trailer {
+			if !trailerPasses(name) {
+				continue
+			}
+			for _, v := range values {
+				out = appendField(out, name, v)
+			}
+		}
+		if _, err := f.l.c.Write(append(out, "\r\n"...)); err != nil {
+			return nil //nolint:nilerr // the reader of the answer will see why
+		}
+	}
+	f.whole.Store(true)
+	return nil
+}
+
+// settled reports whether nothing is left to send. It waits a moment, because a
+// service may answer faster than this side notices that it has sent all.
+func (f *feeder) settled() bool {
+	if f == nil || f.whole.Load() {
+		return true
+	}
+	unused := false
+	f.once.Do(func() { close(f.done); unused = true })
+	if unused {
+		return false
+	}
+	timer := time.NewTimer(5 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-f.done:
+	case <-timer.C:
+	}
+	return f.whole.Load()
+}
+
+// failure returns why the body could not be read, nil if it could.
+func (f *feeder) failure() error {
+	select {
+	case <-f.done:
+		return f.err
+	default:
+		return nil
+	}
+}
+
+// stop ends the goroutine, if need be by breaking off both connections.
+func (f *feeder) stop(x *exchange) {
+	f.once.Do(func() { close(f.done) })
+	select {
+	case <-f.done:
+		return
+	default:
+	}
+	_ = f.l.c.SetWriteDeadline(past)           // fails only on a closed connection
+	_ = x.answer.control.SetReadDeadline(past) // a connection without deadlines is a test's
+	<-f.done
+}

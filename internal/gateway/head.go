@@ -1,0 +1,282 @@
+package gateway
+
+import (
+	"bufio"
+	"errors"
+	"net/http"
+	"net/textproto"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	maxAnswerHead   = 256 << 10
+	maxAnswerFields = 1000
+)
+
+// malformedError says in which way an answer is not HTTP.
+type malformedError struct{ what string }
+
+func (e *malformedError) Error() string { return "read answer: " + e.what }
+
+func malformed(what string) error { return &malformedError{what} }
+
+// field is one line of a head, its name in canonical form.
+type field struct{ name, value string }
+
+// head is the head of an answer. It is reused for every answer of a connection.
+type head struct {
+	status int
+	minor  byte // of HTTP/1.
+	fields []field
+	buf    []byte
+}
+
+// read reads a head up to and with the empty line. Errors other than
+// *malformedError are the connection's; io.EOF means that nothing came at all.
+func (h *head) read(br *bufio.Reader) error {
+	line, err := br.ReadSlice('\n')
+	if err != nil {
+		if errors.Is(err, bufio.ErrBufferFull) {
+			return malformed("the status line is too long")
+		}
+		if len(line) > 0 {
+			return malformed("it ends in the status line")
+		}
+		return err
+	}
+	// HTTP/1.x NNN reason
+	if len(line) < len("HTTP/1.1 200\r\n") || string(line[:7]) != "HTTP/1." || line[7] != '0' && line[7] != '1' ||
+		line[8] != ' ' || line[len(line)-2] != '\r' || line[12] != ' ' && line[12] != '\r' {
+		return malformed("it does not begin with an HTTP/1.1 status line")
+	}
+	h.minor = line[7] - '0'
+	h.status = 0
+	for _, c := range line[9:12] {
+		if c < '0' || c > '9' {
+			return malformed("the status is not a number")
+		}
+		h.status = h.status*10 + int(c-'0')
+	}
+	if h.status < 100 || h.status > 599 {
+		return malformed("the status is " + strconv.Itoa(h.status))
+	}
+	return h.readFields(br, line[:0:0])
+}
+
+// readFields reads header or trailer lines up to and with the empty one.
+func (h *head) readFields(br *bufio.Reader, _ []byte) error {
+	h.buf, h.fields = h.buf[:0], h.fields[:0]
+	for {
+		line, err := br.ReadSlice('\n')
+		if len(h.buf)+len(line) > maxAnswerHead {
+			return malformed("the head is too large")
+		}
+		h.buf = append(h.buf, line...)
+		if errors.Is(err, bufio.ErrBufferFull) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n := len(h.buf); n >= 2 && h.buf[n-2] == '\r' && (n == 2 || n >= 4 && h.buf[n-3] == '\n') {
+			break
+		}
+	}
+	for text := string(h.buf); ; {
+		i := strings.IndexByte(text, '\n')
+		if i < 1 || text[i-1] != '\r' {
+			return malformed("a header line does not end in CR LF")
+		}
+		line := text[:i-1]
+		text = text[i+1:]
+		if line == "" {
+			return nil
+		}
+		colon := strings.IndexByte(line, ':')
+		if colon <= 0 {
+			return malformed("a header line has no name")
+		}
+		name := canonical(line[:colon])
+		if name == "" {
+			return malformed("a header's name is malformed")
+		}
+		value := strings.Trim(line[colon+1:], " \t")
+		if !cleanValue(value) {
+			return malformed("a header's value is malformed")
+		}
+		if len(h.fields) == maxAnswerFields {
+			return malformed("there are too many headers")
+		}
+		h.fields = append(h.fields, field{name, value})
+	}
+}
+
+// canonical returns a header's name as net/http spells it, "" if it is not a token.
+func canonical(name string) string {
+	upper, right := true, true
+	for i := range len(name) {
+		c := name[i]
+		if !tokenByte[c] {
+			return ""
+		}
+		if upper && 'a' <= c && c <= 'z' || !upper && 'A' <= c && c <= 'Z' {
+			right = false
+		}
+		upper = c == '-'
+	}
+	if right {
+		return name
+	}
+	return textproto.CanonicalMIMEHeaderKey(name)
+}
+
+// tokenByte holds the characters of RFC 9110's token.
+var tokenByte = func() (t [256]bool) {
+	for c := '0'; c <= '9'; c++ {
+		t[c] = true
+	}
+	for c := 'a'; c <= 'z'; c++ {
+		t[c], t[c-'a'+'A'] = true, true
+	}
+	for _, c := range "!#$%&'*+-.^_`|~" {
+		t[c] = true
+	}
+	return t
+}()
+
+func cleanValue(v string) bool {
+	for i := range len(v) {
+		if c := v[i]; c < 0x20 && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// lookup returns the first value of a header.
+func (h *head) lookup(name string) (string, bool) {
+	for i := range h.fields {
+		if h.fields[i].name == name {
+			return h.fields[i].value, true
+		}
+	}
+	return "", false
+}
+
+// copyTo adds what may go outside to the client's header and returns the names.
+func (h *head) copyTo(dst, _ http.Header) []string {
+	var connection []string
+	for i := range h.fields {
+		if h.fields[i].name == "Connection" {
+			connection = append(connection, h.fields[i].value)
+		}
+	}
+	values := make([]string, 0, len(h.fields))
+	var names []string
+	for i := range h.fields {
+		f := &h.fields[i]
+		if answerHop(f.name) != pass || connection != nil && nominated(connection, f.name) {
+			continue
+		}
+		if old, ok := dst[f.name]; ok {
+			dst[f.name] = append(old, f.value)
+			continue
+		}
+		values = append(values, f.value)
+		n := len(values)
+		dst[f.name] = values[n-1 : n : n]
+		if h.status < http.StatusOK {
+			names = append(names, f.name)
+		}
+	}
+	return names
+}
+
+// closes reports whether the service will close the connection, and takes its
+// hint how long it keeps one otherwise.
+func (h *head) closes() bool {
+	closes := h.minor == 0
+	for i := range h.fields {
+		if h.fields[i].name != "Connection" {
+			continue
+		}
+		list := []string{h.fields[i].value}
+		if nominated(list, "close") {
+			return true
+		}
+		if nominated(list, "keep-alive") {
+			closes = false
+		}
+	}
+	return closes
+}
+
+// keepAlive returns how long a connection may idle after this answer.
+func (h *head) keepAlive() time.Duration {
+	v, ok := h.lookup("Keep-Alive")
+	if !ok {
+		return linkIdle
+	}
+	for item := range strings.SplitSeq(v, ",") {
+		name, text, _ := strings.Cut(strings.TrimSpace(item), "=")
+		if n, err := strconv.Atoi(text); err == nil && strings.EqualFold(name, "timeout") {
+			return max(0, min(linkIdle, time.Duration(n)*time.Second-time.Second))
+		}
+	}
+	return linkIdle
+}
+
+// framing returns how long the body is: -1 until the connection closes, unless it
+// is chunked. A head that can be read in two ways is an error.
+func (h *head) framing(method string) (length int64, chunked bool, err error) {
+	length = -1
+	coded := 0
+	for i := range h.fields {
+		switch f := &h.fields[i]; f.name {
+		case "Content-Length":
+			n, perr := strconv.ParseUint(f.value, 10, 63)
+			if perr != nil || f.value[0] == '+' {
+				return 0, false, malformed("its Content-Length is malformed")
+			}
+			if length >= 0 && length != int64(n) {
+				return 0, false, malformed("it has two lengths")
+			}
+			length = int64(n)
+		case "Transfer-Encoding":
+			coded++
+			if !strings.EqualFold(f.value, "chunked") || coded > 1 || h.minor == 0 {
+				return 0, false, malformed("its Transfer-Encoding is not chunked")
+			}
+		}
+	}
+	if coded > 0 && length >= 0 {
+		return 0, false, malformed("it has both a length and a Transfer-Encoding")
+	}
+	if method == http.MethodHead || h.status == http.StatusNoContent || h.status == http.StatusNotModified {
+		return 0, false, nil
+	}
+	return length, coded > 0, nil
+}
+
+// trailers returns the names that the head announces and that may be passed on.
+func (h *head) trailers() map[string]bool {
+	var out map[string]bool
+	for i := range h.fields {
+		if h.fields[i].name != "Trailer" {
+			continue
+		}
+		for item := range strings.SplitSeq(h.fields[i].value, ",") {
+			name := canonical(strings.TrimSpace(item))
+			if name == "" || !trailerPasses(name) {
+				continue
+			}
+			if out == nil {
+				out = map[string]bool{}
+			}
+			out[name] = true
+		}
+	}
+	return out
+}

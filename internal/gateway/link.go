@@ -1,0 +1,345 @@
+package gateway
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	linkBuffer     = 16 << 10
+	maxInformation = 32 // informational answers before the final one
+	continueTime   = time.Second
+)
+
+// copyBuffers are for bodies.
+var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// link is one connection to an endpoint. It belongs to one exchange at a time.
+type link struct {
+	c        net.Conn
+	br       *bufio.Reader
+	raw      syscall.RawConn
+	peek     func(fd uintptr) bool
+	live     bool // what peek found
+	keep     time.Duration
+	expires  time.Time
+	reusable bool
+	moved    time.Time // when the read deadline was put off last
+	head     head
+}
+
+// long ago: makes every pending operation of a connection time out.
+var past = time.Unix(1, 0)
+
+func newLink(c net.Conn) *link {
+	l := &link{c: c, br: bufio.NewReaderSize(c, linkBuffer), keep: linkIdle}
+	if sc, ok := c.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			l.raw = raw
+		}
+	}
+	l.peek = func(fd uintptr) bool {
+		var one [1]byte
+		n, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		// Neither an end nor bytes that nobody asked for.
+		l.live = n <= 0 && (errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR))
+		return true
+	}
+	return l
+}
+
+// alive reports whether an idle connection can take a request: the service has
+// neither closed it nor said anything.
+func (l *link) alive() bool {
+	if l.br.Buffered() > 0 {
+		return false
+	}
+	if l.raw == nil {
+		return true
+	}
+	_ = l.c.SetReadDeadline(time.Time{}) // one that has passed would keep peek from looking
+	return l.raw.Read(l.peek) == nil && l.live
+}
+
+func (l *link) close() { _ = l.c.Close() } // nothing is lost with it
+
+// interrupt breaks off what the connection is doing.
+func (l *link) interrupt() { _ = l.c.SetDeadline(past) } // fails only on a closed connection
+
+// exchange sends one request and copies its answer. Afterwards reusable says
+// whether the connection can take another.
+func (l *link) exchange(w http.ResponseWriter, r *http.Request, x *exchange, q *outbound) error {
+	l.reusable = false
+	if n, err := l.c.Write(q.head); err != nil {
+		if n == 0 {
+			return &sendError{unsent, err}
+		}
+		// The service may have answered before it had read all.
+		if !q.stream && !l.answered() {
+			return &sendError{sent, err}
+		}
+	}
+	var f *feeder
+	if q.stream {
+		f = newFeeder(l, r, x, q)
+		defer f.stop(x)
+		if !q.expect {
+			f.start()
+		}
+	}
+	status, err := l.final(w, r, x, q, f)
+	if err != nil {
+		if f != nil {
+			if bodyErr := f.failure(); bodyErr != nil {
+				return bodyErr
+			}
+		}
+		return err
+	}
+	if status == http.StatusSwitchingProtocols {
+		return l.upgrade(w, r, x, q)
+	}
+	return l.copyAnswer(w, r, x, f)
+}
+
+// answered reports whether something to read is there although writing failed.
+func (l *link) answered() bool {
+	_, err := l.br.Peek(1)
+	return err == nil
+}
+
+// final reads heads up to the final one, and passes informational ones on.
+func (l *link) final(w http.ResponseWriter, r *http.Request, x *exchange, q *outbound, f *feeder) (int, error) {
+	if q.expect {
+		// A service that does not know 100 Continue waits for the body: so does the
+		// gateway not wait for ever.
+		timer := time.AfterFunc(continueTime, f.start)
+		defer timer.Stop()
+	}
+	for range maxInformation {
+		if err := l.head.read(l.br); err != nil {
+			var malformed *malformedError
+			switch {
+			case errors.As(err, &malformed):
+				return 0, &sendError{refused, err}
+			case errors.Is(err, io.EOF):
+				err = errClosedBefore
+			}
+			return 0, &sendError{sent, err}
+		}
+		switch status := l.head.status; {
+		case status == http.StatusContinue:
+			if f != nil {
+				f.start()
+			}
+		case status == http.StatusSwitchingProtocols:
+			if q.upgrade == "" {
+				return 0, &sendError{refused, malformed("the service switched protocols without being asked")}
+			}
+			return status, nil
+		case status < http.StatusOK:
+			if r.ProtoAtLeast(1, 1) {
+				l.inform(w, status)
+			}
+		default:
+			return status, nil
+		}
+	}
+	return 0, &sendError{refused, malformed("too many informational answers")}
+}
+
+// inform passes an informational answer on, such as 103 Early Hints.
+func (l *link) inform(w http.ResponseWriter, status int) {
+	h := w.Header()
+	added := l.head.copyTo(h, nil)
+	w.WriteHeader(status)
+	for _, name := range added {
+		delete(h, name)
+	}
+}
+
+// copyAnswer copies the final answer. The client's head is not written before
+// anything that can be known to be wrong with it is known.
+func (l *link) copyAnswer(w http.ResponseWriter, r *http.Request, x *exchange, f *feeder) error {
+	length, chunked, err := l.head.framing(r.Method)
+	if err != nil {
+		return &sendError{refused, err}
+	}
+	h := w.Header()
+	l.head.copyTo(h, h)
+	if length < 0 && !chunked || l.head.closes() {
+		l.keep = 0
+	}
+	if !f.settled() {
+		// The rest of the request's body will not be read.
+		h.Set("Connection", "close")
+	}
+	if chunked {
+		for name := range l.head.trailers() {
+			h.Add("Trailer", name)
+		}
+	}
+	w.WriteHeader(l.head.status)
+	if length != 0 || chunked {
+		var body io.Reader = l.br
+		switch {
+		case chunked:
+			body = httputil.NewChunkedReader(l.br)
+		case length > 0:
+			body = &io.LimitedReader{R: l.br, N: length}
+		}
+		n, err := l.copyBody(x, body, length)
+		if err == nil && length > 0 && n < length {
+			err = io.ErrUnexpectedEOF
+		}
+		if err == nil && chunked {
+			err = l.copyTrailers(w)
+		}
+		if err != nil {
+			return &sendError{begun, err}
+		}
+	}
+	l.reusable = l.keep > 0 && f.settled() && l.br.Buffered() == 0
+	return nil
+}
+
+// copyBody copies a body, and sends on at once what the service has sent.
+func (l *link) copyBody(x *exchange, body io.Reader, length int64) (int64, error) {
+	buf := copyBuffers.Get().(*[32 << 10]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer copyBuffers.Put(buf)
+	a := &x.answer
+	var sum int64
+	for {
+		if int64(l.br.Buffered()) < length-sum || length < 0 {
+			l.stretch()
+			a.stretch(l.moved)
+		}
+		n, err := body.Read(buf[:])
+		if n > 0 {
+			sum += int64(n)
+			if _, werr := a.Write(buf[:n]); werr != nil {
+				return sum, &clientError{werr}
+			}
+			if sum != length && l.br.Buffered() == 0 && err == nil {
+				a.Flush()
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF) || sum == length:
+			return sum, nil
+		case err != nil:
+			return sum, err
+		}
+	}
+}
+
+// clientError is one of the client's connection.
+type clientError struct{ cause error }
+
+func (e *clientError) Error() string { return "write to the client: " + e.cause.Error() }
+func (e *clientError) Unwrap() error { return e.cause }
+
+// stretch puts the read deadline off: an answer may take as long as it likes if
+// it makes progress.
+func (l *link) stretch() {
+	if now := time.Now(); now.Sub(l.moved) >= time.Second {
+		l.moved = now
+		_ = l.c.SetDeadline(now.Add(streamIdle)) // fails only on a closed connection, as the read will
+	}
+}
+
+// copyTrailers reads what follows the last chunk.
+func (l *link) copyTrailers(w http.ResponseWriter) error {
+	if line, err := l.br.Peek(2); err != nil {
+		return err
+	} else if line[0] == '\r' && line[1] == '\n' {
+		_, err = l.br.Discard(2)
+		return err
+	}
+	declared := l.head.trailers()
+	var t head
+	if err := t.readFields(l.br, nil); err != nil {
+		return err
+	}
+	h := w.Header()
+	for _, f := range t.fields {
+		if !trailerPasses(f.name) {
+			continue
+		}
+		if declared[f.name] {
+			h.Add(f.name, f.value)
+			continue
+		}
+		if fl, ok := w.(http.Flusher); ok {
+			fl.Flush() // so that the body goes out in chunks, behind which trailers fit
+		}
+		h.Add(http.TrailerPrefix+f.name, f.value)
+	}
+	return nil
+}
+
+// upgrade joins the client's and the service's connection.
+func (l *link) upgrade(w http.ResponseWriter, r *http.Request, x *exchange, q *outbound) error {
+	client, buffered, err := x.answer.control.Hijack()
+	if err != nil {
+		return &sendError{begun, err}
+	}
+	_ = client.SetDeadline(time.Time{}) // fails only on a closed connection
+	_ = l.c.SetDeadline(time.Time{})    // as above
+	h := w.Header()
+	l.head.copyTo(h, h)
+	cleanAnswer(h)
+	h.Set("Upgrade", q.upgrade)
+	if p, ok := l.head.lookup("Upgrade"); ok {
+		h.Set("Upgrade", p)
+	}
+	h.Set("Connection", "Upgrade")
+	out := []byte("HTTP/1.1 101 Switching Protocols\r\n")
+	for name, values := range h {
+		for _, v := range values {
+			out = appendField(out, name, v)
+		}
+	}
+	x.answer.status = http.StatusSwitchingProtocols
+	t := &tunnel{client: client, service: l.c, fromClient: client, toService: l.c}
+	x.g.tunnels.add(t)
+	defer x.g.tunnels.remove(t)
+	if _, err := client.Write(append(out, "\r\n"...)); err != nil {
+		t.close()
+		return &sendError{begun, &clientError{err}}
+	}
+	t.fromClient = ahead(buffered.Reader, client)
+	t.toService = ahead(l.br, l.c)
+	x.answer.bytes = t.run()
+	return nil
+}
+
+// ahead reads what is buffered, then the connection itself.
+func ahead(br *bufio.Reader, c net.Conn) io.Reader {
+	n := br.Buffered()
+	if n == 0 {
+		return c
+	}
+	read := make([]byte, n)
+	_, _ = io.ReadFull(br, read) // it is buffered
+	return io.MultiReader(&bytesReader{read}, c)
+}
+
+// bytesReader has no WriteTo, so that the copy sees the connection behind it.
+type bytesReader struct{ b []byte }
+
+func (r *bytesReader) Read(p []byte) (int, error) {
+	if len(r.b) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, r.b)
+	r.b = r.b[n:]
+	return n, nil
+}

@@ -1,0 +1,94 @@
+package gateway
+
+import (
+	"net/url"
+	"strings"
+)
+
+// safePath reports whether an escaped path means the same to everyone who reads
+// it. A service may decode a path once more than the gateway does, take a
+// backslash or %2F for a slash, cut off parameters after a semicolon, and clean
+// the result; after that /public/..%2fadmin is no longer under /public/. Paths in
+// which any such reading finds a dot segment, empty segments inside the path, and
+// control characters are therefore not routed at all.
+func safePath(path string) bool {
+	if path == "" || path[0] != '/' {
+		return false
+	}
+	start := 1
+	for i := 1; ; i++ {
+		if i < len(path) && path[i] != '/' {
+			continue
+		}
+		text := path[start:i]
+		if text == "" {
+			return i == len(path) // a final slash, or //
+		}
+		if !safeSegment(text) {
+			return false
+		}
+		if i == len(path) {
+			return true
+		}
+		start = i + 1
+	}
+}
+
+// decodings is how often a segment is decoded in search of a dot segment: more
+// often than any known chain of programs does.
+const decodings = 3
+
+func safeSegment(text string) bool {
+	plain := true
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c < 0x20 || c == 0x7f:
+			return false
+		case c == '%' || c == ';' || c == '\\' || c == '.' && i == 0:
+			plain = false
+		}
+	}
+	if plain {
+		return true
+	}
+	if dotted(text) {
+		return false
+	}
+	for range decodings {
+		if strings.IndexByte(text, '%') < 0 {
+			break
+		}
+		decoded, err := url.PathUnescape(text)
+		if err != nil {
+			// What is not an escape after one decoding is just a percent sign.
+			break
+		}
+		text = decoded
+		if dotted(text) || strings.IndexByte(text, 0) >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// dotted reports whether text, cut at slashes of either kind and rid of
+// parameters, has a dot segment.
+func dotted(text string) bool {
+	for {
+		i := strings.IndexAny(text, `/\`)
+		part := text
+		if i >= 0 {
+			part = text[:i]
+		}
+		if j := strings.IndexByte(part, ';'); j >= 0 {
+			part = part[:j]
+		}
+		if part == "." || part == ".." {
+			return true
+		}
+		if i < 0 {
+			return false
+		}
+		text = text[i+1:]
+	}
+}

@@ -1,0 +1,210 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// replayBody is the most of a body that is kept so that it can be sent again.
+	replayBody = 64 << 10
+	// maxAttempts bounds how often one request is sent.
+	maxAttempts = 4
+)
+
+// outBuffers are for a head with a small body behind it.
+var outBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+
+// proxy sends the request to an instance of the route's service.
+func (x *exchange) proxy(w http.ResponseWriter, r *http.Request) {
+	q := outbound{upgrade: upgradeOf(r.Header)}
+	buf := outBuffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer func() {
+		if cap(q.head) <= replayBody+maxHead {
+			*buf = q.head[:0]
+		}
+		outBuffers.Put(buf)
+	}()
+	q.head = (*buf)[:0]
+	if !x.prepare(w, r, &q) {
+		return
+	}
+	x.route.pool.retries.earn()
+	var triedBuf [4]*endpoint
+	tried := triedBuf[:0]
+	for pause := firstPause; ; {
+		e := x.route.pool.pick(x.snap, time.Now(), tried)
+		if e == nil {
+			var err error
+			if tried, pause, err = x.awaitEndpoint(r.Context(), tried, pause); err != nil {
+				x.unready(w, r, err)
+				return
+			}
+			continue
+		}
+		x.instance = e.Instance
+		err := x.send(w, r, e, &q)
+		if err == nil {
+			return
+		}
+		if !x.again(r, &q, err) {
+			x.broken(w, r, err)
+			return
+		}
+		tried = append(tried, e)
+	}
+}
+
+// send makes one attempt.
+func (x *exchange) send(w http.ResponseWriter, r *http.Request, e *endpoint, q *outbound) error {
+	defer e.leave()
+	err := e.up.do(w, r, x, q)
+	var failed *sendError
+	if errors.As(err, &failed) && failed.progress == unsent {
+		e.shun.Store(time.Now().Add(shunTime).UnixNano())
+		return err
+	}
+	e.served.Add(1)
+	x.sent++
+	return err
+}
+
+// prepare makes what is sent. A small body is read first: then it can be sent
+// again, and goes out in one piece with the head.
+func (x *exchange) prepare(w http.ResponseWriter, r *http.Request, q *outbound) bool {
+	length := r.ContentLength
+	if r.Body == nil || r.Body == http.NoBody {
+		length = 0
+	}
+	if length != 0 {
+		q.upgrade = ""
+	}
+	q.expect = length != 0 && r.ProtoAtLeast(1, 1) && nominated(r.Header["Expect"], "100-continue")
+	q.stream = q.expect || length < 0 || length > replayBody
+	q.chunked = length < 0
+	identity := ""
+	if x.user != nil && x.g.minter != nil {
+		token, err := x.g.minter.token(x.user, x.route.service)
+		if err != nil {
+			x.cause = err.Error()
+			x.fail(w, r, http.StatusInternalServerError, "")
+			return false
+		}
+		identity = token
+	}
+	q.head = appendHead(q.head, r, x, identity, q.upgrade, length, q.expect)
+	if q.stream || length == 0 {
+		return true
+	}
+	start := len(q.head)
+	if need := start + int(length); cap(q.head) < need {
+		grown := make([]byte, start, need)
+		copy(grown, q.head)
+		q.head = grown
+	}
+	q.head = q.head[:start+int(length)]
+	if _, err := io.ReadFull(r.Body, q.head[start:]); err != nil {
+		x.failBody(w, r, err)
+		return false
+	}
+	if b, ok := r.Body.(*guardedBody); ok {
+		b.finish()
+	}
+	return true
+}
+
+// again decides whether a request that broke may be sent once more.
+func (x *exchange) again(r *http.Request, q *outbound, err error) bool {
+	var failed *sendError
+	if !errors.As(err, &failed) || r.Context().Err() != nil || !time.Now().Before(x.deadline) {
+		return false
+	}
+	switch failed.progress {
+	case unsent:
+		return true // costs the service nothing; pauses and the deadline bound it
+	case sent:
+		if isTimeout(err) || q.stream || q.upgrade != "" || x.sent >= maxAttempts || !(x.route.def.Retry || idempotent(r.Method)) {
+			return false
+		}
+		return x.route.pool.retries.spend(time.Now())
+	case begun, refused:
+	}
+	return false
+}
+
+func idempotent(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
+}
+
+const (
+	firstPause = 10 * time.Millisecond
+	mostPause  = time.Second
+)
+
+// awaitEndpoint waits for an instance to become ready, or if all refused the
+// connection, for a change or a growing pause. Afterwards all may be tried again.
+func (x *exchange) awaitEndpoint(ctx context.Context, tried []*endpoint, pause time.Duration) ([]*endpoint, time.Duration, error) {
+	p := x.route.pool
+	ctx, cancel := context.WithDeadline(ctx, x.deadline)
+	defer cancel()
+	if len(tried) == 0 {
+		return tried, pause, p.await(ctx, (*ready).anyHTTP)
+	}
+	if time.Since(x.start) >= p.g.opts.WaitForReady {
+		return tried, pause, errNotReady
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-p.changes():
+	case <-timer.C:
+	case <-p.g.stopping:
+		return tried, pause, errNotReady
+	case <-ctx.Done():
+		return tried, pause, ctx.Err()
+	}
+	return tried[:0], min(2*pause, mostPause), nil
+}
+
+// unready answers a request that found no instance.
+func (x *exchange) unready(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		x.gone(r)
+	}
+	if x.cause == "" {
+		x.cause = err.Error()
+	}
+	x.fail(w, r, http.StatusServiceUnavailable, "no instance of the service is ready")
+}
+
+// broken answers a request that was sent and brought no whole answer.
+func (x *exchange) broken(w http.ResponseWriter, r *http.Request, err error) {
+	x.cause = err.Error()
+	var failed *sendError
+	if !errors.As(err, &failed) {
+		x.failBody(w, r, err)
+		return
+	}
+	var client *clientError
+	switch {
+	case errors.As(err, &client), r.Context().Err() != nil:
+		x.gone(r)
+	case failed.progress == begun:
+		x.route.pool.failed.Add(1)
+		panic(http.ErrAbortHandler)
+	case isTimeout(err) || !time.Now().Before(x.deadline):
+		x.fail(w, r, http.StatusGatewayTimeout, "the service did not answer in time")
+	case failed.progress == unsent:
+		x.fail(w, r, http.StatusServiceUnavailable, "no instance of the service is ready")
+	default:
+		x.fail(w, r, http.StatusBadGateway, "the service broke off")
+	}
+}

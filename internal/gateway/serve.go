@@ -1,0 +1,136 @@
+package gateway
+
+import (
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"fairlead/internal/wire"
+)
+
+const (
+	headTime   = 10 * time.Second  // for a client to send a request's head
+	idleTime   = 120 * time.Second // between two requests of a connection
+	streamIdle = 60 * time.Second  // without progress of an answer's body
+	lingerTime = time.Second       // for what is left of a body after an early answer
+	maxHead    = 256 << 10         // what net/http reads of a head; the limit of the file is checked on top
+
+	// statusClientGone is what the access log says when the client left before it
+	// was answered, as nginx does.
+	statusClientGone = 499
+)
+
+// ServeHTTP serves one request. It is the handler of the gateway's own server, and
+// lets tests do without one.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	now := time.Now()
+	g.open.Add(1)
+	x := &exchange{g: g, start: now, snap: g.snap.Load()}
+	x.answer.ResponseWriter = w
+	x.answer.control = http.NewResponseController(w)
+	x.identify(r)
+	w.Header()[wire.HeaderRequestID] = []string{x.id}
+	defer x.end(r)
+	x.serve(&x.answer, r)
+}
+
+// identify takes over or makes the request's id and its place in a trace.
+func (x *exchange) identify(r *http.Request) {
+	if ids := r.Header[wire.HeaderRequestID]; len(ids) == 1 && wire.ValidRequestID(ids[0]) {
+		x.id = ids[0]
+	} else {
+		x.id = wire.NewRequestID()
+	}
+	if traces := r.Header[wire.HeaderTrace]; len(traces) == 1 {
+		if t, ok := wire.ParseTrace(traces[0]); ok {
+			x.trace, x.continued = t.Child(), true
+			return
+		}
+	}
+	x.trace = wire.NewTrace()
+}
+
+// end writes the access log and deals with panics of what is below.
+func (x *exchange) end(r *http.Request) {
+	g := x.g
+	defer g.open.Add(-1)
+	err := recover()
+	if err != nil && err != http.ErrAbortHandler { //nolint:errorlint // a panic's value is compared as net/http does
+		g.log.Error("panic while serving", wire.KeyRequestID, x.id, wire.KeyError, err, "stack", string(debug.Stack()))
+		x.cause = "panic"
+		if x.answer.status == 0 {
+			x.fail(&x.answer, r, http.StatusInternalServerError, "")
+			err = nil
+		} else {
+			err = http.ErrAbortHandler
+		}
+	}
+	if g.access != nil {
+		if x.answer.status == 0 && err == nil {
+			x.answer.status = http.StatusOK
+		}
+		g.access.record(x, r)
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+
+func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
+	s := x.snap
+	select {
+	case <-x.g.stopping:
+		w.Header().Set("Connection", "close")
+	default:
+	}
+	x.deadline = x.start.Add(defaultTimeout)
+	if s == nil || s.matcher == nil {
+		x.fail(w, r, http.StatusServiceUnavailable, "the system is starting")
+		return
+	}
+	if headSize(r) > s.limits.Header {
+		x.fail(w, r, http.StatusRequestHeaderFieldsTooLarge, "the request's head is too large")
+		return
+	}
+	path := r.URL.EscapedPath()
+	if !safePath(path) {
+		x.fail(w, r, http.StatusBadRequest, "the path is not clean: it must not hold empty or dot segments, however they are written")
+		return
+	}
+	x.route, x.vars = s.matcher.match(r.Method, r.Host, path, x.varsBuf[:0])
+	// TRACE would show a client what the gateway tells services about it.
+	if x.route == nil || r.Method == http.MethodTrace || r.Method == http.MethodConnect {
+		x.unmatched(w, r, path)
+		return
+	}
+	x.deadline = x.start.Add(x.route.timeout)
+	x.answer.moved = x.start
+	_ = x.answer.control.SetWriteDeadline(x.deadline.Add(streamIdle)) // a connection without deadlines is a test's
+	if !s.auth.admit(w, r, x) {
+		return
+	}
+	if !x.guardBody(w, r, x.route.body) {
+		x.fail(w, r, http.StatusRequestEntityTooLarge, "the request's body is too large")
+		return
+	}
+	switch {
+	case x.route.bus != nil:
+		x.g.bridge.serve(w, r, x)
+	case x.route.files != nil:
+		x.route.files.serve(w, r, x)
+	default:
+		x.proxy(w, r)
+	}
+}
+
+// unmatched answers a request that no route takes.
+func (x *exchange) unmatched(w http.ResponseWriter, r *http.Request, path string) {
+	x.route = nil
+	if methods := x.snap.matcher.allowed(r.Host, path); len(methods) > 0 {
+		w.Header().Set("Allow", strings.Join(methods, ", "))
+		x.fail(w, r, http.StatusMethodNotAllowed, "the method is not allowed here")
+		return
+	}
+	x.fail(w, r, http.StatusNotFound, "")
+}

@@ -1,0 +1,205 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"fairlead/internal/system"
+)
+
+// Config is everything a snapshot is built from.
+type Config struct {
+	Gateway  system.Gateway
+	Routes   []system.Route
+	Services []string // all services, those without a route too
+	// Endpoints are the ready instances by service. A service that is missing here
+	// keeps the endpoints it has.
+	Endpoints map[string][]Endpoint
+}
+
+// snapshot is what one request sees of the world. It is immutable.
+type snapshot struct {
+	matcher *matcher
+	auth    *authenticator
+	limits  system.Limits
+	ready   map[string]*ready
+}
+
+// defaultTimeout is that of a route without one.
+const defaultTimeout = 30 * time.Second
+
+// Apply builds the next snapshot and swaps it in one go. Nothing changes on an
+// error. Endpoints that are no longer there get no further request, and those that
+// are open go on. Counters and waiting requests of a service survive.
+func (g *Gateway) Apply(c Config) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	pools := make(map[string]*pool, len(c.Services))
+	for _, name := range c.Services {
+		pools[name] = g.poolFor(name)
+	}
+	limits := c.Gateway.Limits
+	if limits.Body == 0 {
+		limits.Body = defaultLimits.Body
+	}
+	if limits.Header == 0 {
+		limits.Header = defaultLimits.Header
+	}
+	routes := make([]*route, len(c.Routes))
+	block := make([]route, len(c.Routes))
+	var problems problemList
+	for i := range c.Routes {
+		routes[i] = &block[i]
+		if err := g.compile(&block[i], c.Routes[i], pools, limits); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	m, err := newMatcher(routes)
+	if err != nil {
+		problems = append(problems, err)
+	}
+	if problems != nil {
+		return fmt.Errorf("apply routes: %w", problems)
+	}
+	old := g.snap.Load()
+	next := &snapshot{matcher: m, limits: limits, ready: make(map[string]*ready, len(pools))}
+	var before *authenticator
+	if old != nil {
+		before = old.auth
+	}
+	if jwt := c.Gateway.Auth.JWT; jwt != nil {
+		next.auth = newAuthenticator(jwt, g.bridge.ask, g.log, before)
+	}
+	for name := range pools {
+		if eps, ok := c.Endpoints[name]; ok {
+			next.ready[name] = newReady(g.endpointsFor(eps))
+		} else if old != nil && old.ready[name] != nil {
+			next.ready[name] = old.ready[name]
+		}
+	}
+	g.swap(old, next, pools)
+	return nil
+}
+
+// SetEndpoints says which instances of a service are ready, those that are only on
+// the bus too. The routes stay as they are. A service that no Apply has named yet
+// is taken up, and dropped again by the next Apply that does not name it.
+func (g *Gateway) SetEndpoints(service string, eps []Endpoint) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	old := g.snap.Load()
+	next := &snapshot{limits: defaultLimits, ready: map[string]*ready{}}
+	if old != nil {
+		*next = *old
+		next.ready = maps.Clone(old.ready)
+	}
+	next.ready[service] = newReady(g.endpointsFor(eps))
+	pools := maps.Clone(g.pools)
+	pools[service] = g.poolFor(service)
+	g.swap(old, next, pools)
+}
+
+// swap makes next the snapshot, then wakes who waits and retires what left. The
+// mutex is held.
+func (g *Gateway) swap(old, next *snapshot, pools map[string]*pool) {
+	g.pools = pools
+	g.snap.Store(next)
+	stay := map[*endpoint]bool{}
+	for _, rd := range next.ready {
+		for _, e := range rd.all {
+			stay[e] = true
+			g.instances[e.Instance] = e
+		}
+	}
+	if old != nil {
+		for name, rd := range old.ready {
+			if next.ready[name] == rd {
+				continue
+			}
+			for _, e := range rd.all {
+				if !stay[e] {
+					e.retire()
+					g.retired = append(g.retired, e.Instance)
+				}
+			}
+		}
+	}
+	for len(g.retired) > keepRetired {
+		if e := g.instances[g.retired[0]]; e != nil && !stay[e] {
+			delete(g.instances, g.retired[0])
+		}
+		g.retired = g.retired[1:]
+	}
+	for name, p := range pools {
+		if old == nil || old.ready[name] != next.ready[name] {
+			p.announce()
+		}
+	}
+}
+
+func (g *Gateway) poolFor(service string) *pool {
+	if p := g.pools[service]; p != nil {
+		return p
+	}
+	return newPool(g, service)
+}
+
+// endpointsFor returns the endpoints of a service, those that are known already as
+// they are. One that had retired and comes back at the same address is new, so
+// that whoever drains the old one is not kept waiting.
+func (g *Gateway) endpointsFor(eps []Endpoint) []*endpoint {
+	out := make([]*endpoint, 0, len(eps))
+	for _, ep := range eps {
+		e := g.instances[ep.Instance]
+		if e == nil || e.Endpoint != ep || e.gone.Load() {
+			again := &endpoint{Endpoint: ep}
+			if e != nil {
+				again.served.Store(e.served.Load())
+			}
+			if ep.Network != "bus" {
+				again.up = newHTTPUpstream(ep.Network, ep.Address)
+			}
+			e = again
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// compile fills in a route.
+func (g *Gateway) compile(r *route, def system.Route, pools map[string]*pool, limits system.Limits) error {
+	if def.Timeout == 0 {
+		def.Timeout = defaultTimeout
+	}
+	if def.Limits.Body == 0 {
+		def.Limits.Body = limits.Body
+	}
+	*r = route{def: def, timeout: def.Timeout, body: def.Limits.Body}
+	var err error
+	switch {
+	case def.Service != "":
+		r.service = def.Service
+	case def.Request != nil:
+		r.service = def.Request.Service
+		if g.bridge == nil {
+			err = errors.New("there is no bus")
+		} else {
+			r.bus, err = newBusRoute(&r.def)
+		}
+	case def.Files != "":
+		r.files, err = openFiles(def.Files, def.Path)
+	default:
+		err = errors.New("it leads nowhere")
+	}
+	if err == nil && r.service != "" {
+		if r.pool = pools[r.service]; r.pool == nil {
+			err = fmt.Errorf("there is no service %q", r.service)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("route %q: %w", def.Key, err)
+	}
+	return nil
+}
