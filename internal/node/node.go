@@ -1,0 +1,333 @@
+// Package node is the composition root: it opens, connects, starts and stops the
+// rooms of one running system, and applies revisions of its file.
+//
+// It guarantees that one node at most runs a data folder, that what it started is
+// stopped in the opposite order, and that a revision which cannot be applied as a
+// whole leaves the one before it serving. It holds no mechanism of its own:
+// supervision, routing and the bus live in their rooms; what is here is the
+// order in which they are told.
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"fairlead/internal/bus"
+	"fairlead/internal/control"
+	"fairlead/internal/gateway"
+	"fairlead/internal/secret"
+	"fairlead/internal/supervise"
+	"fairlead/internal/system"
+	"fairlead/internal/wire"
+)
+
+// Options say which system a node runs, and how.
+type Options struct {
+	Path        string              // the file, or the folder that holds fairlead.yaml
+	Environment string              // the environment to merge in, "" for none
+	Data        string              // data folder, default .fairlead beside the file
+	Listen      string              // address of the door instead of the file's, "" for the file's
+	Version     string              // of this program, for the status
+	Logger      *slog.Logger        // default: discard
+	Events      func(control.Event) // told of every step, one call at a time; default: nobody
+}
+
+// Node is one running system. Its methods are safe for concurrent use.
+type Node struct {
+	opts  Options
+	file  string // absolute
+	data  string // absolute
+	log   *slog.Logger
+	first *system.System // as New found it, until Start has applied it
+
+	started     time.Time
+	identityKey string
+	lock        *dataLock
+	secrets     *secret.Store
+	bus         *bus.Bus
+	operator    *nats.Conn
+	state       *state
+	gate        *gateway.Gateway
+	sup         *supervise.Supervisor
+	host        *host
+	control     *control.Server
+
+	events sync.Mutex // one event at a time
+
+	ops chan struct{} // holds one token: at most one change goes on
+
+	mu        sync.Mutex // guards what follows
+	applied   *revision
+	overrides map[string]control.Override
+	// runs is the revision that each service's instances are started from: the
+	// last one that changed it.
+	runs map[string]int
+
+	closers  []closer // in the order of their start
+	stopOnce sync.Once
+	stopErr  error
+	done     chan struct{}
+}
+
+// closer ends what was started, named for the error.
+type closer struct {
+	name  string
+	close func(context.Context) error
+}
+
+// New reads and checks the file. It starts nothing. It returns
+// [system.Findings] if the file is at fault.
+func New(opts Options) (*Node, error) {
+	sys, err := system.Load(opts.Path, system.Options{Environment: opts.Environment})
+	if err != nil {
+		return nil, err
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	data := opts.Data
+	if data == "" {
+		data = filepath.Join(sys.Dir, ".fairlead")
+	}
+	if data, err = filepath.Abs(data); err != nil {
+		return nil, fmt.Errorf("find data folder: %w", err)
+	}
+	n := &Node{
+		opts: opts, file: sys.File, data: data, log: opts.Logger, first: sys,
+		ops: make(chan struct{}, 1), overrides: map[string]control.Override{}, runs: map[string]int{}, done: make(chan struct{}),
+	}
+	n.host = newHost(n)
+	return n, nil
+}
+
+// Start opens the rooms, builds the system and starts it. It returns when every
+// service was started and the door listens; [Node.Await] waits until all are
+// ready. On an error everything is stopped again. A [RunningError] says that
+// another node runs the system.
+func (n *Node) Start(ctx context.Context) (err error) {
+	n.started = time.Now()
+	defer func() {
+		if err != nil {
+			stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+			defer cancel()
+			err = errors.Join(err, n.Stop(stopping))
+		}
+	}()
+	if err := n.open(ctx); err != nil {
+		return err
+	}
+	if err := n.launch(ctx); err != nil {
+		return err
+	}
+	if err := n.lock.announce(n.gate.URL()); err != nil {
+		return err
+	}
+	n.tell(control.Event{Kind: control.EventListening, Text: n.gate.URL()})
+	return nil
+}
+
+// open opens every room, each with what it needs of those before it.
+func (n *Node) open(ctx context.Context) error {
+	if err := os.MkdirAll(n.data, 0o700); err != nil {
+		return fmt.Errorf("make data folder: %w", err)
+	}
+	if err := os.Chmod(n.data, 0o700); err != nil {
+		return fmt.Errorf("make data folder private: %w", err)
+	}
+	var err error
+	n.lock, err = lockData(ctx, n.data, func(s string) { n.tell(control.Event{Kind: control.EventInfo, Text: s}) })
+	if err != nil {
+		return err
+	}
+	n.onStop("lock", func(context.Context) error { return n.lock.release() })
+	n.secrets = secret.Open(filepath.Join(n.data, "secrets"))
+
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make identity key: %w", err)
+	}
+	n.identityKey = wire.EncodeKey(public)
+
+	// The door binds before anything is built: a port in use is said at once.
+	listen := n.first.Gateway.Listen
+	if n.opts.Listen != "" {
+		listen = n.opts.Listen
+	}
+	n.bus, err = bus.Open(ctx, bus.Options{Dir: filepath.Join(n.data, "bus"), Listen: n.first.Bus.Listen, System: n.first.Name, Logger: n.log})
+	if err != nil {
+		return err
+	}
+	n.onStop("bus", n.bus.Close)
+	if err := n.openState(ctx); err != nil {
+		return err
+	}
+	gateConn, err := n.bus.Gateway()
+	if err != nil {
+		return err
+	}
+	n.onStop("gateway's connection", func(context.Context) error { gateConn.Close(); return nil })
+	access, err := openRotating(filepath.Join(n.data, "logs", "access.log"))
+	if err != nil {
+		return err
+	}
+	n.onStop("access log", func(context.Context) error { return access.Close() })
+	n.gate = gateway.New(gateway.Options{
+		Listen: listen, Logger: n.log, AccessLog: access, Bus: gateConn,
+		Signer: wire.NewSigner(private, n.first.Name), System: n.first.Name,
+	})
+
+	n.sup = supervise.New(supervise.Options{
+		Dir: n.data, Logger: n.log, Host: n.host, NextID: n.nextID, Events: n.onInstance, Lock: n.lock.file,
+	})
+	if err := n.sup.Start(ctx); err != nil {
+		return err
+	}
+	n.onStop("services", n.sup.Stop)
+	if err := n.gate.Start(ctx); err != nil {
+		return err
+	}
+	n.onStop("gateway", n.gate.Stop)
+	return n.openControl()
+}
+
+func (n *Node) openState(ctx context.Context) (err error) {
+	if n.operator, err = n.bus.Operator("node"); err != nil {
+		return err
+	}
+	n.onStop("operator's connection", func(context.Context) error { n.operator.Close(); return nil })
+	if n.state, err = openState(ctx, n.operator); err != nil {
+		return err
+	}
+	n.overrides, err = n.state.overrides(ctx)
+	if err != nil {
+		return err
+	}
+	return n.writeOperatorFile()
+}
+
+// writeOperatorFile leaves the operator's credentials for NATS's own tools, in a
+// file that only the operator can read:
+//
+//	set -a; . .fairlead/operator.env; nats micro ls
+func (n *Node) writeOperatorFile() error {
+	c := n.bus.OperatorCredentials()
+	content := fmt.Sprintf("NATS_URL=%s\nNATS_USER=%s\nNATS_PASSWORD=%s\n", c.URL, c.User, c.Password)
+	path := filepath.Join(n.data, "operator.env")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		return fmt.Errorf("write operator's credentials: %w", err)
+	}
+	n.onStop("operator's credentials", func(context.Context) error { return os.Remove(path) })
+	return nil
+}
+
+// onStop registers how to end what was just started.
+func (n *Node) onStop(name string, close func(context.Context) error) {
+	n.closers = append(n.closers, closer{name, close})
+}
+
+// Await returns when every wanted instance of every service takes traffic, or
+// with what keeps those that do not.
+func (n *Node) Await(ctx context.Context) error { return n.sup.Await(ctx) }
+
+// URL returns the address of the door.
+func (n *Node) URL() string { return n.gate.URL() }
+
+// Data returns the data folder.
+func (n *Node) Data() string { return n.data }
+
+// System returns the model that runs, or, before Start, the one that was read.
+func (n *Node) System() *system.System {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.applied == nil {
+		return n.first
+	}
+	return n.applied.sys
+}
+
+// Done is closed when the node has stopped, also by `down`.
+func (n *Node) Done() <-chan struct{} { return n.done }
+
+// Stop ends everything in order: the door takes nothing new and finishes what is
+// open, then the services stop, then the bus. It is bounded by ctx and the
+// services' grace periods, and idempotent: later calls return the first result.
+func (n *Node) Stop(ctx context.Context) error {
+	n.stopOnce.Do(func() {
+		var errs []error
+		for i := len(n.closers) - 1; i >= 0; i-- {
+			c := n.closers[i]
+			if err := c.close(ctx); err != nil {
+				errs = append(errs, fmt.Errorf("stop %s: %w", c.name, err))
+			}
+		}
+		n.stopErr = errors.Join(errs...)
+		close(n.done)
+	})
+	return n.stopErr
+}
+
+// Kill ends all instances at once. A [Node.Stop] that waits for them returns
+// soon after.
+func (n *Node) Kill() {
+	if n.sup != nil {
+		n.sup.Kill()
+	}
+}
+
+// tell passes an event on, with its time.
+func (n *Node) tell(e control.Event) {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	n.log.Debug("event", "kind", string(e.Kind), wire.KeyService, e.Service, wire.KeyInstance, e.Instance, "text", e.Text)
+	if n.opts.Events == nil {
+		return
+	}
+	n.events.Lock()
+	defer n.events.Unlock()
+	n.opts.Events(e)
+}
+
+// onInstance turns the supervisor's events into those that a person sees.
+func (n *Node) onInstance(e supervise.Event) {
+	n.tell(control.Event{
+		Time: e.Time, Kind: control.EventKind(e.Kind), Service: e.Instance.Service, Instance: e.Instance.ID,
+		Text: e.Text, Took: e.Took,
+	})
+}
+
+func (n *Node) nextID(service string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return n.state.nextInstance(ctx, service)
+}
+
+// wildcards turns the path values of a route's subject into wildcards. A NestJS
+// object pattern has braces of its own and stays as it is.
+func wildcards(subject string) string {
+	if strings.HasPrefix(subject, "{\"") {
+		return subject
+	}
+	tokens := strings.Split(subject, ".")
+	for i, t := range tokens {
+		if strings.HasPrefix(t, "{") {
+			tokens[i] = "*"
+		}
+	}
+	return strings.Join(tokens, ".")
+}
+
+// KeeperMain is the main function of the keeper, the child process that owns the
+// instances. It returns the process's exit code.
+func KeeperMain(args []string) int { return supervise.KeeperMain(args) }

@@ -1,0 +1,412 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"fairlead/internal/bus"
+	"fairlead/internal/control"
+	"fairlead/internal/supervise"
+	"fairlead/internal/system"
+	"fairlead/internal/wire"
+)
+
+// openControl serves the verbs on the data folder's socket.
+func (n *Node) openControl() error {
+	server, err := control.Listen(filepath.Join(n.data, control.SocketName), control.ServerOptions{Logger: n.log, Allow: n.allowPeer})
+	if err != nil {
+		return err
+	}
+	n.control = server
+	control.Handle(server, control.VerbStatus, func(context.Context, control.Empty, func(control.Event)) (control.Status, error) {
+		return n.Status(), nil
+	})
+	control.Handle(server, control.VerbStart, n.start)
+	control.Handle(server, control.VerbStop, n.stop)
+	control.Handle(server, control.VerbRestart, n.restart)
+	control.Handle(server, control.VerbReload, n.reload)
+	control.Handle(server, control.VerbRollback, n.rollback)
+	control.Handle(server, control.VerbRevisions, n.revisions)
+	control.Handle(server, control.VerbRequest, n.request)
+	control.Handle(server, control.VerbEnv, n.env)
+	control.Handle(server, control.VerbDown, n.down)
+	control.HandleStream(server, control.VerbLogs, n.logs)
+	go func() {
+		if err := server.Serve(); err != nil {
+			n.log.Error("control socket closed", wire.KeyError, err)
+		}
+	}()
+	n.onStop("control socket", func(context.Context) error { return server.Close() })
+	return nil
+}
+
+// allowPeer refuses the instances and what they started: a service must not
+// command the system that it is part of.
+func (n *Node) allowPeer(pid int) error {
+	keeper := n.sup.KeeperPID()
+	for p := pid; p > 1; {
+		if p == keeper {
+			return errors.New("processes of the system may not use its control socket")
+		}
+		parent, err := parentOf(p)
+		if err != nil {
+			return fmt.Errorf("look at process %d: %w", p, err)
+		}
+		p = parent
+	}
+	return nil
+}
+
+// begin waits until no other change goes on. The caller gives the turn back.
+func (n *Node) begin(ctx context.Context, tell func(control.Event)) (release func(), err error) {
+	release = func() { <-n.ops }
+	select {
+	case n.ops <- struct{}{}:
+		return release, nil
+	default:
+	}
+	tell(control.Event{Time: time.Now(), Kind: control.EventInfo, Text: "another change goes on; waiting for its end"})
+	select {
+	case n.ops <- struct{}{}:
+		return release, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for another change: %w", ctx.Err())
+	case <-n.done:
+		return nil, errors.New("the system has stopped")
+	}
+}
+
+func (n *Node) current() *revision {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.applied
+}
+
+// service finds a service of the revision that runs.
+func (n *Node) service(name string) (*system.Service, error) {
+	sys := n.System()
+	svc, ok := sys.Service(name)
+	if ok {
+		return svc, nil
+	}
+	names := make([]string, len(sys.Services))
+	for i, s := range sys.Services {
+		names[i] = s.Name
+	}
+	return nil, &control.Error{
+		Code: "not_found", Message: fmt.Sprintf("there is no service %q", name),
+		Hint: "the services are " + strings.Join(names, ", "),
+	}
+}
+
+// census notes what each instance of some services has served, and how many of
+// their requests failed at the door.
+type census struct {
+	at     time.Time
+	served map[string]uint64
+	failed map[string]uint64
+}
+
+func (n *Node) census(services []string) census {
+	c := census{at: time.Now(), served: map[string]uint64{}, failed: map[string]uint64{}}
+	for _, i := range n.sup.Instances() {
+		if slices.Contains(services, i.Service) {
+			c.served[i.ID] = n.host.served(i.ID)
+		}
+	}
+	for _, s := range services {
+		c.failed[s] = n.gate.Failed(s)
+	}
+	return c
+}
+
+// receipt says what happened to the traffic of a service since before.
+func (n *Node) receipt(r supervise.Replaced, before census) control.Receipt {
+	count := func(ids []string) []control.Served {
+		list := make([]control.Served, len(ids))
+		for i, id := range ids {
+			list[i] = control.Served{Instance: id, Requests: n.host.served(id) - before.served[id]}
+		}
+		return list
+	}
+	return control.Receipt{
+		Service: r.Service, Old: count(r.Old), New: count(r.New),
+		Failed: n.gate.Failed(r.Service) - before.failed[r.Service],
+		Took:   time.Since(before.at),
+	}
+}
+
+func (n *Node) restart(ctx context.Context, req control.ServiceRequest, tell func(control.Event)) (control.Receipt, error) {
+	release, err := n.begin(ctx, tell)
+	if err != nil {
+		return control.Receipt{}, err
+	}
+	defer release()
+	svc, err := n.service(req.Service)
+	if err != nil {
+		return control.Receipt{}, err
+	}
+	if n.replicas(svc) == 0 {
+		return control.Receipt{}, &control.Error{
+			Code: "conflict", Message: svc.Name + " is stopped", Hint: "fairlead start " + svc.Name,
+		}
+	}
+	before := n.census([]string{svc.Name})
+	replaced, err := n.sup.Restart(ctx, svc.Name)
+	return n.receipt(replaced, before), err
+}
+
+// stop ends the instances of a service and records that it shall stay so, until
+// start, or until the file changes its number.
+func (n *Node) stop(ctx context.Context, req control.ServiceRequest, tell func(control.Event)) (control.ServiceStatus, error) {
+	return n.override(ctx, req.Service, tell, func(svc *system.Service) error {
+		o := control.Override{Replicas: 0, Since: time.Now()}
+		if err := n.state.put(ctx, "override."+svc.Name, o); err != nil {
+			return err
+		}
+		n.mu.Lock()
+		n.overrides[svc.Name] = o
+		n.mu.Unlock()
+		return nil
+	})
+}
+
+// start takes back what stop recorded and waits until the instances are ready.
+func (n *Node) start(ctx context.Context, req control.ServiceRequest, tell func(control.Event)) (control.ServiceStatus, error) {
+	return n.override(ctx, req.Service, tell, func(svc *system.Service) error {
+		if svc.Replicas == 0 {
+			return &control.Error{
+				Code: "conflict", Message: svc.Name + " has replicas: 0 in the file",
+				Hint: "set services." + svc.Name + ".replicas, then fairlead reload",
+			}
+		}
+		if err := n.state.remove(ctx, "override."+svc.Name); err != nil {
+			return err
+		}
+		n.mu.Lock()
+		delete(n.overrides, svc.Name)
+		n.mu.Unlock()
+		return nil
+	})
+}
+
+func (n *Node) override(ctx context.Context, name string, tell func(control.Event), decide func(*system.Service) error) (control.ServiceStatus, error) {
+	release, err := n.begin(ctx, tell)
+	if err != nil {
+		return control.ServiceStatus{}, err
+	}
+	defer release()
+	svc, err := n.service(name)
+	if err != nil {
+		return control.ServiceStatus{}, err
+	}
+	if err := decide(svc); err != nil {
+		return control.ServiceStatus{}, err
+	}
+	wanted := n.replicas(svc)
+	err = n.sup.Scale(ctx, name, wanted)
+	if err == nil && wanted > 0 {
+		err = n.sup.Await(ctx, name)
+	}
+	return n.serviceStatus(svc), err
+}
+
+// Status returns the state of the system, its services and instances.
+func (n *Node) Status() control.Status {
+	r := n.current()
+	s := control.Status{
+		File: n.file, PID: os.Getpid(), KeeperPID: n.sup.KeeperPID(), Version: n.opts.Version,
+		Started: n.started, Address: n.gate.URL(), Bus: n.bus.URL(), System: n.first.Name,
+		Services: []control.ServiceStatus{},
+	}
+	if r == nil { // still being launched
+		return s
+	}
+	s.Environment, s.Revision = r.Environment, r.Number
+	for i := range r.sys.Services {
+		s.Services = append(s.Services, n.serviceStatus(&r.sys.Services[i]))
+	}
+	return s
+}
+
+func (n *Node) serviceStatus(svc *system.Service) control.ServiceStatus {
+	st := control.ServiceStatus{Name: svc.Name, Wanted: n.replicas(svc), Instance: []control.InstanceStatus{}}
+	n.mu.Lock()
+	if o, ok := n.overrides[svc.Name]; ok {
+		st.Override = &o
+	}
+	n.mu.Unlock()
+	for _, i := range n.sup.Instances() {
+		if i.Service != svc.Name {
+			continue
+		}
+		if i.State == supervise.Ready {
+			st.Ready++
+		} else if i.Reason != "" {
+			st.Problem = i.ID + ": " + i.Reason
+		}
+		address := i.Endpoint.Network
+		if i.Endpoint.Address != "" {
+			address += " " + i.Endpoint.Address
+		}
+		st.Instance = append(st.Instance, control.InstanceStatus{
+			ID: i.ID, Revision: i.Revision, State: string(i.State), Since: i.Since, PID: i.PID,
+			Address: address, Restarts: i.Restarts, Reason: i.Reason, Requests: n.host.served(i.ID),
+		})
+	}
+	if st.Ready >= st.Wanted {
+		st.Problem = ""
+	}
+	return st
+}
+
+func (n *Node) revisions(ctx context.Context, _ control.Empty, _ func(control.Event)) ([]control.Revision, error) {
+	all, err := n.state.revisions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(all)
+	list := make([]control.Revision, len(all))
+	for i, r := range all {
+		list[i] = control.Revision{
+			Number: r.Number, Applied: r.Applied, From: r.From, Changes: r.Changes,
+			Current: r.Number == n.current().Number,
+		}
+	}
+	return list, nil
+}
+
+func (n *Node) logs(ctx context.Context, req control.LogsRequest, emit func(control.Line) error) error {
+	if _, err := n.service(req.Service); err != nil {
+		return err
+	}
+	return n.sup.Logs(ctx, req.Service, req.Instance, req.Follow, req.Tail, func(l supervise.Line) error {
+		return emit(control.Line{Time: l.Time, Instance: l.Instance, Stream: l.Stream, Text: l.Text})
+	})
+}
+
+// request asks the bus as the operator. Where the service that answers speaks
+// NestJS's format, the data is wrapped for it: it must be JSON, since anything
+// else would kill such a service.
+func (n *Node) request(ctx context.Context, req control.BusRequest, _ func(control.Event)) (control.BusReply, error) {
+	timeout := req.Timeout
+	if timeout <= 0 {
+		timeout = 5 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	nest := req.Nest
+	for _, svc := range n.System().Services {
+		if svc.Bus != nil && svc.Bus.Format == system.Nest &&
+			slices.ContainsFunc(svc.Bus.Answers, func(p string) bool { return bus.Answered(p, req.Subject) }) {
+			nest = true
+		}
+	}
+	m := nats.NewMsg(req.Subject)
+	for name, v := range req.Headers {
+		m.Header.Set(name, v)
+	}
+	m.Header.Set(wire.HeaderRequestID, wire.NewRequestID())
+	m.Data = req.Data
+	if nest {
+		if err := wrapNest(m); err != nil {
+			return control.BusReply{}, err
+		}
+	}
+	reply, err := n.operator.RequestMsgWithContext(ctx, m)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return control.BusReply{}, &control.Error{Code: "unavailable", Message: "nobody answers " + req.Subject, Hint: "fairlead status tells which services are ready"}
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+		return control.BusReply{}, &control.Error{Code: "timeout", Message: fmt.Sprintf("no answer from %s within %v", req.Subject, timeout)}
+	case err != nil:
+		return control.BusReply{}, fmt.Errorf("request %s: %w", req.Subject, err)
+	}
+	out := control.BusReply{Data: reply.Data, Headers: reply.Header, Error: reply.Header.Get(wire.HeaderError), Code: reply.Header.Get(wire.HeaderErrorCode)}
+	if nest {
+		return unwrapNest(out)
+	}
+	return out, nil
+}
+
+func wrapNest(m *nats.Msg) error {
+	data := m.Data
+	if len(data) == 0 {
+		data = []byte("null")
+	}
+	if !json.Valid(data) {
+		return &control.Error{Code: "usage", Message: "the data for a NestJS service must be JSON"}
+	}
+	pattern := json.RawMessage(m.Subject) // an object pattern is its own JSON
+	if !json.Valid(pattern) {
+		pattern, _ = json.Marshal(m.Subject) // a string always has a JSON form
+	}
+	m.Data = wire.AppendNestRequest(nil, pattern, data, wire.NewRequestID())
+	return nil
+}
+
+func unwrapNest(out control.BusReply) (control.BusReply, error) {
+	reply, err := wire.ParseNestReply(out.Data)
+	if err != nil {
+		return out, fmt.Errorf("read the reply: %w", err)
+	}
+	out.Data = reply.Response
+	if reply.Err != nil {
+		out.Data, out.Error = reply.Err, "the service answered with an error"
+	}
+	return out, nil
+}
+
+func (n *Node) env(_ context.Context, req control.ServiceRequest, _ func(control.Event)) (control.EnvReply, error) {
+	svc, err := n.service(req.Service)
+	if err != nil {
+		return control.EnvReply{}, err
+	}
+	return control.EnvReply{Service: svc.Name, Variables: variables(svc)}, nil
+}
+
+// down stops the system; the answer is sent when its instances have ended, and
+// the node's process ends after it.
+func (n *Node) down(ctx context.Context, _ control.Empty, tell func(control.Event)) (control.DownReply, error) {
+	running := 0
+	for _, i := range n.sup.Instances() {
+		if i.PID != 0 {
+			running++
+		}
+	}
+	tell(control.Event{Time: time.Now(), Kind: control.EventInfo, Text: "stopping " + strconv.Itoa(running) + " instances"})
+	ctx = context.WithoutCancel(ctx)
+	err := errors.Join(n.gate.Stop(ctx), n.sup.Stop(ctx))
+	go func() {
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		if err := n.Stop(ctx); err != nil {
+			n.log.Error("system not stopped cleanly", wire.KeyError, err)
+		}
+	}()
+	return control.DownReply{Stopped: running}, err
+}
+
+// parentOf reads a process's parent (proc(5), stat, field 4).
+func parentOf(pid int) (int, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	rest := string(b[strings.LastIndexByte(string(b), ')')+1:])
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return 0, errors.New("cannot read /proc")
+	}
+	return strconv.Atoi(fields[1])
+}
