@@ -129,7 +129,7 @@ func (e *NotRunningError) Error() string {
 	case file == "" && beside:
 		file = filepath.Join(filepath.Dir(e.Data), "fairlead.yaml")
 	case file == "":
-		return fmt.Sprintf("no fairlead runs with its data in %s; start it with: fairlead up --data %s DIR", e.Data, quote(e.Data))
+		return fmt.Sprintf("no fairlead runs with its data in %s; start it with: fairlead up --data %s DIR", e.Data, QuoteWord(e.Data))
 	default:
 		moved = e.Data != filepath.Join(filepath.Dir(file), DataDir)
 	}
@@ -139,16 +139,16 @@ func (e *NotRunningError) Error() string {
 	}
 	if moved {
 		return fmt.Sprintf("no fairlead runs for %s with its data in %s; start it with: fairlead up --data %s %s",
-			file, e.Data, quote(e.Data), quote(up))
+			file, e.Data, QuoteWord(e.Data), QuoteWord(up))
 	}
-	return fmt.Sprintf("no fairlead runs for %s; start it with: fairlead up %s", file, quote(up))
+	return fmt.Sprintf("no fairlead runs for %s; start it with: fairlead up %s", file, QuoteWord(up))
 }
 
 // Is makes errors.Is(err, ErrNotRunning) true.
 func (e *NotRunningError) Is(target error) bool { return target == ErrNotRunning }
 
-// quote makes s one word of a shell command line.
-func quote(s string) string {
+// QuoteWord makes s one word of a shell's command line, quoted only where it must be.
+func QuoteWord(s string) string {
 	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
 		return !(r == '/' || r == '.' || r == '-' || r == '_' || r == '+' || r == ',' || r == ':' || r == '@' ||
 			r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= 0x80)

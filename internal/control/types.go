@@ -33,6 +33,7 @@ const (
 	EventListening  EventKind = "listening"  // Text: the door's address
 	EventSecret     EventKind = "secret"     // Text: name and file of a secret generated now, never its value
 	EventDatabase   EventKind = "database"   // Text: a database that was created now
+	EventAllReady   EventKind = "allReady"   // Text: the door's address; every wanted instance takes traffic, told by up --json
 	EventInfo       EventKind = "info"       // Text
 	EventWarning    EventKind = "warning"    // Text
 )

@@ -1,0 +1,295 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fairlead/internal/control"
+	"fairlead/internal/node"
+	"fairlead/internal/system"
+)
+
+// Version is the version of this program.
+const Version = "0.1.0"
+
+// The exit codes.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// Main runs the verb in args, args[0] being the program's name, and returns the
+// exit code. The word keeper runs the keeper of a node instead, which is how a
+// node starts it.
+func Main(args []string, in io.Reader, out, errs io.Writer) int {
+	if len(args) > 1 && args[1] == "keeper" {
+		return node.KeeperMain(args[2:])
+	}
+	a := newApp(in, out, errs, os.Getenv)
+	a.start = func(o node.Options) (runner, error) {
+		n, err := node.New(o)
+		if err != nil {
+			return nil, err
+		}
+		return n, nil
+	}
+	if len(args) > 0 {
+		args = args[1:]
+	}
+	return a.main(args)
+}
+
+// app is one run of the command.
+type app struct {
+	in   io.Reader
+	out  *screen
+	errs *screen
+	now  func() time.Time
+	// start makes the node that up runs.
+	start func(node.Options) (runner, error)
+	// signals delivers what asks up to stop.
+	signals func(...os.Signal) (<-chan os.Signal, func())
+
+	// Flags of every verb.
+	file string
+	data string
+	json bool
+}
+
+func newApp(in io.Reader, out, errs io.Writer, env func(string) string) *app {
+	return &app{
+		in: in, out: newScreen(out, env), errs: newScreen(errs, env), now: time.Now,
+		signals: func(list ...os.Signal) (<-chan os.Signal, func()) {
+			ch := make(chan os.Signal, 4)
+			signal.Notify(ch, list...)
+			return ch, func() { signal.Stop(ch) }
+		},
+	}
+}
+
+func (a *app) main(args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(a.in)
+	root.SetOut(a.out.w)
+	root.SetErr(a.errs.w)
+	err := root.ExecuteContext(context.Background())
+	if err == nil {
+		return exitDone
+	}
+	// The flags may not have been read when they are what is wrong.
+	for _, arg := range args {
+		a.json = a.json || arg == "--json"
+	}
+	return a.report(err)
+}
+
+// usageError is wrong usage; hint says what would be right.
+type usageError struct{ problem, hint string }
+
+func (e *usageError) Error() string { return e.problem }
+
+// exitError ends the command with a code; what there is to say was said.
+type exitError struct{ code int }
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit %d", e.code) }
+
+// report shows err and returns the exit code that it means.
+func (a *app) report(err error) int {
+	if e, ok := errors.AsType[*exitError](err); ok {
+		return e.code
+	}
+	shown, code := control.ErrorFrom(err), exitFailed
+	if e, ok := errors.AsType[*usageError](err); ok {
+		shown, code = &control.Error{Code: "usage", Message: e.problem, Hint: e.hint}, exitUsage
+	}
+	if e, ok := errors.AsType[*node.RunningError](err); ok {
+		shown, code = &control.Error{Code: "running", Message: runningText(e, a.now()), Hint: "look at it with: fairlead status; end it with: fairlead down"}, exitUsage
+	}
+	findings, ofFile := errors.AsType[system.Findings](err)
+	if ofFile {
+		code = exitUsage
+	}
+	if errors.Is(err, control.ErrNotRunning) {
+		shown.Code = "not_running"
+	}
+	if errors.Is(err, context.Canceled) {
+		shown.Message = "interrupted"
+	}
+	switch {
+	case a.json:
+		a.errs.json(map[string]any{"error": shown})
+	case ofFile:
+		a.errs.lines(renderFindings(a.errs, findings)...)
+	default:
+		a.errs.lines(a.errs.style(red, "fairlead:") + " " + shown.Message)
+		if shown.Hint != "" {
+			a.errs.lines("  " + shown.Hint)
+		}
+	}
+	return code
+}
+
+func runningText(e *node.RunningError, now time.Time) string {
+	s := fmt.Sprintf("it already runs: process %d, since %s (%s)", e.PID, e.Since.Local().Format(time.DateTime), ago(now.Sub(e.Since)))
+	if e.Address != "" {
+		s += ", at " + e.Address
+	} else {
+		s += ", still starting"
+	}
+	return s
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "fairlead",
+		Short: "Run a whole system of cooperating services from one file",
+		Long: `fairlead runs the system that a fairlead.yaml describes: it builds and starts the
+services, connects them on one bus, and serves them behind one door. "fairlead up"
+runs it in the foreground; the other verbs talk to the one that runs.
+
+The system is the fairlead.yaml in the working folder or the nearest above it,
+or the one named with -C.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or a fault in the file.`,
+		Example: `  fairlead up stacks/commerce
+  fairlead status
+  fairlead logs -f tradeflow`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return unknownVerb(cmd, args[0])
+		},
+		SuggestionsMinimumDistance: 2,
+		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	flags := root.PersistentFlags()
+	flags.StringVarP(&a.file, "file", "C", "", "folder or file of the system (default: the nearest fairlead.yaml upward)")
+	flags.StringVar(&a.data, "data", "", "folder of the system's data (default: .fairlead beside the file)")
+	flags.BoolVar(&a.json, "json", false, "write results and errors as JSON")
+	root.SetFlagErrorFunc(flagError)
+	root.AddCommand(
+		a.upCommand(), a.checkCommand(), a.statusCommand(), a.logsCommand(),
+		a.startCommand(), a.stopCommand(), a.restartCommand(),
+		a.reloadCommand(), a.revisionsCommand(), a.rollbackCommand(), a.downCommand(),
+		a.requestCommand(), a.envCommand(), a.versionCommand(),
+	)
+	return root
+}
+
+func unknownVerb(root *cobra.Command, verb string) error {
+	e := &usageError{problem: fmt.Sprintf("there is no verb %q", verb), hint: "see: fairlead --help"}
+	if near := root.SuggestionsFor(verb); len(near) > 0 {
+		e.hint = "did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return e
+}
+
+// flagError turns what is wrong with a flag into a usage error, with the flag
+// that was probably meant.
+func flagError(cmd *cobra.Command, err error) error {
+	e := &usageError{problem: err.Error(), hint: "see: " + cmd.CommandPath() + " --help"}
+	if name, ok := strings.CutPrefix(err.Error(), "unknown flag: --"); ok {
+		if near := nearFlag(cmd, name); near != "" {
+			e.hint = "did you mean --" + near + "?"
+		}
+	}
+	return e
+}
+
+// argsBetween returns a check of the number of arguments that explains itself.
+func argsBetween(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		usage := "usage: fairlead " + strings.TrimSuffix(cmd.Use, " [flags]")
+		switch {
+		case len(args) < least:
+			return &usageError{problem: cmd.Name() + " needs " + missing(cmd.Use, len(args)), hint: usage}
+		case len(args) > most:
+			return &usageError{problem: fmt.Sprintf("%s takes no argument %q", cmd.Name(), args[most]), hint: usage}
+		}
+		return nil
+	}
+}
+
+// missing names the argument of a usage line that was not given.
+func missing(use string, given int) string {
+	for _, word := range strings.Fields(use)[1:] {
+		if strings.HasPrefix(word, "[") || strings.HasPrefix(word, "-") {
+			continue
+		}
+		if given == 0 {
+			return word
+		}
+		given--
+	}
+	return "an argument"
+}
+
+// interruptible is a context that a first Ctrl-C ends.
+func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Show the version of this program",
+		Example: "  fairlead version --json",
+		Args:    argsBetween(0, 0),
+		RunE: func(*cobra.Command, []string) error {
+			v := versionInfo()
+			if a.json {
+				return a.out.json(v)
+			}
+			commit := ""
+			if v.Commit != "" {
+				commit = ", commit " + v.Commit
+			}
+			return a.out.lines(fmt.Sprintf("fairlead %s (%s, %s%s)", v.Version, v.Go, v.Platform, commit))
+		},
+	}
+}
+
+type version struct {
+	Version  string `json:"version"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+	Commit   string `json:"commit,omitempty"`
+}
+
+func versionInfo() version {
+	v := version{Version: Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return v
+	}
+	changed := ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			v.Commit = s.Value[:min(12, len(s.Value))]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = " with changes"
+		}
+	}
+	if v.Commit != "" {
+		v.Commit += changed
+	}
+	return v
+}

@@ -1,0 +1,146 @@
+package cli
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"fairlead/internal/control"
+	"fairlead/internal/system"
+)
+
+// renderReceipt shows what a change did to the traffic of a service:
+// "tradeflow: 2 replaced in 1.3s; served meanwhile: old 120, new 133; failed 0".
+func renderReceipt(s *screen, r control.Receipt) string {
+	sum := func(list []control.Served) (n uint64) {
+		for _, e := range list {
+			n += e.Requests
+		}
+		return n
+	}
+	what := fmt.Sprintf("%d replaced", len(r.New))
+	switch {
+	case len(r.Old) == 0:
+		what = fmt.Sprintf("%d started", len(r.New))
+	case len(r.New) == 0:
+		what = fmt.Sprintf("%d stopped", len(r.Old))
+	case len(r.Old) != len(r.New):
+		what = fmt.Sprintf("%d replaced by %d", len(r.Old), len(r.New))
+	}
+	failed := fmt.Sprintf("failed %d", r.Failed)
+	if r.Failed > 0 {
+		failed = s.style(red, failed)
+	}
+	return fmt.Sprintf("%s: %s in %s; served meanwhile: old %d, new %d; %s",
+		s.style(bold, r.Service), what, took(r.Took), sum(r.Old), sum(r.New), failed)
+}
+
+// renderReload shows the outcome of reload and rollback.
+func renderReload(s *screen, r control.ReloadReply, dry bool) []string {
+	lines := renderChanges(s, r.Changes)
+	if dry {
+		switch {
+		case len(r.Changes) == 0 && len(r.Replaces) == 0:
+			lines = append(lines, "nothing would change in the file; services that build may still come out different")
+		case len(r.Replaces) == 0:
+			lines = append(lines, "no instance would be replaced; builds are not part of a dry run")
+		default:
+			lines = append(lines, "would replace the instances of: "+strings.Join(r.Replaces, ", ")+"; builds are not part of a dry run")
+		}
+		return lines
+	}
+	for _, receipt := range r.Receipts {
+		lines = append(lines, renderReceipt(s, receipt))
+	}
+	if r.Revision == 0 {
+		return append(lines, "nothing changed")
+	}
+	return append(lines, fmt.Sprintf("revision %d serves", r.Revision))
+}
+
+// renderChanges shows a difference of two revisions: + added, - removed, ~ changed.
+func renderChanges(s *screen, changes []control.Change) []string {
+	var lines []string
+	for _, c := range changes {
+		was, is := harmless(c.Old, false), harmless(c.New, false)
+		switch c.Kind {
+		case string(system.Added):
+			lines = append(lines, s.style(green, strings.TrimSuffix("+ "+c.Path+": "+is, ": ")))
+		case string(system.Removed):
+			lines = append(lines, s.style(red, strings.TrimSuffix("- "+c.Path+": "+was, ": ")))
+		default:
+			lines = append(lines, s.style(yellow, "~ "+c.Path+": "+was+" -> "+is))
+		}
+	}
+	return lines
+}
+
+// renderRevisions shows the revisions, newest last.
+func renderRevisions(s *screen, list []control.Revision, now time.Time) []string {
+	if len(list) == 0 {
+		return []string{"no revision was applied yet"}
+	}
+	rows := [][]string{{s.style(dim, "REVISION"), s.style(dim, "APPLIED"), s.style(dim, "CHANGES"), ""}}
+	for _, r := range list {
+		note := ""
+		if r.From > 0 {
+			note = "takes up revision " + strconv.Itoa(r.From)
+		}
+		if r.Current {
+			note = strings.TrimSuffix("serves; "+note, "; ")
+			note = s.style(green, note)
+		}
+		rows = append(rows, []string{
+			strconv.Itoa(r.Number),
+			r.Applied.Local().Format(time.DateTime) + " (" + ago(now.Sub(r.Applied)) + ")",
+			strconv.Itoa(r.Changes), note,
+		})
+	}
+	return table(rows)
+}
+
+// renderFindings shows each fault of a file on its line, then how many there are.
+func renderFindings(s *screen, list system.Findings) []string {
+	lines := make([]string, 0, len(list)+1)
+	for _, f := range list {
+		at, rest, found := strings.Cut(f.String(), ": ")
+		if found {
+			at = s.style(bold, at) + ": "
+		}
+		lines = append(lines, at+harmless(rest, false))
+	}
+	return append(lines, s.style(red, "fairlead:")+" "+plural(len(list), "fault")+" in the file; nothing was changed")
+}
+
+// renderEnv shows what the instances of a service are given.
+func renderEnv(s *screen, e control.EnvReply) []string {
+	rows := [][]string{{s.style(dim, "VARIABLE"), s.style(dim, "FROM"), s.style(dim, "VALUE")}}
+	for _, v := range e.Variables {
+		value := harmless(v.Value, false)
+		switch {
+		case v.Secret:
+			value = s.style(dim, "(not shown)")
+		case value == "" && v.Source != "file":
+			value = s.style(dim, "(each instance its own)")
+		}
+		rows = append(rows, []string{v.Name, v.Source, value})
+	}
+	lines := table(rows)
+	for i, l := range lines {
+		lines[i] = clip(l, s.columns())
+	}
+	return lines
+}
+
+// renderCheck says what a file that is in order holds.
+func renderCheck(sys *system.System, name string) string {
+	s := fmt.Sprintf("%s: in order: %s, %s", name, plural(len(sys.Services), "service"), plural(len(sys.Routes), "route"))
+	if n := len(sys.Secrets); n > 0 {
+		s += ", " + plural(n, "secret")
+	}
+	if n := len(sys.Databases); n > 0 {
+		s += ", " + plural(n, "database")
+	}
+	return s
+}

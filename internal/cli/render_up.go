@@ -1,0 +1,405 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"fairlead/internal/control"
+)
+
+// upHead is what up says first, and where things are for what it says last.
+type upHead struct {
+	Version     string
+	System      string
+	File        string // as the person would write it
+	Environment string
+	Command     string // how to call fairlead for this system
+	Logs        string // folder, as the person would write it
+}
+
+// phase is how far up is.
+type phase int
+
+const (
+	phaseStarting phase = iota // until all are ready for the first time
+	phaseRunning
+	phaseStopping
+)
+
+// upView turns the events of a node into what up shows. On a terminal that is a
+// block with a line for each service, painted again until all are ready, then a
+// line for each event; elsewhere, a line for each event from the beginning.
+type upView struct {
+	screen  *screen
+	head    upHead
+	started time.Time
+	phase   phase
+
+	rows     []*upRow
+	byName   map[string]*upRow
+	address  string
+	secrets  []string // what was generated now, and where
+	failures []control.Event
+	label    int // width of the column of names in event lines
+}
+
+// upRow is one service.
+type upRow struct {
+	name      string
+	wanted    int
+	building  time.Time // zero: not being built now
+	built     time.Duration
+	failed    bool // its build
+	begun     time.Time
+	slowest   time.Duration // of its instances until ready
+	instances map[string]*upInstance
+	order     []string
+}
+
+type upInstance struct {
+	state  control.EventKind
+	reason string
+}
+
+func newUpView(s *screen, head upHead, started time.Time) *upView {
+	return &upView{screen: s, head: head, started: started, byName: map[string]*upRow{}, label: 10}
+}
+
+// expect says which services there are and how many instances each shall have.
+func (v *upView) expect(service string, wanted int) {
+	r := v.row(service)
+	r.wanted = wanted
+}
+
+func (v *upView) row(service string) *upRow {
+	r, ok := v.byName[service]
+	if !ok {
+		r = &upRow{name: service, wanted: 1, instances: map[string]*upInstance{}}
+		v.byName[service] = r
+		v.rows = append(v.rows, r)
+		slices.SortFunc(v.rows, func(a, b *upRow) int { return strings.Compare(a.name, b.name) })
+		v.label = max(v.label, len(service)+4)
+	}
+	return r
+}
+
+// title is the first line.
+func (v *upView) title() []string {
+	s := v.screen.style(bold, v.head.System) + " from " + v.head.File
+	if v.head.Environment != "" {
+		s += " (" + v.head.Environment + ")"
+	}
+	return []string{s + v.screen.style(dim, "   fairlead "+v.head.Version), ""}
+}
+
+// apply takes an event up and returns the lines that it adds for good.
+func (v *upView) apply(e control.Event) []string {
+	v.note(e)
+	if v.screen.live && v.phase == phaseStarting {
+		switch e.Kind {
+		case control.EventBackoff, control.EventFailed, control.EventDatabase, control.EventInfo, control.EventWarning:
+		default:
+			return nil // the block shows it, or what comes after it
+		}
+	}
+	if v.screen.live && v.phase == phaseStopping && (e.Kind == control.EventDraining || e.Kind == control.EventStopped) {
+		return nil
+	}
+	return v.eventLines(e)
+}
+
+func (v *upView) note(e control.Event) {
+	switch e.Kind {
+	case control.EventBuilding:
+		r := v.row(e.Service)
+		r.building, r.failed = e.Time, false
+	case control.EventBuilt:
+		r := v.row(e.Service)
+		r.building, r.built = time.Time{}, e.Took
+	case control.EventBuildError:
+		r := v.row(e.Service)
+		r.building, r.failed = time.Time{}, true
+		v.failures = append(v.failures, e)
+	case control.EventStarting, control.EventReady, control.EventDraining, control.EventStopped, control.EventBackoff, control.EventFailed:
+		if e.Service != "" {
+			v.row(e.Service).note(e)
+		}
+	case control.EventListening:
+		v.address = e.Text
+	case control.EventSecret:
+		v.secrets = append(v.secrets, e.Text)
+	case control.EventSwapped, control.EventDatabase, control.EventInfo, control.EventWarning:
+	default:
+	}
+}
+
+func (r *upRow) note(e control.Event) {
+	if r.begun.IsZero() {
+		r.begun = e.Time
+	}
+	if e.Kind == control.EventStopped {
+		delete(r.instances, e.Instance)
+		r.order = slices.DeleteFunc(r.order, func(id string) bool { return id == e.Instance })
+		return
+	}
+	i, ok := r.instances[e.Instance]
+	if !ok {
+		i = &upInstance{}
+		r.instances[e.Instance] = i
+		r.order = append(r.order, e.Instance)
+	}
+	i.state = e.Kind
+	if e.Text != "" {
+		i.reason = e.Text
+	}
+	if e.Kind == control.EventReady {
+		i.reason = ""
+		r.slowest = max(r.slowest, e.Took)
+	}
+}
+
+func (r *upRow) ready() int {
+	n := 0
+	for _, i := range r.instances {
+		if i.state == control.EventReady {
+			n++
+		}
+	}
+	return n
+}
+
+// trouble returns the first instance that is not on its way, "" if there is none.
+func (r *upRow) trouble() (id string, i *upInstance) {
+	for _, id := range r.order {
+		if i := r.instances[id]; i.reason != "" {
+			return id, i
+		}
+	}
+	return "", nil
+}
+
+// eventLines shows one event as it stays on the screen.
+func (v *upView) eventLines(e control.Event) []string {
+	s := v.screen
+	who, text := e.Instance, ""
+	if who == "" {
+		who = e.Service
+	}
+	told := harmless(e.Text, false)
+	with := func(word string) string {
+		if told == "" {
+			return word
+		}
+		return word + ": " + told
+	}
+	switch e.Kind {
+	case control.EventBuilding:
+		text = "building"
+	case control.EventBuilt:
+		text = "built in " + took(e.Took)
+	case control.EventBuildError:
+		lines := []string{v.eventLine(e.Time, who, s.style(red, "build failed"))}
+		return append(lines, indented(s, e.Text)...)
+	case control.EventStarting:
+		text = with("starting")
+	case control.EventReady:
+		text = s.style(green, "ready") + " in " + took(e.Took)
+	case control.EventDraining:
+		text = with("draining")
+	case control.EventStopped:
+		text = with("stopped")
+	case control.EventBackoff:
+		text = s.style(yellow, "backoff") + strings.TrimPrefix(with("backoff"), "backoff")
+	case control.EventFailed:
+		text = s.style(red, "failed") + strings.TrimPrefix(with("failed"), "failed")
+	case control.EventSwapped:
+		who, text = "routes", strings.TrimSuffix("swapped: "+told, ": ")
+	case control.EventListening:
+		who, text = "door", "open at "+s.style(bold, told)
+	case control.EventSecret:
+		who, text = "secret", "generated "+told
+	case control.EventDatabase:
+		who, text = "database", "created "+told
+	case control.EventWarning:
+		text = s.style(yellow, "warning") + strings.TrimPrefix(with("warning"), "warning")
+	case control.EventInfo:
+		text = told
+	default:
+		text = with(string(e.Kind))
+	}
+	if who == "" {
+		who = "fairlead"
+	}
+	return []string{v.eventLine(e.Time, who, text)}
+}
+
+func (v *upView) eventLine(t time.Time, who, text string) string {
+	return v.screen.style(dim, stamp(t)) + "  " + pad(who, v.label) + "  " + text
+}
+
+// indented shows the output of a program, which may be anything.
+func indented(s *screen, output string) []string {
+	var lines []string
+	for l := range strings.Lines(strings.TrimRight(output, "\n")) {
+		lines = append(lines, "    "+harmless(strings.TrimRight(l, "\r\n"), s.color))
+	}
+	return lines
+}
+
+var spinner = []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
+
+// block returns the lines that are painted again and again, none when there is
+// nothing to wait for.
+func (v *upView) block(now time.Time) []string {
+	if !v.screen.live || v.phase == phaseRunning {
+		return nil
+	}
+	frame := int(now.Sub(v.started) / (100 * time.Millisecond))
+	spin := v.screen.mark(string(spinner[frame%len(spinner)]), string(`|/-\`[frame%4]))
+	names := 0
+	for _, r := range v.rows {
+		names = max(names, len(r.name))
+	}
+	var lines []string
+	for _, r := range v.rows {
+		mark, state, detail := r.show(v.screen, v.phase, now)
+		if mark == "" && state == "" {
+			continue
+		}
+		if mark == "" {
+			mark = v.screen.style(cyan, spin)
+		}
+		lines = append(lines, "  "+mark+" "+pad(r.name, names)+"  "+pad(state, 12)+"  "+v.screen.style(dim, detail))
+	}
+	if v.phase == phaseStarting && v.address != "" {
+		lines = append(lines, "", "  door open at "+v.screen.style(bold, v.address)+"; requests wait for what is not ready")
+	}
+	return lines
+}
+
+// show returns what to show of a service; an empty mark means that it is busy,
+// with an empty state that there is nothing to show.
+func (r *upRow) show(s *screen, p phase, now time.Time) (mark, state, detail string) {
+	good, bad := s.style(green, s.mark("✓", "+")), s.style(red, s.mark("✗", "x"))
+	if p == phaseStopping {
+		if len(r.order) == 0 {
+			return "", "", ""
+		}
+		return "", "stopping", strings.Join(r.order, ", ")
+	}
+	ready := r.ready()
+	id, trouble := r.trouble()
+	switch {
+	case r.failed:
+		return bad, "build failed", ""
+	case !r.building.IsZero():
+		return "", "building", took(now.Sub(r.building))
+	case r.wanted == 0:
+		return s.style(dim, s.mark("○", "-")), "stopped", "no instance is wanted"
+	case ready >= r.wanted:
+		return good, "ready", r.times()
+	case trouble != nil && trouble.state != control.EventStarting:
+		return bad, string(trouble.state), id + ": " + harmless(trouble.reason, false)
+	case len(r.order) > 0:
+		detail = fmt.Sprintf("%d of %d ready, %s", ready, r.wanted, took(now.Sub(r.begun)))
+		if trouble != nil {
+			detail += "; " + id + ": " + harmless(trouble.reason, false)
+		}
+		return "", "starting", detail
+	case r.built > 0:
+		return "", "built", "in " + took(r.built)
+	default:
+		return "", "waiting", ""
+	}
+}
+
+// times says how long the service took until it was ready.
+func (r *upRow) times() string {
+	var parts []string
+	if r.wanted > 1 {
+		parts = append(parts, plural(r.wanted, "instance"))
+	}
+	if r.built > 0 {
+		parts = append(parts, "built in "+took(r.built))
+	}
+	return strings.Join(append(parts, "ready in "+took(r.slowest)), ", ")
+}
+
+// ready ends the starting phase and returns the lines that say where everything
+// is.
+func (v *upView) ready(now time.Time) []string {
+	var lines []string
+	if v.screen.live {
+		// The block as it is now stays on the screen.
+		v.address = ""
+		lines = v.block(now)
+	}
+	v.phase = phaseRunning
+	total := 0
+	for _, r := range v.rows {
+		total += r.ready()
+	}
+	text := fmt.Sprintf("ready: %s of %s in %s", plural(total, "instance"), plural(len(v.rows), "service"), took(now.Sub(v.started)))
+	if v.screen.live {
+		return append(lines, "", "  "+text)
+	}
+	return append(lines, v.eventLine(now, "fairlead", text))
+}
+
+// places says where the door, the logs and the secrets made now are, and how to
+// stop.
+func (v *upView) places(address string) []string {
+	rows := [][2]string{{"open", v.screen.style(bold, address)}}
+	rows = append(rows, [2]string{"logs", v.head.Command + " logs -f SERVICE; files in " + v.head.Logs})
+	for _, text := range v.secrets {
+		name, path, _ := strings.Cut(text, ": ")
+		rows = append(rows, [2]string{"secret", name + " was generated now; it is in " + brief(path)})
+	}
+	rows = append(rows, [2]string{"stop", "Ctrl-C, a second time at once; or: " + v.head.Command + " down"})
+	lines := []string{""}
+	for _, r := range rows {
+		lines = append(lines, "  "+v.screen.style(dim, pad(r[0], 6))+"  "+r[1])
+	}
+	return append(lines, "")
+}
+
+// stop begins the stopping phase and returns the line that says what is waited
+// for. why is what asked for it.
+func (v *upView) stop(now time.Time, why string) []string {
+	v.phase = phaseStopping
+	var waiting []string
+	for _, r := range v.rows {
+		if len(r.order) > 0 {
+			waiting = append(waiting, fmt.Sprintf("%s (%d)", r.name, len(r.order)))
+		}
+	}
+	text := why + ": stopping in order"
+	if len(waiting) > 0 && !v.screen.live {
+		text += ", waiting for " + strings.Join(waiting, ", ")
+	}
+	return []string{v.eventLine(now, "fairlead", text+"; Ctrl-C again kills at once")}
+}
+
+// stopped is the last line.
+func (v *upView) stopped(now, since time.Time) []string {
+	return []string{v.eventLine(now, "fairlead", "stopped in "+took(now.Sub(since)))}
+}
+
+// failed returns what is shown when the system did not come up: what each
+// service had come to, and the output of the builds that failed.
+func (v *upView) failed(now time.Time) []string {
+	var lines []string
+	if v.screen.live {
+		v.address = ""
+		lines = v.block(now)
+		for _, e := range v.failures {
+			lines = append(lines, "", "  "+v.screen.style(red, "build of "+e.Service+" failed:"))
+			lines = append(lines, indented(v.screen, e.Text)...)
+		}
+		lines = append(lines, "")
+	}
+	v.phase = phaseRunning
+	return lines
+}
