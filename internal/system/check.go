@@ -68,7 +68,7 @@ func (r *reader) checkTarget(t *routed) {
 			s.HTTP = true
 		}
 	case t.service != nil && t.service.scalar():
-		r.rec.add(t.service.at, t.service.path, noValue)
+		r.rec.add(t.service.at, t.service.path, emptyValue, "name a service")
 	case t.request != nil && t.route.Request != nil && t.route.Request.Subject != "":
 		r.checkRequest(t)
 	}

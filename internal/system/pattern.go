@@ -64,8 +64,6 @@ func parseSegments(path string) ([]segment, *patternError) {
 			segments = append(segments, segment{multi: true})
 		case part == "":
 			return nil, &patternError{"the path has an empty segment", "write one slash"}
-		case part == "." || part == "..":
-			return nil, &patternError{"the path holds " + quote(part), "requests for it arrive at the path that it leads to; write that"}
 		case part == "{$}":
 			if !last {
 				return nil, &patternError{"{$} is not at the end", "{$} stands for the end of the path, after its last slash"}
@@ -94,10 +92,30 @@ func parseSegments(path string) ([]segment, *patternError) {
 			if err != nil {
 				return nil, &patternError{quote(part) + " has a bad escape", "write % and two hexadecimal digits"}
 			}
+			if leadsElsewhere(literal) {
+				return nil, &patternError{"the path holds " + quote(part), "such requests are refused: they may mean another path to a service"}
+			}
 			segments = append(segments, segment{literal: literal})
 		}
 	}
 	return segments, nil
+}
+
+// leadsElsewhere reports whether a decoded segment could be read as more than one
+// segment, or as a step to another, by someone who decodes once more.
+func leadsElsewhere(s string) bool {
+	for range 3 {
+		name, _, _ := strings.Cut(s, ";")
+		if name == "." || name == ".." || strings.ContainsAny(s, "/\\\x00") {
+			return true
+		}
+		decoded, err := url.PathUnescape(s)
+		if err != nil || decoded == s {
+			break
+		}
+		s = decoded
+	}
+	return false
 }
 
 // values returns the names of the path values.

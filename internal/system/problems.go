@@ -25,6 +25,7 @@ const (
 	startOrder  code = "start-order"
 	missingKey  code = "missing-key"
 	noValue     code = "no-value"
+	emptyValue  code = "empty-value"
 	wrongType   code = "wrong-type"
 	misplaced   code = "misplaced-key"
 	exactlyOne  code = "exactly-one"
@@ -81,49 +82,50 @@ type words struct{ problem, advice string }
 
 // problems are the words of every diagnostic.
 var problems = map[code]words{
-	fileTooLarge:    {"is larger than %s", "a system is described by hand; keep data in files of its own"},
+	fileTooLarge:    {"is larger than %[1]s", "a system is described by hand; keep data in files of its own"},
 	notText:         {"is not UTF-8 text", "save the file as UTF-8"},
-	tooLong:         {"has more than %d words and signs", "a system is described by hand; keep data in files of its own"},
-	tooDeep:         {"is nested deeper than %d levels", "nothing in this file needs that; look for a missing bracket"},
-	syntaxError:     {"is not YAML: %s", "check indentation, quotes and brackets here and in the line above"},
-	yamlFeature:     {"holds %s, which this file does without", "write the value out, or quote the text if it begins with that sign"},
+	tooLong:         {"has more than %[1]d words and signs", "a system is described by hand; keep data in files of its own"},
+	tooDeep:         {"is nested deeper than %[1]d levels", "nothing in this file needs that; look for a missing bracket"},
+	syntaxError:     {"is not YAML: %[1]s", "check indentation, quotes and brackets here and in the line above"},
+	yamlFeature:     {"holds %[1]s, which this file does without", "write the value out, or quote the text if it begins with that sign"},
 	secondDocument:  {"begins a second document", "keep one document, without --- in between"},
 	emptyFile:       {"holds nothing", "begin with system: NAME"},
 	keyNotText:      {"holds a key that is no text", "quote the key"},
-	duplicateKey:    {"is already set at %s", "keep one of the two"},
-	tooManyProblems: {"has more than %d problems, the rest is not shown", "correct these first"},
+	duplicateKey:    {"is already set at %[1]s", "keep one of the two"},
+	tooManyProblems: {"has more than %[1]d problems, the rest is not shown", "correct these first"},
 
-	unknownKey:  {"is not a key of %s", "%[2]s"},
+	unknownKey:  {"is not a key of %[1]s", "%[2]s"},
 	notBuilt:    {"is not built yet", "%[1]s"},
 	startOrder:  {"there is no start order", "anything may start, stop or vanish at any time; whoever needs it waits, bounded, or is told what is missing: remove this key"},
 	missingKey:  {"is missing", "%[1]s"},
-	noValue:     {"has no value", `write one ("" for an empty text), or remove the key`},
+	noValue:     {"has no value", "%[1]s"},
+	emptyValue:  {"is empty", "%[1]s"},
 	wrongType:   {"must be %[1]s, is %[2]s", "%[3]s"},
 	misplaced:   {"does not belong %[1]s", "%[2]s"},
 	exactlyOne:  {"must have exactly one of %[1]s, has %[2]s", "%[3]s"},
 	tooMany:     {"must be at most %[1]s, are %[2]d", "%[3]s"},
-	duplicateIn: {"is already in the list at %s", "remove one of the two"},
+	duplicateIn: {"is already in the list at %[1]s", "remove one of the two"},
 
 	badName:       {"must be %[2]s, is %[1]s", "%[3]s"},
 	notOneOf:      {"must be %[1]s, is %[2]s", "%[3]s"},
 	outOfRange:    {"must be %[1]s, is %[2]s", "%[3]s"},
-	badDuration:   {"must be a duration, is %s", "write a number with ms, s, m, h or d, as in 30s, 1h30m or 7d"},
-	badSize:       {"must be a size, is %s", "write whole bytes, or a whole number with KiB, MiB or GiB, as in 10MiB"},
+	badDuration:   {"must be a duration, is %[1]s", "write a number with ms, s, m, h or d, as in 30s, 1h30m or 7d"},
+	badSize:       {"must be a size, is %[1]s", "write whole bytes, or a whole number with KiB, MiB or GiB, as in 10MiB"},
 	badAddress:    {"must be host:port, is %[1]s", "%[2]s"},
-	notLoopback:   {"must be a loopback address, is %s", "the bus has no TLS yet and is for this machine only: write 127.0.0.1:PORT"},
-	badCommand:    {"cannot be split: %s", "quote as in a shell, or write a list of arguments"},
+	notLoopback:   {"must be a loopback address, is %[1]s", "the bus has no TLS yet and is for this machine only: write 127.0.0.1:PORT"},
+	badCommand:    {"cannot be split: %[1]s", "quote as in a shell, or write a list of arguments"},
 	badVariable:   {"is not the name of a variable", "write letters, digits and _, not beginning with a digit"},
 	takenVariable: {"is set by %[1]s", "%[2]s"},
-	badPath:       {"is not a path: %[1]s", "%[2]s"},
+	badPath:       {"%[1]s", "%[2]s"},
 	notFound:      {"does not exist: %[1]s", "%[2]s"},
 	badSubject:    {"is no subject: %[1]s", "write tokens with dots between them, as in orders.created; * stands for one token, a last > for the rest"},
 	wideSubject:   {"begins with a wildcard, which would cover the replies of other services", "write the first token out, as in orders.>"},
 	closedSubject: {"begins with %[1]q, which belongs to fairlead and NATS", "%[2]s"},
 	badPattern:    {"is no NestJS pattern: %[1]s", "write a map of plain words, as in {cmd: findAll, area: flows}"},
-	badJWKS:       {"must be bus:SUBJECT or file:PATH, is %s", `write bus:auth.jwks to ask the service that answers it`},
-	badRole:       {"must be a role, is %s", "write letters, digits and . _ - : without spaces"},
-	badStatus:     {"must be 400 to 599, is %s", "an error is answered with the status of an error"},
-	badReference:  {"is no value of the request: %s", "write $body, $query or $path, or one value of it as in $path.id, $query.page or $body.user.name; $$ begins a text with a dollar"},
+	badJWKS:       {"must be bus:SUBJECT or file:PATH, is %[1]s", `write bus:auth.jwks to ask the service that answers it`},
+	badRole:       {"must be a role, is %[1]s", "write letters, digits and . _ - : without spaces"},
+	badStatus:     {"must be 400 to 599, is %[1]s", "an error is answered with the status of an error"},
+	badReference:  {"is no value of the request: %[1]s", "write $body, $query or $path, one value of it as in $path.id, $query.page or $body.user.name, $user.sub or $user.roles; $$ begins a text with a dollar"},
 
 	badRoute:       {"is no route: %[1]s", "%[2]s"},
 	sameRoute:      {"matches the same requests as %[1]s at %[2]s", "keep one of the two"},
@@ -133,7 +135,7 @@ var problems = map[code]words{
 	answeredTwice:  {"%[1]s is answered by %[2]s", "one service answers a request; take the subject out of the answers of the others"},
 	patternFormat:  {"is a NestJS pattern, but the format of %[1]s is raw", "set services.%[1]s.bus.format to nest, or name a subject"},
 	roleWithoutJWT: {"needs to know who the user is, but there is no gateway.auth.jwt", "add gateway.auth.jwt, or remove the role"},
-	bodyOverBus:    {"must be at most 1MiB for a request over the bus, is %s", "send large bodies to a service over HTTP: service: NAME"},
+	bodyOverBus:    {"must be at most 1MiB for a request over the bus, is %[1]s", "send large bodies to a service over HTTP: service: NAME"},
 
 	unknownService:  {"there is no service %[1]s", "%[2]s"},
 	unknownSecret:   {"there is no secret %[1]s", "%[2]s"},

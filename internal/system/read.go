@@ -50,7 +50,10 @@ type schema struct {
 	empty   bool              // members without a value are as if they were not there
 }
 
-const forNow = "remove it for now"
+const (
+	forNow   = "remove it for now"
+	orRemove = "write one, or remove the key"
+)
 
 // fields returns the members of a mapping by key and tells which keys are wrong. A
 // nil node and one that is no mapping have no members.
@@ -70,7 +73,7 @@ func (r *reader) fields(n *node, s schema) map[string]*node {
 		}
 		if m.kind == null {
 			if !s.empty {
-				r.rec.add(m.keyAt, m.path, noValue)
+				r.rec.add(m.keyAt, m.path, noValue, orRemove)
 			}
 			continue
 		}
@@ -103,6 +106,11 @@ func (r *reader) unknown(m *node, s schema) {
 
 // entries returns the members of a map whose keys are names of the user's choice.
 func (r *reader) entries(n *node, what string) []*node {
+	return r.entriesWith(n, what, orRemove)
+}
+
+// entriesWith is entries with the advice for a name without a value.
+func (r *reader) entriesWith(n *node, what, advice string) []*node {
 	if n == nil || n.kind == null {
 		return nil
 	}
@@ -113,7 +121,7 @@ func (r *reader) entries(n *node, what string) []*node {
 	entries := make([]*node, 0, len(n.items))
 	for _, m := range n.items {
 		if m.kind == null {
-			r.rec.add(m.keyAt, m.path, noValue)
+			r.rec.add(m.keyAt, m.path, noValue, advice)
 			continue
 		}
 		entries = append(entries, m)
@@ -124,7 +132,7 @@ func (r *reader) entries(n *node, what string) []*node {
 // wrong tells that a value is of the wrong type.
 func (r *reader) wrong(n *node, want, advice string) {
 	if n.kind == null {
-		r.rec.add(n.keyAt, n.path, noValue)
+		r.rec.add(n.keyAt, n.path, noValue, orRemove)
 		return
 	}
 	r.rec.add(n.at, n.path, wrongType, want, n.kind, advice)
@@ -318,9 +326,9 @@ func (r *reader) file(n *node, dir bool) string {
 	case err != nil:
 		r.rec.add(n.at, n.path, notFound, quote(n.text), "make the file, or correct the path; it starts at the folder of this file")
 	case dir && !info.IsDir():
-		r.rec.add(n.at, n.path, badPath, quote(n.text)+" is not a folder", "name the folder")
+		r.rec.add(n.at, n.path, badPath, "must be a folder, "+quote(n.text)+" is a file", "name the folder")
 	case !dir && !info.Mode().IsRegular():
-		r.rec.add(n.at, n.path, badPath, quote(n.text)+" is not a regular file", "name the file")
+		r.rec.add(n.at, n.path, badPath, "must be a regular file, "+quote(n.text)+" is none", "name the file")
 	}
 	return path
 }
@@ -332,7 +340,7 @@ func (r *reader) path(n *node) (string, bool) {
 		return "", false
 	}
 	if s == "" || strings.ContainsAny(s, "\x00\n") {
-		r.rec.add(n.at, n.path, badPath, "it is empty or holds a control character", "name a path from the folder of this file")
+		r.rec.add(n.at, n.path, badPath, "is empty or holds a control character", "name a path from the folder of this file")
 		return "", false
 	}
 	if !filepath.IsAbs(s) {

@@ -7,16 +7,14 @@ import (
 	"time"
 )
 
-var (
-	routeSchema = schema{
-		what: "a route",
-		keys: []string{"service", "request", "files", "role", "timeout", "limits", "retry", "data", "errors"},
-		unbuilt: map[string]string{
-			"allow": forNow, "strip_prefix": "let the service serve the whole path for now", "publish": forNow,
-			"subscribe": forNow, "dedupe": forNow, "rate": forNow,
-		},
-	}
-)
+var routeSchema = schema{
+	what: "a route",
+	keys: []string{"service", "request", "files", "role", "timeout", "limits", "retry", "data", "errors"},
+	unbuilt: map[string]string{
+		"allow": forNow, "strip_prefix": "let the service serve the whole path for now", "publish": forNow,
+		"subscribe": forNow, "dedupe": forNow, "rate": forNow,
+	},
+}
 
 const maxRoutes = 5000
 
@@ -66,7 +64,7 @@ func (r *reader) readRoute(f map[string]*node, out *routed) {
 	}
 	if n := f["role"]; n != nil && n.kind == list && len(n.items) == 0 {
 		// An empty list would open a door that looks closed.
-		r.rec.add(n.at, n.path, noValue)
+		r.rec.add(n.at, n.path, emptyValue, "name a role, or remove the key to let everybody in")
 	}
 	route.Timeout = r.duration(f["timeout"], 30*time.Second, time.Millisecond, 24*time.Hour)
 	limits := r.fields(f["limits"], limitsSchema)
@@ -178,10 +176,18 @@ func (r *reader) references(n *node, p pattern) {
 		return
 	}
 	of, name, named := strings.Cut(n.text[1:], ".")
-	switch {
-	case of != "body" && of != "query" && of != "path" || named && (name == "" || strings.Contains(name, "..") || strings.HasSuffix(name, ".")):
+	known := false
+	switch of {
+	case "body":
+		known = !named || !slices.Contains(strings.Split(name, "."), "")
+	case "query", "path":
+		known = !named || name != ""
+	case "user":
+		known = name == "sub" || name == "roles"
+	}
+	if !known {
 		r.rec.add(n.at, n.path, badReference, quote(n.text))
-	case of == "path" && named && !slices.Contains(p.values(), name):
+	} else if of == "path" && named && !slices.Contains(p.values(), name) {
 		r.rec.add(n.at, n.path, unknownValue, name, suggest(name, p.values(), "add {"+name+"} to the path"))
 	}
 }

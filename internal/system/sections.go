@@ -132,19 +132,24 @@ func (r *reader) readJWT(n *node) *JWT {
 			r.missing(n, jwtSchema, key, "a token is accepted only from the "+key+" that is named here")
 			continue
 		}
-		*to = r.notEmpty(f[key])
+		*to = r.notEmpty(f[key], "write what the tokens hold")
 	}
 	if claim := f["roles_claim"]; claim != nil {
-		out.RolesClaim = r.notEmpty(claim)
+		out.RolesClaim = r.notEmpty(claim, "name the claim that lists the roles, or remove the key")
 	}
 	if algorithms := f["algorithms"]; algorithms != nil {
 		known := []string{"EdDSA", "ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
 		out.Algorithms = nil
 		for _, item := range r.texts(algorithms, false) {
+			if strings.HasPrefix(item.text, "HS") || item.text == "none" {
+				r.rec.add(item.at, item.path, notOneOf, enumerate(known, "or"), quote(item.text),
+					"whoever can check such a token can make one")
+				continue
+			}
 			out.Algorithms = append(out.Algorithms, r.oneOf(item, "", known...))
 		}
 		if algorithms.kind == list && len(algorithms.items) == 0 {
-			r.rec.add(algorithms.at, algorithms.path, noValue)
+			r.rec.add(algorithms.at, algorithms.path, emptyValue, "name an algorithm, or remove the key for EdDSA")
 		}
 	}
 	out.Leeway = r.duration(f["leeway"], 30*time.Second, 0, 10*time.Minute)
@@ -174,10 +179,10 @@ func (r *reader) readJWT(n *node) *JWT {
 }
 
 // notEmpty reads a text of at least one character.
-func (r *reader) notEmpty(n *node) string {
+func (r *reader) notEmpty(n *node, advice string) string {
 	s, ok := r.text(n)
 	if ok && strings.TrimSpace(s) == "" {
-		r.rec.add(n.at, n.path, noValue)
+		r.rec.add(n.at, n.path, emptyValue, advice)
 	}
 	return s
 }
@@ -289,7 +294,7 @@ func (r *reader) readService(n *node) (Service, bool) {
 		r.wrong(build, "a map of command", "write build: {command: ...}")
 	} else if build != nil {
 		if command := r.fields(build, buildSchema)["command"]; command != nil {
-			out.Build = r.notEmpty(command)
+			out.Build = r.notEmpty(command, "write a command line, or remove build")
 		} else {
 			r.missing(build, buildSchema, "command", "a shell runs it; $OUT is the folder for what it builds")
 		}
@@ -346,7 +351,7 @@ func (r *reader) command(n *node) []string {
 		}
 	}
 	if len(args) == 0 || args[0] == "" {
-		r.rec.add(n.at, n.path, noValue)
+		r.rec.add(n.at, n.path, emptyValue, "name the program that runs, and its arguments")
 		return nil
 	}
 	return args
@@ -404,7 +409,7 @@ func (r *reader) readGrants(f map[string]*node, out *Service) {
 		r.wrong(environment, "a map of variables", "write {NAME: value}")
 		return
 	}
-	for _, m := range r.entries(environment, "variables by name") {
+	for _, m := range r.entriesWith(environment, "variables by name", `write "" for an empty one, or remove the key`) {
 		s, ok := r.text(m)
 		if !ok {
 			continue
@@ -546,7 +551,7 @@ func (r *reader) readHealthcheck(n *node) Healthcheck {
 		switch {
 		case !ok:
 		case !strings.HasPrefix(s, "/") || strings.ContainsAny(s, " \t\r\n#") || len(s) > 1024:
-			r.rec.add(n.at, n.path, badPath, "it must begin with /", "name the path to ask, as in /healthz")
+			r.rec.add(n.at, n.path, badPath, "must begin with /", "name the path to ask, as in /healthz")
 		default:
 			out.HTTP = s
 		}

@@ -48,7 +48,7 @@ func document(src []byte, rec *recorder) *node {
 				at = placeOf(syntax.Token)
 			}
 		}
-		rec.add(at, "", syntaxError, message)
+		rec.add(at, "", syntaxError, strings.NewReplacer("\t", `\t`, "\n", " ", "\r", " ").Replace(message))
 		return nil
 	}
 	var root *node
@@ -57,7 +57,7 @@ func document(src []byte, rec *recorder) *node {
 			continue
 		}
 		if root != nil {
-			rec.add(placeOf(doc.Body.GetToken()), "", secondDocument)
+			rec.add(begin(doc.Body), "", secondDocument)
 			return nil
 		}
 		root = convert(doc.Body, "", rec)
@@ -167,16 +167,31 @@ func bounded(tokens token.Tokens, rec *recorder) bool {
 	return ok
 }
 
+// begin is where a node begins; for some the library's token stands later.
+func begin(n ast.Node) place {
+	switch n := n.(type) {
+	case *ast.LiteralNode:
+		return placeOf(n.Start)
+	case *ast.MappingValueNode:
+		return placeOf(n.Key.GetToken())
+	case *ast.MappingNode:
+		if len(n.Values) > 0 && !n.IsFlowStyle {
+			return placeOf(n.Values[0].Key.GetToken())
+		}
+	}
+	return placeOf(n.GetToken())
+}
+
 // convert makes nodes of the library's syntax tree.
 func convert(n ast.Node, path string, rec *recorder) *node {
-	out := &node{path: path, at: placeOf(n.GetToken())}
+	out := &node{path: path, at: begin(n)}
 	switch n := n.(type) {
 	case *ast.NullNode:
 		out.kind = null
 	case *ast.StringNode:
 		out.kind, out.text = text, n.Value
 	case *ast.LiteralNode:
-		out.kind, out.at = text, placeOf(n.Start)
+		out.kind = text
 		if n.Value != nil {
 			out.text = n.Value.Value
 		}
@@ -199,12 +214,9 @@ func convert(n ast.Node, path string, rec *recorder) *node {
 		}
 	case *ast.MappingNode:
 		out.kind = mapping
-		if len(n.Values) > 0 && !n.IsFlowStyle {
-			out.at = placeOf(n.Values[0].Key.GetToken())
-		}
 		members(out, n.Values, rec)
 	case *ast.MappingValueNode:
-		out.kind, out.at = mapping, placeOf(n.Key.GetToken())
+		out.kind = mapping
 		members(out, []*ast.MappingValueNode{n}, rec)
 	default:
 		rec.add(out.at, path, yamlFeature, n.Type().YAMLName())
