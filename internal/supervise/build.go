@@ -1,0 +1,183 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"fairlead/internal/supervise/logfile"
+	"fairlead/internal/supervise/process"
+)
+
+// BuildOptions are for [Build].
+type BuildOptions struct {
+	Command string    // for sh -c
+	Dir     string    // working folder, absolute
+	Out     string    // folder for what is built, given as $OUT; made if it does not exist
+	Env     []string  // whole environment but OUT
+	Output  io.Writer // gets what the command writes, as it comes; may be nil
+}
+
+// BuildError says that a build command failed.
+type BuildError struct {
+	Reason string
+	Output []string // the last lines it wrote
+}
+
+func (e *BuildError) Error() string {
+	if len(e.Output) == 0 {
+		return "build: " + e.Reason
+	}
+	return "build: " + e.Reason + "; it wrote at last:\n    " + strings.Join(e.Output, "\n    ")
+}
+
+// Build runs a build command in a process group of its own and waits for it.
+// When ctx ends, the command and everything it started are killed. A command
+// that fails gives a [*BuildError]. What the command leaves running in the
+// background when it ends is killed too: a build makes files, not services.
+func Build(ctx context.Context, opts BuildOptions) error {
+	if err := os.MkdirAll(opts.Out, 0o700); err != nil {
+		return fmt.Errorf("build: %w", err)
+	}
+	// The signal of parent death is bound to the thread that starts the command.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	out := &tail{to: opts.Output}
+	//nolint:noctx // ctx kills the whole tree below, not only the shell
+	cmd := exec.Command("/bin/sh", "-c", opts.Command)
+	cmd.Dir = opts.Dir
+	cmd.Env = append(opts.Env[:len(opts.Env):len(opts.Env)], "OUT="+opts.Out)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = time.Second // for output that a background process holds open
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("build: %w", context.Cause(ctx))
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("build: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	var err error
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		killTree(cmd.Process.Pid)
+		<-ended
+		reapGroup(cmd.Process.Pid)
+		return fmt.Errorf("build: %w", context.Cause(ctx))
+	}
+	killGroup(cmd.Process.Pid)
+	switch exit, failed := errors.AsType[*exec.ExitError](err); {
+	case failed:
+		return &BuildError{Reason: exit.Error(), Output: out.lines()}
+	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
+		return fmt.Errorf("build: %w", err)
+	}
+	return nil
+}
+
+// killTree kills a process that nobody has reaped yet, its group, and all that
+// descends from it.
+func killTree(pid int) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	roots := map[int]bool{pid: true}
+	known := make(map[int]uint64) // pid -> start
+	// What cannot be killed is not ours to wait for.
+	_ = process.Kill(ctx, func() (process.Table, error) {
+		table, err := process.All()
+		if err != nil {
+			return nil, err //nolint:wrapcheck // dropped above
+		}
+		for _, s := range table.Below(roots) {
+			roots[s.PID], known[s.PID] = true, s.Start
+		}
+		return alive(table, func(s process.Stat) bool { return known[s.PID] == s.Start || s.Group == pid }), nil
+	})
+}
+
+// killGroup kills what is left in the group of a process that has ended. The
+// group's number cannot be anybody else's while something is in it.
+func killGroup(group int) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	self := os.Getpid()
+	_ = process.Kill(ctx, func() (process.Table, error) {
+		table, err := process.All()
+		if err != nil {
+			return nil, err //nolint:wrapcheck // dropped above
+		}
+		return alive(table, func(s process.Stat) bool { return s.Group == group && s.PID != self }), nil
+	})
+	reapGroup(group)
+}
+
+// reapGroup reaps what this process, being a subreaper, adopted of a group.
+func reapGroup(group int) {
+	for {
+		pid, err := unix.Wait4(-group, nil, unix.WNOHANG, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || pid <= 0 {
+			return
+		}
+	}
+}
+
+func alive(table process.Table, which func(process.Stat) bool) process.Table {
+	var found process.Table
+	for _, s := range table.Alive() {
+		if which(s) {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// tail passes output on and keeps its last lines.
+type tail struct {
+	to io.Writer
+
+	mu     sync.Mutex // guards below
+	recent logfile.Recent
+	line   []byte
+}
+
+// Write never fails: a build must not fail because nobody looks at it.
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.to != nil {
+		_, _ = t.to.Write(b)
+	}
+	for part := range strings.SplitAfterSeq(string(b), "\n") {
+		if len(t.line)+len(part) <= logfile.MaxText {
+			t.line = append(t.line, part...)
+		}
+		if strings.HasSuffix(part, "\n") {
+			t.recent.Add(t.line)
+			t.line = t.line[:0]
+		}
+	}
+	return len(b), nil
+}
+
+func (t *tail) lines() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.recent.Add(t.line)
+	t.line = t.line[:0]
+	return t.recent.Lines()
+}

@@ -1,0 +1,513 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"fairlead/internal/supervise/keeper"
+	"fairlead/internal/supervise/logfile"
+	"fairlead/internal/wire"
+)
+
+// keptLogs is how many ended instances of a service keep their output.
+const keptLogs = 10
+
+// place is where one copy of a service runs: one instance after the other. One
+// goroutine owns it and makes all changes of state of its instances.
+type place struct {
+	sup  *Supervisor
+	svc  *service
+	spec Spec
+
+	leaving context.Context // ended by retire
+	retire  context.CancelFunc
+
+	adopt    chan struct{} // closed when the place is there to stay
+	once     sync.Once
+	first    chan error    // cap 1: the first instance became ready (nil), or did not
+	admitted chan struct{} // closed when the first instance was admitted
+	done     chan struct{} // closed when the place is empty for good
+
+	admitOnce sync.Once
+
+	// Supervisor.mu guards what others see.
+	view    Instance
+	serving bool // admitted, and not dismissed yet
+
+	restarts int
+	quick    int
+}
+
+// StartError says why an instance did not become ready.
+type StartError struct {
+	Service, Instance string
+	Reason            string
+	Output            []string // last lines that it wrote
+}
+
+// Error is the reason, and the last lines of the output below it.
+func (e *StartError) Error() string {
+	text := "start " + e.Service + ": " + e.Reason
+	if len(e.Output) > 0 {
+		text += "; it wrote at last:\n    " + strings.Join(e.Output, "\n    ")
+	}
+	return text
+}
+
+// newPlace starts a place for spec; mu is held. Until it is adopted, it is on
+// trial: its instance gets no traffic, and when it ends, the place ends.
+func (s *Supervisor) newPlace(svc *service, spec Spec) (*place, error) {
+	if s.life.Err() != nil {
+		return nil, ErrStopped
+	}
+	if s.watching == nil {
+		return nil, errors.New("the supervisor is not started")
+	}
+	p := &place{
+		sup: s, svc: svc, spec: spec.withDefaults(),
+		adopt: make(chan struct{}), first: make(chan error, 1),
+		admitted: make(chan struct{}), done: make(chan struct{}),
+	}
+	p.leaving, p.retire = context.WithCancel(s.now)
+	svc.extra = append(svc.extra, p)
+	s.places.Go(p.run)
+	return p, nil
+}
+
+// remove forgets a place that is empty.
+func (s *Supervisor) remove(p *place) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.svc.places = without(p.svc.places, p)
+	p.svc.extra = without(p.svc.extra, p)
+	s.broadcast()
+}
+
+func without(places []*place, p *place) []*place {
+	return slices.DeleteFunc(slices.Clone(places), func(o *place) bool { return o == p })
+}
+
+// keep makes the place stay: its instance gets traffic and successors.
+func (p *place) keep() { p.once.Do(func() { close(p.adopt) }) }
+
+func (p *place) onTrial() bool {
+	select {
+	case <-p.adopt:
+		return false
+	default:
+		return true
+	}
+}
+
+// tell answers whoever waits for the first instance; later calls do nothing.
+func (p *place) tell(err error) {
+	select {
+	case p.first <- err:
+	default:
+	}
+}
+
+// run is the goroutine of the place.
+func (p *place) run() {
+	defer close(p.done)
+	defer p.sup.remove(p)
+	defer p.retire()
+	for p.leaving.Err() == nil {
+		pause, again := p.serve()
+		if !again {
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-p.leaving.Done():
+			p.become(Stopped, "")
+			p.tell(ErrStopped)
+			return
+		}
+		p.restarts++
+	}
+	p.tell(ErrStopped)
+}
+
+// attempt is one instance of a place.
+type attempt struct {
+	id       string
+	granted  bool
+	admitted bool
+	told     bool // the host knows that it is gone
+	port     int
+	socket   string
+	process  *keeper.Process
+	ready    time.Time
+}
+
+// serve runs one instance from its start to its end. It returns the pause
+// before the next, or false when there shall be none.
+func (p *place) serve() (pause time.Duration, again bool) {
+	a := &attempt{}
+	defer p.release(a)
+	if reason, hopeless := p.start(a); reason != "" {
+		p.gone(a)
+		return p.failed(a, reason, hopeless, nil)
+	}
+	stopKilling := context.AfterFunc(p.sup.now, func() { a.process.Stop(0) })
+	defer stopKilling()
+	reason := p.live(a)
+	if reason == "" {
+		p.become(Draining, "")
+		p.dismiss(a, p.spec.StopGracePeriod)
+		<-a.process.Gone()
+		p.become(Stopped, stopReason(a.process.Exit()))
+		return 0, false
+	}
+	select {
+	case <-a.process.Ended():
+		// More telling than a probe that failed at the same time.
+		reason = exitReason(a.process.Exit())
+		p.gone(a)
+	default:
+		p.become(Draining, reason)
+		p.dismiss(a, p.spec.Healthcheck.Timeout)
+	}
+	var output []string
+	select {
+	case <-a.process.Gone():
+		output = a.process.Output()
+	case <-time.After(time.Second):
+		// A tree that is slow to die; its end is waited for below.
+	}
+	pause, again = p.failed(a, reason, false, output)
+	<-a.process.Gone()
+	return pause, again
+}
+
+// start brings up the process. It returns why that failed, and whether it is
+// pointless to try again soon.
+func (p *place) start(a *attempt) (reason string, hopeless bool) {
+	s := p.sup
+	id, err := s.opts.NextID(p.spec.Service)
+	if err == nil && !validID(id) {
+		err = fmt.Errorf("id %q is not made of letters, digits, dashes and underscores", id)
+	}
+	if err != nil {
+		p.begin("")
+		return fmt.Sprintf("no id for the instance: %v", err), false
+	}
+	a.id = id
+	p.begin(id)
+	env, err := s.opts.Host.Grant(p.leaving, p.spec, id)
+	if err != nil {
+		return fmt.Sprintf("no environment for the instance: %v", err), false
+	}
+	a.granted = true
+	if len(p.spec.Command) == 0 {
+		return "the command is empty", true
+	}
+	path, err := lookUp(p.spec.Command[0], p.spec.Dir, env)
+	if err != nil {
+		return err.Error(), true
+	}
+	if a.port, err = s.ports.take(); err != nil {
+		return err.Error(), false
+	}
+	if a.socket, err = s.sockets.path(id); err != nil {
+		return err.Error(), true
+	}
+	env = slices.Concat(env, []string{wire.EnvPort + "=" + strconv.Itoa(a.port), wire.EnvSocket + "=" + a.socket})
+	k, err := s.activeKeeper(p.leaving)
+	if err != nil {
+		return err.Error(), false
+	}
+	a.process, err = k.Launch(p.leaving, keeper.Command{
+		ID: id, Path: path, Args: p.spec.Command, Dir: p.spec.Dir, Env: env, LogDir: s.logDir(p.spec.Service),
+	})
+	if err != nil {
+		// A lost keeper is no fault of the command.
+		return fmt.Sprintf("command %q: %v", p.spec.Command[0], err), !errors.Is(err, keeper.ErrLost)
+	}
+	p.update(func(v *Instance) { v.PID = a.process.Identity.PID })
+	return "", false
+}
+
+func validID(id string) bool {
+	for _, r := range id {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_':
+		default:
+			return false
+		}
+	}
+	return id != "" && len(id) <= 128
+}
+
+// live returns "" when the place is left, or why the instance is of no use any
+// more. Nothing of the probes outlives the call.
+func (p *place) live(a *attempt) string {
+	watch, stop := context.WithCancel(p.leaving)
+	probe := newProbe(p, a)
+	var probing sync.WaitGroup
+	defer func() {
+		stop()
+		probing.Wait()
+		probe.close()
+	}()
+	found := make(chan verdict, 1)
+	probing.Go(func() { found <- probe.awaitReady(watch) })
+	var (
+		sick  chan string
+		adopt chan struct{}
+	)
+	for {
+		select {
+		case <-p.leaving.Done():
+			return ""
+		case <-a.process.Ended():
+			return exitReason(a.process.Exit())
+		case v := <-found:
+			if watch.Err() != nil {
+				return ""
+			}
+			if v.reason != "" {
+				return v.reason
+			}
+			a.ready = time.Now()
+			p.update(func(i *Instance) { i.Endpoint = v.endpoint })
+			p.become(Ready, "")
+			p.tell(nil)
+			sick, adopt = make(chan string, 1), p.adopt
+			probing.Go(func() { sick <- probe.watch(watch) })
+		case <-adopt:
+			adopt = nil
+			a.admitted = true
+			p.sup.opts.Host.Admit(p.snapshot())
+			p.setServing(true)
+			p.admitOnce.Do(func() { close(p.admitted) })
+		case reason := <-sick:
+			if watch.Err() != nil {
+				return ""
+			}
+			return reason
+		}
+	}
+}
+
+// dismiss takes an instance out of traffic, for at most drain, and ends its
+// process within the grace. It returns when the process has ended.
+func (p *place) dismiss(a *attempt, drain time.Duration) {
+	if a.admitted {
+		ctx, cancel := context.WithTimeout(p.sup.now, drain)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			select {
+			case <-a.process.Ended():
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		p.sup.opts.Host.Withdraw(ctx, p.snapshot())
+		cancel()
+		<-ended
+	}
+	grace := p.spec.StopGracePeriod
+	if p.sup.now.Err() != nil {
+		grace = 0
+	}
+	a.process.Stop(grace)
+	<-a.process.Ended()
+	p.gone(a)
+}
+
+// gone tells the host, once, that the instance is no more.
+func (p *place) gone(a *attempt) {
+	if !a.granted || a.told {
+		return
+	}
+	a.told = true
+	p.update(func(v *Instance) { v.PID = 0 })
+	p.sup.opts.Host.Gone(p.snapshot())
+}
+
+// failed decides what follows an instance that ended without being asked to.
+func (p *place) failed(a *attempt, reason string, hopeless bool, output []string) (pause time.Duration, again bool) {
+	if len(output) > 0 {
+		reason += fmt.Sprintf(": %q", output[len(output)-1])
+	}
+	if p.leaving.Err() != nil {
+		p.become(Stopped, reason)
+		p.tell(ErrStopped)
+		return 0, false
+	}
+	if p.onTrial() {
+		p.become(Failed, reason)
+		p.tell(&StartError{Service: p.spec.Service, Instance: a.id, Reason: reason, Output: output})
+		return 0, false
+	}
+	d := p.sup.opts.Policy.Decide(History{
+		Quick: p.quick, Ready: a.ready, Reason: reason, Hopeless: hopeless,
+		Jitter: rand.Float64(),
+	}, time.Now())
+	p.quick = d.Quick
+	p.become(d.State, d.Reason)
+	return d.After, true
+}
+
+// release gives back what the attempt had reserved; its process is gone.
+func (p *place) release(a *attempt) {
+	if a.port != 0 {
+		p.sup.ports.release(a.port)
+	}
+	if a.socket != "" {
+		_ = os.Remove(a.socket) // most programs do it themselves
+	}
+	if a.process != nil {
+		p.sup.pruneLogs(p.svc)
+	}
+}
+
+// begin makes a new instance of the place known.
+func (p *place) begin(id string) {
+	p.sup.mu.Lock()
+	p.view = Instance{
+		ID: id, Service: p.spec.Service, Revision: p.spec.Revision, State: Starting, Since: time.Now(), Restarts: p.restarts,
+	}
+	view := p.view
+	p.serving = false
+	p.sup.broadcast()
+	p.sup.mu.Unlock()
+	p.sup.announce(Event{Time: view.Since, Kind: Starting, Instance: view})
+}
+
+func (p *place) snapshot() Instance {
+	p.sup.mu.Lock()
+	defer p.sup.mu.Unlock()
+	return p.view
+}
+
+func (p *place) update(change func(*Instance)) {
+	p.sup.mu.Lock()
+	defer p.sup.mu.Unlock()
+	change(&p.view)
+}
+
+// setServing says that the instance takes traffic.
+func (p *place) setServing(serving bool) {
+	p.sup.mu.Lock()
+	defer p.sup.mu.Unlock()
+	p.serving = serving
+	p.sup.broadcast()
+}
+
+// note shows what the instance waits for.
+func (p *place) note(reason string) {
+	p.update(func(v *Instance) {
+		if v.State == Starting {
+			v.Reason = reason
+		}
+	})
+}
+
+// become changes the state of the place's instance.
+func (p *place) become(state State, reason string) {
+	now := time.Now()
+	p.sup.mu.Lock()
+	before := p.view
+	if !before.State.mayBecome(state) {
+		p.sup.mu.Unlock()
+		p.sup.opts.Logger.Error("an instance skipped a state", wire.KeyInstance, before.ID,
+			slog.String("from", string(before.State)), slog.String("to", string(state)))
+		return
+	}
+	p.view.State, p.view.Since, p.view.Reason = state, now, reason
+	p.serving = p.serving && state == Ready
+	view := p.view
+	p.sup.broadcast()
+	p.sup.mu.Unlock()
+	e := Event{Time: now, Kind: state, Instance: view, Text: reason}
+	if state == Ready || (state == Stopped && before.State == Draining) {
+		e.Took = now.Sub(before.Since)
+	}
+	p.sup.announce(e)
+}
+
+// announce tells of a change of state.
+func (s *Supervisor) announce(e Event) {
+	level, text := slog.LevelInfo, e.Text
+	if e.Kind == Backoff || e.Kind == Failed {
+		level = slog.LevelWarn
+	}
+	s.opts.Logger.Log(context.Background(), level, "instance changed its state",
+		wire.KeyService, e.Instance.Service, wire.KeyInstance, e.Instance.ID, wire.KeyRevision, e.Instance.Revision,
+		"state", string(e.Kind), wire.KeyReason, text)
+	if e.Instance.ID == "" {
+		return // the host never heard of it
+	}
+	s.telling.Lock()
+	defer s.telling.Unlock()
+	s.opts.Events(e)
+}
+
+// exitReason says how a process ended that nobody had asked to.
+func exitReason(e keeper.Exit) string {
+	switch {
+	case e.Lost != "":
+		return "it ended together with the keeper: " + e.Lost
+	case e.Memory:
+		return "killed by the kernel: out of memory?"
+	case e.Signal != 0:
+		text := "killed by " + signalName(e.Signal)
+		if e.Core {
+			text += ", core dumped"
+		}
+		return text
+	default:
+		return "exited with code " + strconv.Itoa(e.Code)
+	}
+}
+
+// stopReason says how a process ended that was asked to; "" when it obeyed.
+func stopReason(e keeper.Exit) string {
+	switch {
+	case e.Lost != "":
+		return exitReason(e)
+	case e.Signal == int(unix.SIGKILL):
+		return "killed: it had not ended within its grace period"
+	case e.Signal == 0 && e.Code != 0:
+		return exitReason(e)
+	}
+	return ""
+}
+
+func signalName(n int) string {
+	if name := unix.SignalName(unix.Signal(n)); name != "" {
+		return name
+	}
+	return "signal " + strconv.Itoa(n)
+}
+
+func (s *Supervisor) logDir(service string) string { return filepath.Join(s.opts.Dir, "logs", service) }
+
+// pruneLogs removes the output of instances that ended long ago.
+func (s *Supervisor) pruneLogs(svc *service) {
+	live := make(map[string]bool)
+	s.mu.Lock()
+	for _, p := range slices.Concat(svc.places, svc.extra) {
+		live[p.view.ID] = true
+	}
+	s.mu.Unlock()
+	if err := logfile.Prune(s.logDir(svc.name), live, keptLogs); err != nil {
+		s.opts.Logger.Warn("old logs could not be removed", wire.KeyService, svc.name, wire.KeyError, err)
+	}
+}
