@@ -1,0 +1,419 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"log/slog"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"fairlead/internal/system"
+)
+
+const (
+	tokenBytes = 8 << 10 // longest bearer token
+	tokenCache = 8192    // verified tokens per generation, two generations are kept
+)
+
+// authError is why a request is not taken as that of a user. Its text is public;
+// it never holds a part of the token.
+type authError struct {
+	status int    // 400, 401 or 503
+	code   string // of RFC 6750, 3.1; "" for a missing token
+	public string
+}
+
+func (e *authError) Error() string { return e.public }
+
+func invalidToken(public string) *authError {
+	return &authError{http.StatusUnauthorized, "invalid_token", public}
+}
+
+// What a client is told when its token is refused.
+var (
+	errTokenMissing     = &authError{http.StatusUnauthorized, "", "this needs a bearer token"}
+	errTokenTwice       = &authError{http.StatusBadRequest, "invalid_request", "there is more than one Authorization header"}
+	errTokenForm        = invalidToken("the token is not a signed JWT of an accepted algorithm")
+	errTokenLong        = invalidToken("the token is too long")
+	errTokenKind        = invalidToken("the token is not an access token")
+	errTokenKey         = invalidToken("the token is signed with an unknown key")
+	errTokenSignature   = invalidToken("the token's signature is wrong")
+	errTokenClaims      = invalidToken("the token's claims cannot be read")
+	errTokenIssuer      = invalidToken("the token is of another issuer")
+	errTokenAudience    = invalidToken("the token is for another audience")
+	errTokenExpired     = invalidToken("the token has expired")
+	errTokenEndless     = invalidToken("the token has no expiry")
+	errTokenEarly       = invalidToken("the token is not valid yet")
+	errTokenAnonymous   = invalidToken("the token names no subject")
+	errTokenUnavailable = &authError{http.StatusServiceUnavailable, "", "tokens cannot be checked at present"}
+)
+
+// authenticator knows users by their bearer tokens: JWTs in the Authorization
+// header, signed by a key of the configured set with one of the configured
+// algorithms, for the configured issuer and audience, within their time. Access
+// tokens only: the type must be at+jwt (RFC 9068), JWT or absent, and no claim may
+// call it a refresh token. Verified tokens are remembered until they expire or
+// the key set changes. A nil authenticator accepts no token. It is safe for
+// concurrent use.
+type authenticator struct {
+	cfg        system.JWT
+	algorithms []jose.SignatureAlgorithm
+	keys       *keys
+	now        func() time.Time
+	verified   *generations[tokenKey, *User]
+}
+
+// tokenKey names a verified token. With the key set's version in it a change of
+// the set drops all that was verified before.
+type tokenKey struct {
+	sum     [sha256.Size]byte
+	version uint64
+}
+
+// newAuthenticator returns the authenticator of cfg, nil if that is nil. What
+// previous has learnt is taken over as far as cfg is the same.
+func newAuthenticator(cfg *system.JWT, ask func(ctx context.Context, subject string) ([]byte, error), logger *slog.Logger, previous *authenticator) *authenticator {
+	if cfg == nil {
+		return nil
+	}
+	a := &authenticator{
+		cfg:      *cfg,
+		now:      time.Now,
+		verified: &generations[tokenKey, *User]{size: tokenCache},
+	}
+	a.cfg.Algorithms = slices.Clone(cfg.Algorithms)
+	if a.cfg.RolesClaim == "" {
+		a.cfg.RolesClaim = "roles"
+	}
+	if len(a.cfg.Algorithms) == 0 {
+		a.cfg.Algorithms = []string{string(jose.EdDSA)}
+	}
+	if previous != nil && reflect.DeepEqual(previous.cfg, a.cfg) {
+		return previous
+	}
+	for _, name := range a.cfg.Algorithms {
+		// Whatever the file says, nothing symmetric and nothing unsigned.
+		if asymmetric[jose.SignatureAlgorithm(name)] {
+			a.algorithms = append(a.algorithms, jose.SignatureAlgorithm(name))
+		}
+	}
+	if previous != nil && previous.cfg.JWKS == cfg.JWKS {
+		a.keys = previous.keys
+	} else {
+		a.keys = &keys{source: cfg.JWKS, ask: ask, logger: logger, now: time.Now}
+	}
+	return a
+}
+
+var asymmetric = map[jose.SignatureAlgorithm]bool{
+	jose.EdDSA: true,
+	jose.ES256: true, jose.ES384: true, jose.ES512: true,
+	jose.RS256: true, jose.RS384: true, jose.RS512: true,
+	jose.PS256: true, jose.PS384: true, jose.PS512: true,
+}
+
+// admit finds out who sent r and whether its route is open to them. If so it sets
+// x.user and reports true; if not it answers: 401 without a valid token, 403
+// without one of the route's roles, 503 if tokens cannot be checked. On a route
+// without roles a valid token gives the identity and anything else none.
+func (a *authenticator) admit(w http.ResponseWriter, r *http.Request, x *exchange) bool {
+	x.user = nil
+	roles := x.route.def.Roles
+	u, err := a.authenticate(r.Context(), r)
+	switch {
+	case len(roles) == 0:
+		if err == nil {
+			x.user = u
+		}
+		return true
+	case err != nil:
+		var refused *authError
+		if !errors.As(err, &refused) { // the client is gone
+			refused = errTokenUnavailable
+		}
+		refuse(w, r, x, refused)
+		return false
+	case u == nil:
+		refuse(w, r, x, errTokenMissing)
+		return false
+	case !a.allowed(u, roles):
+		refuse(w, r, x, &authError{http.StatusForbidden, "insufficient_scope", "this needs the role " + strings.Join(roles, " or ")})
+		return false
+	}
+	x.user = u
+	return true
+}
+
+// refuse answers with a problem and, for 400, 401 and 403, the challenge of RFC 6750.
+func refuse(w http.ResponseWriter, r *http.Request, x *exchange, e *authError) {
+	if e.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	} else {
+		challenge := `Bearer realm="fairlead"`
+		if e.code != "" {
+			challenge += `, error="` + e.code + `", error_description="` + quoteSafe(e.public) + `"`
+		}
+		w.Header().Set("Www-Authenticate", challenge)
+	}
+	x.fail(w, r, e.status, e.public)
+}
+
+// quoteSafe keeps what RFC 6750 allows in an error_description.
+func quoteSafe(s string) string {
+	return strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return '?'
+		}
+		return c
+	}, s)
+}
+
+// authenticate returns the user that the bearer token of r names, nil without
+// error if r has none, or an [authError].
+func (a *authenticator) authenticate(ctx context.Context, r *http.Request) (*User, error) {
+	token, err := bearer(r.Header)
+	if token == "" || err != nil {
+		return nil, err
+	}
+	if a == nil {
+		return nil, errTokenKey
+	}
+	set, version, err := a.keys.current(ctx)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	sum := sha256.Sum256([]byte(token))
+	name := tokenKey{sum, version}
+	if u, ok := a.verified.find(name); ok {
+		if a.now().Add(-a.cfg.Leeway).After(u.Expires) {
+			a.verified.remove(name)
+			return nil, errTokenExpired
+		}
+		return u, nil
+	}
+	parsed, err := jwt.ParseSigned(token, a.algorithms)
+	if err != nil {
+		return nil, errTokenForm
+	}
+	head, err := readHead(parsed)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := choose(set, head)
+	if !ok && (head.KeyID != "" || len(set) == 1) {
+		// The signer may have a new key.
+		if set, version, err = a.keys.refresh(ctx); err != nil {
+			return nil, unavailable(err)
+		}
+		name.version = version
+		key, ok = choose(set, head)
+	}
+	if !ok {
+		return nil, errTokenKey
+	}
+	u, err := a.verify(parsed, key)
+	if err != nil {
+		return nil, err
+	}
+	a.verified.store(name, u)
+	return u, nil
+}
+
+// allowed reports whether u has one of the roles; an empty list is open to all.
+func (*authenticator) allowed(u *User, roles []string) bool {
+	if len(roles) == 0 {
+		return true
+	}
+	return u != nil && slices.ContainsFunc(roles, func(role string) bool { return slices.Contains(u.Roles, role) })
+}
+
+func unavailable(err error) error {
+	if errors.Is(err, errNoKeys) {
+		return errTokenUnavailable
+	}
+	return err
+}
+
+// bearer returns the token of the Authorization header, "" if there is none or
+// one of another scheme.
+func bearer(h http.Header) (string, error) {
+	values := h["Authorization"]
+	switch len(values) {
+	case 0:
+		return "", nil
+	case 1:
+	default:
+		return "", errTokenTwice
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return "", nil
+	}
+	token = strings.Trim(token, " ")
+	if len(token) > tokenBytes {
+		return "", errTokenLong
+	}
+	if !compactForm(token) {
+		return "", errTokenForm
+	}
+	return token, nil
+}
+
+// compactForm reports whether s looks like a compact JWS: three non-empty parts
+// in the alphabet of base64url.
+func compactForm(s string) bool {
+	parts, length := 1, 0
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '.':
+			if length == 0 {
+				return false
+			}
+			parts++
+			length = 0
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
+			length++
+		default:
+			return false
+		}
+	}
+	return parts == 3 && length > 0
+}
+
+// readHead returns the one header of a token if it is of a kind that may be an
+// access token.
+func readHead(t *jwt.JSONWebToken) (jose.Header, error) {
+	if len(t.Headers) != 1 {
+		return jose.Header{}, errTokenForm
+	}
+	head := t.Headers[0]
+	// No extension is understood here, b64 of RFC 7797 included.
+	if _, critical := head.ExtraHeaders["crit"]; critical {
+		return jose.Header{}, errTokenForm
+	}
+	if typ, given := head.ExtraHeaders[jose.HeaderType]; given {
+		s, ok := typ.(string)
+		if !ok {
+			return jose.Header{}, errTokenKind
+		}
+		switch strings.TrimPrefix(strings.ToLower(s), "application/") {
+		case "at+jwt", "jwt":
+		default:
+			return jose.Header{}, errTokenKind
+		}
+	}
+	return head, nil
+}
+
+// choose returns the key that the token's header names. A token without a name
+// needs a set of one key.
+func choose(set []publicKey, head jose.Header) (publicKey, bool) {
+	if head.KeyID == "" {
+		if len(set) == 1 && set[0].fits(head.Algorithm) {
+			return set[0], true
+		}
+		return publicKey{}, false
+	}
+	for _, k := range set {
+		if k.id == head.KeyID {
+			return k, k.fits(head.Algorithm)
+		}
+	}
+	return publicKey{}, false
+}
+
+// verify checks the signature, then the claims.
+func (a *authenticator) verify(t *jwt.JSONWebToken, key publicKey) (*User, error) {
+	var all map[string]any
+	if err := t.Claims(key.key, &all); err != nil {
+		if errors.Is(err, jose.ErrCryptoFailure) {
+			return nil, errTokenSignature
+		}
+		return nil, errTokenClaims
+	}
+	var std jwt.Claims
+	if err := t.UnsafeClaimsWithoutVerification(&std); err != nil { // verified just before
+		return nil, errTokenClaims
+	}
+	if refreshToken(all) {
+		return nil, errTokenKind
+	}
+	if std.Expiry == nil {
+		return nil, errTokenEndless
+	}
+	err := std.ValidateWithLeeway(jwt.Expected{
+		Issuer:      a.cfg.Issuer,
+		AnyAudience: jwt.Audience{a.cfg.Audience},
+		Time:        a.now(),
+	}, a.cfg.Leeway)
+	switch {
+	case err == nil:
+	case errors.Is(err, jwt.ErrInvalidIssuer):
+		return nil, errTokenIssuer
+	case errors.Is(err, jwt.ErrInvalidAudience):
+		return nil, errTokenAudience
+	case errors.Is(err, jwt.ErrExpired):
+		return nil, errTokenExpired
+	default:
+		return nil, errTokenEarly
+	}
+	if std.Subject == "" {
+		return nil, errTokenAnonymous
+	}
+	u := &User{
+		Subject: std.Subject,
+		Roles:   rolesOf(all, a.cfg.RolesClaim),
+		Expires: std.Expiry.Time(),
+		Claims:  all,
+	}
+	for _, name := range []string{"iss", "sub", "aud", "exp", "nbf", "iat", a.cfg.RolesClaim} {
+		delete(u.Claims, name)
+	}
+	return u, nil
+}
+
+// refreshToken reports whether a claim that issuers use for the purpose says that
+// the token is one for refreshing.
+func refreshToken(claims map[string]any) bool {
+	for _, name := range []string{"token_use", "use", "token_type", "typ"} {
+		if s, ok := claims[name].(string); ok && strings.Contains(strings.ToLower(s), "refresh") {
+			return true
+		}
+	}
+	return false
+}
+
+// rolesOf reads a list of strings, or one string of words, at a claim's name; a
+// name with dots that is no claim leads into objects (realm_access.roles).
+func rolesOf(claims map[string]any, name string) []string {
+	v, ok := claims[name]
+	for !ok {
+		head, rest, dotted := strings.Cut(name, ".")
+		inner, isObject := claims[head].(map[string]any)
+		if !dotted || !isObject {
+			return nil
+		}
+		claims, name = inner, rest
+		v, ok = claims[name]
+	}
+	switch v := v.(type) {
+	case string:
+		return strings.Fields(v)
+	case []any:
+		roles := make([]string, 0, len(v))
+		for _, e := range v {
+			if s, ok := e.(string); ok && s != "" {
+				roles = append(roles, s)
+			}
+		}
+		return roles
+	}
+	return nil
+}

@@ -1,0 +1,311 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"fairlead/internal/wire"
+)
+
+const (
+	backoffFirst = 5 * time.Millisecond   // between two sendings that nobody took
+	backoffMost  = 250 * time.Millisecond //
+	patience     = 2 * time.Second        // for a subject nobody answers although an instance is ready
+	headersMost  = 6
+)
+
+// Errors of bridge.do, beside those of the context and of the pool.
+var (
+	errBridgeClosed = errors.New("the bridge to the bus is closed")
+	errBridgeFull   = errors.New("too many requests are on the bus")
+	errBridgeDown   = errors.New("the bus is not connected")
+	errUnanswered   = errors.New("no ready instance answers the subject")
+	errOverdue      = errors.New("no reply within the time")
+)
+
+// call is one request on the bus, from before its first sending to its answer. It
+// belongs to the goroutine that serves the request; the fields below the line are
+// shared and guarded by table.mu. Calls are used again.
+type call struct {
+	service  string
+	again    bool // may be sent although an instance may have begun with it
+	nest     bool
+	deadline time.Time
+	ready    interface{ wait(context.Context) error } // nil: nothing to wait for
+	sent     int                                      // times it was sent
+
+	msg    nats.Msg
+	values [headersMost]string // of msg's headers, to which its lists point
+	body   []byte              // of the HTTP request
+	data   []byte              // backs msg.Data
+	spare  []delivery
+	timer  *time.Timer
+	wake   chan struct{} // holds one token
+
+	// guarded by table.mu
+	older, newer *call
+	at           uint64
+	linked       bool
+	attempts     [1 + resendsMost]attempt
+	live         int // attempts that are not over
+	resends      int
+	resend       bool // wanted
+	inbox        []delivery
+	interrupt    func() // called by rouse, may be nil
+}
+
+var calls = sync.Pool{New: func() any {
+	c := &call{wake: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
+	c.msg.Header = make(nats.Header, headersMost)
+	return c
+}}
+
+// newCall returns a call to be filled in.
+func newCall() *call { return calls.Get().(*call) } //nolint:forcetypeassert // the pool holds nothing else
+
+// free gives the call back after it has left the table. What was received is not
+// kept; large buffers are left to the collector.
+func (c *call) free() {
+	c.timer.Stop()
+	select {
+	case <-c.wake:
+	default:
+	}
+	header, body, data, spare, inbox := c.msg.Header, c.body[:0], c.data[:0], c.spare[:0], c.inbox[:0]
+	clear(header)
+	clear(spare[:cap(spare)])
+	clear(inbox[:cap(inbox)])
+	if cap(body) > pooledBytes {
+		body = nil
+	}
+	if cap(data) > pooledBytes {
+		data = nil
+	}
+	*c = call{timer: c.timer, wake: c.wake, body: body, data: data, spare: spare, inbox: inbox}
+	c.msg.Header = header
+	calls.Put(c)
+}
+
+// head sets a header; empty values are left out.
+func (c *call) head(name, value string) {
+	if value == "" {
+		return
+	}
+	i := len(c.msg.Header)
+	c.values[i] = value
+	c.msg.Header[name] = c.values[i : i+1 : i+1]
+}
+
+// rouse makes the call look at its state. It never blocks and needs table.mu.
+func (c *call) rouse() {
+	if c.interrupt != nil {
+		c.interrupt()
+	}
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// reply is the answer to a call.
+type reply struct {
+	msg    *nats.Msg  // the last message
+	stream nestStream // of a NestJS service
+	fault  []byte     // what its handler threw, nil for none
+}
+
+// do sends c and waits for its reply, within its deadline and that of ctx.
+//
+// A request that no instance took (the server says so at once) is sent again,
+// whatever its method, as soon as an instance is ready; a request that may be
+// sent again is so when an instance of its service is lost. The first complete
+// reply wins.
+func (b *bridge) do(ctx context.Context, c *call) (reply, error) {
+	if err := b.start(); err != nil {
+		return reply{}, err
+	}
+	if !b.conn.IsConnected() {
+		return reply{}, errBridgeDown
+	}
+	if err := b.table.enter(); err != nil {
+		return reply{}, err
+	}
+	defer b.table.leave(c)
+	c.timer.Reset(time.Until(c.deadline))
+
+	w := waiting{pause: backoffFirst}
+	for {
+		if err := b.send(c, false); err != nil {
+			return reply{}, err
+		}
+		r, state, err := b.await(ctx, c)
+		for state == untaken && err == nil {
+			// An earlier attempt may still be answered while this waits.
+			interrupted, werr := b.waitReady(ctx, c, &w)
+			if werr != nil {
+				return reply{}, werr
+			}
+			if !interrupted {
+				break
+			}
+			if r, state, err = b.look(c); state == pending {
+				state = untaken
+			}
+		}
+		if err != nil || state == complete {
+			return r, err
+		}
+	}
+}
+
+// send makes one attempt. A resend that the budget does not allow is none.
+func (b *bridge) send(c *call, resend bool) error {
+	c.msg.Reply = b.table.sending(c, resend)
+	if c.msg.Reply == "" {
+		if resend {
+			return nil
+		}
+		return errBridgeClosed
+	}
+	c.sent++
+	if err := b.conn.PublishMsg(&c.msg); err != nil {
+		return fmt.Errorf("publish request: %w", err)
+	}
+	return nil
+}
+
+// await waits for the first complete reply, or until an attempt was not taken by
+// an instance.
+func (b *bridge) await(ctx context.Context, c *call) (reply, progress, error) {
+	for {
+		select {
+		case <-c.wake:
+		case <-ctx.Done():
+			return reply{}, pending, ctx.Err()
+		case <-c.timer.C:
+			return reply{}, pending, errOverdue
+		}
+		if r, state, err := b.look(c); state != pending || err != nil {
+			return r, state, err
+		}
+	}
+}
+
+// look takes in what is new for c, and sends it again if that is asked for.
+func (b *bridge) look(c *call) (reply, progress, error) {
+	got, resend, closed := b.table.taken(c, c.spare)
+	r, state, err := b.sort(c, got)
+	clear(got)
+	c.spare = got[:0]
+	switch {
+	case err != nil || state == complete:
+		return r, state, err
+	case closed:
+		return reply{}, pending, errBridgeClosed
+	case state == pending && resend:
+		return reply{}, pending, b.send(c, true)
+	}
+	return reply{}, state, nil
+}
+
+// progress of a call.
+type progress int
+
+const (
+	pending  progress = iota // more replies are to come
+	complete                 // the reply is there
+	untaken                  // an attempt was not taken by any instance
+)
+
+// sort looks at replies in the order in which they came.
+func (b *bridge) sort(c *call, got []delivery) (reply, progress, error) {
+	state := pending
+	for _, d := range got {
+		switch {
+		case unserved(d.msg):
+			b.table.over(d.to)
+			state = untaken
+		case !c.nest:
+			return reply{msg: d.msg}, complete, nil
+		case d.to.token == "": // dropped, its first replies may be missing
+		default:
+			done, fault, err := d.to.stream.add(d.msg.Data)
+			if err != nil {
+				return reply{}, complete, err
+			}
+			if done {
+				return reply{msg: d.msg, stream: d.to.stream, fault: fault}, complete, nil
+			}
+		}
+	}
+	return reply{}, state, nil
+}
+
+// unserved reports whether the server says that nobody has subscribed the subject.
+func unserved(m *nats.Msg) bool {
+	if len(m.Data) != 0 || len(m.Header) == 0 {
+		return false
+	}
+	status := m.Header["Status"]
+	return len(status) == 1 && status[0] == "503" && len(m.Header[wire.HeaderError]) == 0
+}
+
+// waiting is the state of a call that no instance has taken.
+type waiting struct {
+	pause time.Duration
+	since time.Time // when an instance was ready and yet did not take it, zero: never
+}
+
+// waitReady waits until it is worth sending c again: until its pool has a ready
+// instance, and if it had one all the time, for a pause that doubles each time.
+// It is interrupted by whatever is new for c.
+func (b *bridge) waitReady(ctx context.Context, c *call, w *waiting) (interrupted bool, err error) {
+	within, cancel := context.WithDeadline(ctx, c.deadline)
+	defer cancel()
+	defer context.AfterFunc(b.ending, cancel)()
+	b.table.interruptible(c, cancel)
+	defer b.table.interruptible(c, nil)
+
+	err = w.wait(within, c)
+	switch {
+	case err == nil || within.Err() == nil:
+		return false, err
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case b.ending.Err() != nil:
+		return false, errBridgeClosed
+	case !time.Now().Before(c.deadline):
+		return false, errUnanswered
+	}
+	return true, nil
+}
+
+func (w *waiting) wait(ctx context.Context, c *call) error {
+	begun := time.Now()
+	if c.ready != nil {
+		if err := c.ready.wait(ctx); err != nil {
+			return err
+		}
+	}
+	now := time.Now()
+	if w.since.IsZero() || now.Sub(begun) > backoffFirst {
+		w.since, w.pause = now, backoffFirst
+	}
+	if now.Sub(w.since) > patience {
+		return errUnanswered
+	}
+	t := time.NewTimer(w.pause)
+	defer t.Stop()
+	w.pause = min(2*w.pause, backoffMost)
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
