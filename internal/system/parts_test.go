@@ -1,0 +1,270 @@
+package system
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestParseDuration(t *testing.T) {
+	const day = 24 * time.Hour
+	tests := []struct {
+		in   string
+		want time.Duration
+		bad  bool
+	}{
+		{in: "10s", want: 10 * time.Second},
+		{in: "1h30m", want: 90 * time.Minute},
+		{in: "7d", want: 7 * day},
+		{in: "1d12h", want: 36 * time.Hour},
+		{in: "0.5d", want: 12 * time.Hour},
+		{in: "0", want: 0},
+		{in: "", bad: true},
+		{in: "10", bad: true},
+		{in: "-1s", bad: true},
+		{in: "1h-30m", bad: true},
+		{in: "1h2d", bad: true},
+		{in: "d", bad: true},
+		{in: "1e9d", bad: true},
+		{in: "999999999999d", bad: true},
+		{in: "106751d999999h", bad: true},
+		{in: "1 s", bad: true},
+		{in: "nand", bad: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.in, func(t *testing.T) {
+			got, err := parseDuration(tt.in)
+			if (err != nil) != tt.bad || got != tt.want && !tt.bad {
+				t.Errorf("parseDuration(%q) = %v, %v; want %v, bad %v", tt.in, got, err, tt.want, tt.bad)
+			}
+		})
+	}
+}
+
+func TestFormat(t *testing.T) {
+	durations := map[time.Duration]string{
+		0: "0s", time.Second: "1s", 10 * time.Minute: "10m", 24 * time.Hour: "24h",
+		90 * time.Minute: "1h30m", time.Millisecond: "1ms", time.Minute + time.Second: "1m1s",
+	}
+	for d, want := range durations {
+		if got := formatDuration(d); got != want {
+			t.Errorf("formatDuration(%v) = %s, want %s", d, got, want)
+		}
+	}
+	sizes := map[int64]string{0: "0", 1: "1", 1023: "1023", 1 << 10: "1KiB", 3 << 19: "1536KiB", 64 << 30: "64GiB"}
+	for n, want := range sizes {
+		if got := formatSize(n); got != want {
+			t.Errorf("formatSize(%d) = %s, want %s", n, got, want)
+		}
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	good := map[string]int64{"0": 0, "512": 512, "1KiB": 1 << 10, "10MiB": 10 << 20, "2GiB": 2 << 30}
+	for in, want := range good {
+		if got, err := parseSize(in); err != nil || got != want {
+			t.Errorf("parseSize(%q) = %d, %v; want %d", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "MiB", "-1", "+1", "1.5MiB", "10MB", "10M", "10 MiB", "9223372036854775807GiB", "1KiBMiB", "0x10"} {
+		if got, err := parseSize(in); err == nil {
+			t.Errorf("parseSize(%q) = %d, want an error", in, got)
+		}
+	}
+}
+
+func TestSplitCommand(t *testing.T) {
+	tests := []struct {
+		name, in string
+		want     []string
+		bad      bool
+	}{
+		{name: "words", in: "a  b\tc\n d ", want: []string{"a", "b", "c", "d"}},
+		{name: "nothing", in: "  "},
+		{name: "single quotes keep all", in: `echo 'a "b" \ $c'`, want: []string{"echo", `a "b" \ $c`}},
+		{name: "double quotes", in: `echo "a 'b' \"c\" \\ \$d \n"`, want: []string{"echo", `a 'b' "c" \ $d \n`}},
+		{name: "quotes within a word", in: `a'b c'"d e"f`, want: []string{"ab cd ef"}},
+		{name: "empty arguments", in: `a '' ""`, want: []string{"a", "", ""}},
+		{name: "escapes", in: `a\ b \"c\' \&`, want: []string{"a b", `"c'`, "&"}},
+		{name: "line continued", in: "a \\\n b \"c\\\nd\"", want: []string{"a", "b", "cd"}},
+		{name: "variables stay", in: `$OUT/api --x=${Y} ~`, want: []string{"$OUT/api", "--x=${Y}", "~"}},
+		{name: "hash is text", in: "a #b", want: []string{"a", "#b"}},
+		{name: "utf-8", in: "ä 'ö ü'", want: []string{"ä", "ö ü"}},
+		{name: "quoted signs of a shell", in: `sh -c "a && b | c"`, want: []string{"sh", "-c", "a && b | c"}},
+		{name: "open single quote", in: "a 'b", bad: true},
+		{name: "open double quote", in: `a "b\"`, bad: true},
+		{name: "last backslash", in: `a \`, bad: true},
+		{name: "pipe", in: "a | b", bad: true},
+		{name: "and", in: "a && b", bad: true},
+		{name: "list", in: "a; b", bad: true},
+		{name: "redirection", in: "a > b", bad: true},
+		{name: "substitution", in: "a $(b)", bad: true},
+		{name: "back quotes", in: "a `b`", bad: true},
+		{name: "zero byte", in: "a \x00", bad: true},
+		{name: "zero byte in quotes", in: "a '\x00'", bad: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := splitCommand(tt.in)
+			if (err != nil) != tt.bad || !slices.Equal(got, tt.want) {
+				t.Errorf("splitCommand(%q) = %q, %v; want %q, bad %v", tt.in, got, err, tt.want, tt.bad)
+			}
+		})
+	}
+}
+
+func TestSubjectsMeet(t *testing.T) {
+	tests := []struct {
+		a, b string
+		want bool
+	}{
+		{"a.b", "a.b", true},
+		{"a.b", "a.c", false},
+		{"a.b", "a", false},
+		{"a.*", "a.b", true},
+		{"a.*", "a.b.c", false},
+		{"a.*", "*.b", true},
+		{"a.>", "a", false},
+		{"a.>", "a.b.c", true},
+		{"a.>", "a.*", true},
+		{">", "a", true},
+		{"a.b.>", "a.*.c.d", true},
+		{"a.b.>", "a.c.>", false},
+		{`{"cmd":"a.b"}`, `{"cmd":"a.b"}`, true},
+	}
+	for _, tt := range tests {
+		if got, back := subjectsMeet(tt.a, tt.b), subjectsMeet(tt.b, tt.a); got != tt.want || back != tt.want {
+			t.Errorf("subjectsMeet(%q, %q) = %v and %v, want %v", tt.a, tt.b, got, back, tt.want)
+		}
+	}
+}
+
+func TestNestPattern(t *testing.T) {
+	tests := []struct{ in, want string }{
+		{`{"cmd":"findAll","area":"tradeflow"}`, `{"area":"tradeflow","cmd":"findAll"}`}, // as captured from NestJS 10.4
+		{` { "b" : { "d":1, "c": true } , "a" : null } `, `{"a":null,"b":{"c":true,"d":1}}`},
+		{`{"b":1,"B":2,"a_b":3,"a1":4,"_a":5,"A":6}`, `{"_a":5,"A":6,"a_b":3,"a1":4,"b":1,"B":2}`},
+		{`{"cmd":"time.*"}`, `{"cmd":"time.*"}`},
+		{`{}`, ""},
+		{`[]`, ""},
+		{`{"a":[1]}`, ""},
+		{`{"a":"b c"}`, ""},
+		{`{"a":"\""}`, ""},
+		{`{"a b":"c"}`, ""},
+		{`{"a":"x..y"}`, ""},
+		{`{"a":"b"} x`, ""},
+		{`{"a":`, ""},
+	}
+	for _, tt := range tests {
+		got, err := nestText(tt.in)
+		if got != tt.want || (err == nil) != (tt.want != "") {
+			t.Errorf("nestText(%s) = %s, %v; want %s", tt.in, got, err, tt.want)
+		}
+	}
+}
+
+// TestRelate compares routes by example, each pair in both orders.
+func TestRelate(t *testing.T) {
+	tests := []struct {
+		a, b string
+		want relation
+	}{
+		{"/", "GET /", apart},
+		{"GET /", "/adminer/", apart},
+		{"/a", "/a", same},
+		{"/a", "/a/", apart},
+		{"/a/{$}", "/a/", apart},
+		{"/a/{$}", "/a/{x}", apart},
+		{"/a/{$}", "/a/{x...}", apart},
+		{"/a/", "/a/{x...}", same},
+		{"/{x}", "/{y}", same},
+		{"/{x}", "/a", apart},
+		{"/{x}/b", "/a/{y}", crossed},
+		{"GET /{x}/b", "POST /a/{y}", apart},
+		{"GET /{x}/b", "HEAD /a/{y}", crossed},
+		{"GET /a", "HEAD /a", apart},
+		{"/{x}/b", "/a/", crossed},
+		{"/{x}/b/", "/a/{y...}", crossed},
+		{"/{x}/{y}", "/a/{y}", apart},
+		{"a.com/{x}/b", "/a/{y}", apart},
+		{"a.com/{x}/b", "b.com/a/{y}", apart},
+		{"*.com.org/{x}/b", "a.com.org/a/{y}", apart},
+		{"a.com/{x}/b", "A.com/a/{y}", crossed},
+		{"/%61", "/a", same},
+	}
+	for _, tt := range tests {
+		a, bad := parsePattern(tt.a)
+		b, bad2 := parsePattern(tt.b)
+		if bad != nil || bad2 != nil {
+			t.Fatalf("%s, %s: %v, %v", tt.a, tt.b, bad, bad2)
+		}
+		if got, back := relate(a, b), relate(b, a); got != tt.want || back != tt.want {
+			t.Errorf("relate(%s, %s) = %v and %v, want %v", tt.a, tt.b, got, back, tt.want)
+		}
+	}
+}
+
+func TestNearest(t *testing.T) {
+	known := []string{"services", "secrets", "routes", "bus"}
+	tests := map[string]string{"sevices": "services", "Services": "services", "secerts": "secrets", "route": "routes", "gateway": "", "buss": "bus", "": ""}
+	for word, want := range tests {
+		if got, _ := nearest(word, known); got != want {
+			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
+		}
+	}
+	if d := edits("ab", "ba"); d != 1 {
+		t.Errorf("edits counts a swap as %d, want 1", d)
+	}
+}
+
+func TestFindingString(t *testing.T) {
+	tests := []struct {
+		f    Finding
+		want string
+	}{
+		{
+			Finding{File: "fairlead.yaml", Line: 12, Column: 7, Field: "services.api.replicas", Problem: "must be 0 to 64, is 640", Advice: "start a second node for more"},
+			"fairlead.yaml:12:7: services.api.replicas: must be 0 to 64, is 640; start a second node for more",
+		},
+		{Finding{File: "f", Line: 1, Column: 1, Problem: "holds nothing"}, "f:1:1: holds nothing"},
+		{Finding{File: "f", Problem: "p"}, "f: p"},
+	}
+	for _, tt := range tests {
+		if got := tt.f.String(); got != tt.want {
+			t.Errorf("String() = %q, want %q", got, tt.want)
+		}
+	}
+}
+
+func TestMerge(t *testing.T) {
+	read := func(src string) *node {
+		n := document([]byte(src), newRecorder("f", []byte(src)))
+		if n == nil {
+			t.Fatalf("document(%q) = nil", src)
+		}
+		return n
+	}
+	tests := []struct{ name, base, over, want string }{
+		{"maps merge", "{a: {b: 1, c: 2}}", "{a: {c: 3, d: 4}}", "{a: {b: 1, c: 3, d: 4}}"},
+		{"lists replace", "{a: [1, 2]}", "{a: [3]}", "{a: [3]}"},
+		{"null removes", "{a: 1, b: {c: 2, d: 3}}", "{a: null, b: {c: null}}", "{b: {d: 3}}"},
+		{"a map replaces a scalar", "{a: 1}", "{a: {b: 2}}", "{a: {b: 2}}"},
+		{"a scalar replaces a map", "{a: {b: 2}}", "{a: 1}", "{a: 1}"},
+		{"what is new has no nulls", "{a: 1}", "{b: {c: null, d: 1}}", "{a: 1, b: {d: 1}}"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			base := read(tt.base)
+			before := canonical(base)
+			got := canonical(merge(base, read(tt.over), func(*node) {}))
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("merge (-want +got)\n%s", diff)
+			}
+			if after := canonical(base); after != before {
+				t.Errorf("merge changed its base to %s", after)
+			}
+		})
+	}
+}
