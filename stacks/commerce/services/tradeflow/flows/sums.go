@@ -1,0 +1,110 @@
+package flows
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// part is one row of the table slices.
+type part struct {
+	group
+	slice   int
+	chapter string
+}
+
+type difference struct {
+	value   Amount
+	records int
+}
+
+// sums collects what a batch changes in the tables slices and totals.
+type sums struct{ parts map[part]difference }
+
+func newSums() *sums { return &sums{parts: map[part]difference{}} }
+
+func (s *sums) add(k Key, value Amount, records int) {
+	p := part{group{k.Reporter, k.Period, k.Flow, k.Partner}, k.slice(), k.Chapter()}
+	d := s.parts[p]
+	s.parts[p] = difference{d.value + value, d.records + records}
+}
+
+// save adds the differences to slices, and works out anew which slice counts in
+// every group that was touched.
+func (s *sums) save(ctx context.Context, conn *sql.Conn) error {
+	if len(s.parts) == 0 {
+		return nil
+	}
+	parts := slices.SortedFunc(maps.Keys(s.parts), func(a, b part) int {
+		return cmp.Or(compareGroups(a.group, b.group), cmp.Compare(a.slice, b.slice), cmp.Compare(a.chapter, b.chapter))
+	})
+	if _, err := conn.ExecContext(ctx, `CREATE TEMP TABLE IF NOT EXISTS touched (reporter INTEGER, period INTEGER, flow TEXT, partner INTEGER);
+		DELETE FROM touched`); err != nil {
+		return fmt.Errorf("prepare sums: %w", err)
+	}
+	add, err := conn.PrepareContext(ctx, `INSERT INTO slices (reporter, period, flow, partner, slice, chapter, value, records)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value, records = records + excluded.records`)
+	if err != nil {
+		return fmt.Errorf("prepare sums: %w", err)
+	}
+	defer add.Close()
+	touch, err := conn.PrepareContext(ctx, `INSERT INTO touched (reporter, period, flow, partner) VALUES (?, ?, ?, ?)`)
+	if err != nil {
+		return fmt.Errorf("prepare sums: %w", err)
+	}
+	defer touch.Close()
+	var last group
+	for i, p := range parts {
+		d := s.parts[p]
+		if _, err := add.ExecContext(ctx, p.reporter, p.period, p.flow, p.partner, p.slice, p.chapter, int64(d.value), d.records); err != nil {
+			return fmt.Errorf("add to sums: %w", err)
+		}
+		if i == 0 || p.group != last {
+			last = p.group
+			if _, err := touch.ExecContext(ctx, p.reporter, p.period, p.flow, p.partner); err != nil {
+				return fmt.Errorf("mark sums: %w", err)
+			}
+		}
+	}
+	if _, err := conn.ExecContext(ctx, choose); err != nil {
+		return fmt.Errorf("choose what counts: %w", err)
+	}
+	return nil
+}
+
+// choose works out what counts in the touched groups. A slice of TOTAL is below
+// 1000, one of chapters is 2000 or more. CROSS JOIN keeps SQLite from turning the
+// order round: the touched groups are few, the table is large.
+const choose = `INSERT INTO totals (reporter, period, flow, partner, value, records, chapter_slice)
+	SELECT t.reporter, t.period, t.flow, t.partner, SUM(s.value), SUM(s.records),
+		(SELECT MIN(c.slice) FROM slices c WHERE c.reporter = t.reporter AND c.period = t.period
+			AND c.flow = t.flow AND c.partner = t.partner AND c.slice >= 1000)
+	FROM touched t CROSS JOIN slices s USING (reporter, period, flow, partner)
+	WHERE s.slice = (SELECT MIN(m.slice) FROM slices m WHERE m.reporter = t.reporter AND m.period = t.period
+		AND m.flow = t.flow AND m.partner = t.partner)
+	GROUP BY t.rowid
+	ON CONFLICT DO UPDATE SET value = excluded.value, records = excluded.records, chapter_slice = excluded.chapter_slice`
+
+// removeSamples empties the tables when they hold invented samples, and returns
+// how many flows went.
+func removeSamples(ctx context.Context, conn *sql.Conn) (int, error) {
+	var sample int
+	if err := conn.QueryRowContext(ctx, `SELECT COALESCE(MAX(sample), 0) FROM origin`).Scan(&sample); err != nil {
+		return 0, fmt.Errorf("read origin: %w", err)
+	}
+	if sample == 0 {
+		return 0, nil
+	}
+	gone, err := conn.ExecContext(ctx, `DELETE FROM flows`)
+	if err != nil {
+		return 0, fmt.Errorf("remove samples: %w", err)
+	}
+	if _, err := conn.ExecContext(ctx, `DELETE FROM slices; DELETE FROM totals; DELETE FROM origin`); err != nil {
+		return 0, fmt.Errorf("remove samples: %w", err)
+	}
+	n, err := gone.RowsAffected()
+	return int(n), err
+}
