@@ -128,7 +128,7 @@ func (r *reader) patternsQuietly(n *node) []asked {
 	for _, item := range n.items {
 		switch {
 		case item.kind == mapping:
-			if s, err := nestPattern(plain(item).(map[string]any)); err == nil { //nolint:forcetypeassert // plain makes such a map of every mapping
+			if s, err := nestPattern(plainMap(item)); err == nil {
 				out = append(out, asked{item, s})
 			}
 		case item.scalar() && strings.HasPrefix(item.text, "{"):

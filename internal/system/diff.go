@@ -31,13 +31,13 @@ type Change struct {
 // System is one without anything.
 //
 // The file holds no secret's value, so no Change does.
-func Diff(old, new *System) []Change { //nolint:predeclared // old and new are the words for it
+func Diff(older, newer *System) []Change {
 	before, after := map[string]string{}, map[string]string{}
-	if old != nil {
-		before = old.flat
+	if older != nil {
+		before = older.flat
 	}
-	if new != nil {
-		after = new.flat
+	if newer != nil {
+		after = newer.flat
 	}
 	paths := slices.Collect(maps.Keys(before))
 	for p := range after {

@@ -41,7 +41,7 @@ func (f Finding) String() string {
 
 // Findings are all that is wrong with a file, sorted by position. It is an error;
 // there is at least one.
-type Findings []Finding
+type Findings []Finding //nolint:errname // the word of the file, the CLI and the API
 
 // Error returns one line for each finding.
 func (fs Findings) Error() string {

@@ -100,6 +100,14 @@ var large = []struct {
 		}
 		return b.Bytes()
 	}, tooDeep},
+	{"more keys than a map may have", func() []byte {
+		var b bytes.Buffer
+		b.WriteString("system: a\nroutes:\n")
+		for i := range maxKeys + 1 {
+			fmt.Fprintf(&b, "  /%d:\n    service: a\n", i)
+		}
+		return b.Bytes()
+	}, tooWide},
 	{"more problems than anyone reads", func() []byte {
 		var b bytes.Buffer
 		for i := range maxFindings + 10 {

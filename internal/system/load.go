@@ -46,8 +46,8 @@ func Load(path string, opts Options) (*System, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read system: %w", err)
 	}
-	defer f.Close()
 	src, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	err = errors.Join(err, f.Close())
 	if err != nil {
 		return nil, fmt.Errorf("read system: %w", err)
 	}

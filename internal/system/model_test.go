@@ -99,7 +99,7 @@ func TestDiffOfNothing(t *testing.T) {
 	}
 }
 
-func mustParse(t testing.TB, src string) *System {
+func mustParse(t *testing.T, src string) *System {
 	t.Helper()
 	sys, err := Parse(FileName, []byte(src), t.TempDir(), Options{})
 	if err != nil {

@@ -208,7 +208,7 @@ func TestRelate(t *testing.T) {
 
 func TestNearest(t *testing.T) {
 	known := []string{"services", "secrets", "routes", "bus"}
-	tests := map[string]string{"sevices": "services", "Services": "services", "secerts": "secrets", "route": "routes", "gateway": "", "buss": "bus", "": ""}
+	tests := map[string]string{"sevices": "services", "Services": "services", "secrtes": "secrets", "route": "routes", "gateway": "", "buss": "bus", "": ""}
 	for word, want := range tests {
 		if got, _ := nearest(word, known); got != want {
 			t.Errorf("nearest(%q) = %q, want %q", word, got, want)

@@ -11,6 +11,7 @@ const (
 	notText         code = "not-text"
 	tooLong         code = "too-long"
 	tooDeep         code = "too-deep"
+	tooWide         code = "too-wide"
 	syntaxError     code = "syntax"
 	yamlFeature     code = "yaml-feature"
 	secondDocument  code = "second-document"
@@ -86,6 +87,7 @@ var problems = map[code]words{
 	notText:         {"is not UTF-8 text", "save the file as UTF-8"},
 	tooLong:         {"has more than %[1]d words and signs", "a system is described by hand; keep data in files of its own"},
 	tooDeep:         {"is nested deeper than %[1]d levels", "nothing in this file needs that; look for a missing bracket"},
+	tooWide:         {"has a map of more than %[1]d keys", "a system is described by hand; route whole folders of paths, keep data in files of its own"},
 	syntaxError:     {"is not YAML: %[1]s", "check indentation, quotes and brackets here and in the line above"},
 	yamlFeature:     {"holds %[1]s, which this file does without", "write the value out, or quote the text if it begins with that sign"},
 	secondDocument:  {"begins a second document", "keep one document, without --- in between"},

@@ -114,7 +114,7 @@ func (r *reader) readSubject(out *routed) {
 	req := out.route.Request
 	switch {
 	case n.kind == mapping:
-		s, err := nestPattern(plain(n).(map[string]any)) //nolint:forcetypeassert // plain makes such a map of every mapping
+		s, err := nestPattern(plainMap(n))
 		if err == nil {
 			err = checkSubject(s, false)
 		}

@@ -2,6 +2,7 @@ package system
 
 import (
 	"cmp"
+	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -483,7 +484,7 @@ func (r *reader) patternsAsText(n *node) *node {
 	out.items = nil
 	for _, item := range n.items {
 		if item.kind == mapping {
-			s, err := nestPattern(plain(item).(map[string]any)) //nolint:forcetypeassert // plain makes such a map of every mapping
+			s, err := nestPattern(plainMap(item))
 			if err != nil {
 				r.rec.add(item.at, item.path, badPattern, err)
 				continue
@@ -501,11 +502,7 @@ func (r *reader) patternsAsText(n *node) *node {
 func plain(n *node) any {
 	switch n.kind {
 	case mapping:
-		out := make(map[string]any, len(n.items))
-		for _, m := range n.items {
-			out[m.key] = plain(m)
-		}
-		return out
+		return plainMap(n)
 	case list:
 		out := make([]any, 0, len(n.items))
 		for _, item := range n.items {
@@ -528,10 +525,18 @@ func plain(n *node) any {
 	return nil
 }
 
+func plainMap(n *node) map[string]any {
+	out := make(map[string]any, len(n.items))
+	for _, m := range n.items {
+		out[m.key] = plain(m)
+	}
+	return out
+}
+
 // floatOr reads a number; what is none for JSON, as .inf, stays text.
 func floatOr(s string) any {
 	v, err := strconv.ParseFloat(s, 64)
-	if err != nil {
+	if err != nil || math.IsInf(v, 0) || math.IsNaN(v) {
 		return s
 	}
 	return v

@@ -20,6 +20,7 @@ const (
 	maxSize  = 1 << 20 // bytes
 	maxWords = 50_000  // tokens
 	maxDepth = 32      // maps and lists within each other
+	maxKeys  = 5_000   // of one block map
 )
 
 // document reads YAML into nodes. It returns nil if src is no document that can be
@@ -41,8 +42,7 @@ func document(src []byte, rec *recorder) *node {
 	file, err := parse(tokens)
 	if err != nil {
 		at, message := place{1, 1}, err.Error()
-		var syntax *yaml.SyntaxError
-		if errors.As(err, &syntax) {
+		if syntax, ok := errors.AsType[*yaml.SyntaxError](err); ok {
 			message = syntax.Message
 			if syntax.Token != nil {
 				at = placeOf(syntax.Token)
@@ -129,6 +129,7 @@ func bounded(tokens token.Tokens, rec *recorder) bool {
 	type level struct {
 		column int
 		item   bool
+		keys   int
 	}
 	var block []level
 	for _, t := range tokens {
@@ -146,7 +147,7 @@ func bounded(tokens token.Tokens, rec *recorder) bool {
 			if flow > 0 {
 				break
 			}
-			open := level{t.Position.Column, t.Type == token.SequenceEntryType}
+			open := level{column: t.Position.Column, item: t.Type == token.SequenceEntryType}
 			if !open.item && t.Prev != nil {
 				open.column = t.Prev.Position.Column
 			}
@@ -154,8 +155,14 @@ func bounded(tokens token.Tokens, rec *recorder) bool {
 				block[len(block)-1].column == open.column && block[len(block)-1].item && !open.item) {
 				block = block[:len(block)-1]
 			}
-			if len(block) == 0 || block[len(block)-1] != open {
+			if len(block) == 0 || block[len(block)-1].column != open.column || block[len(block)-1].item != open.item {
 				block = append(block, open)
+			}
+			if last := &block[len(block)-1]; !last.item {
+				if last.keys++; last.keys > maxKeys {
+					rec.add(placeOf(t), "", tooWide, maxKeys)
+					return false
+				}
 			}
 		default:
 		}
