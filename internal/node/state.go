@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,7 +25,11 @@ import (
 //	next.<service>        number of the next instance
 //
 // Every put is synced before it returns.
-type state struct{ kv jetstream.KeyValue }
+type state struct {
+	kv jetstream.KeyValue
+
+	numbering sync.Mutex // one number is given at a time
+}
 
 const stateBucket = "fairlead"
 
@@ -143,6 +148,8 @@ func (s *state) overrides(ctx context.Context) (map[string]control.Override, err
 
 // nextInstance returns an id that was never given before.
 func (s *state) nextInstance(ctx context.Context, service string) (string, error) {
+	s.numbering.Lock()
+	defer s.numbering.Unlock()
 	key := "next." + service
 	var n int
 	if _, err := s.get(ctx, key, &n); err != nil {
