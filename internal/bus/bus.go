@@ -105,6 +105,9 @@ type Bus struct {
 	reload  sync.Mutex // serialises reloads; never taken with mu held
 	applied uint64     // the changes that the server knows; guarded by reload
 
+	looking sync.Mutex // guards shot
+	shot    snapshot
+
 	closing  sync.Once
 	finished chan struct{} // closed when the server has ended and the lock is free
 }
@@ -181,6 +184,8 @@ func serverOptions(o Options, host string, port int) *server.Options {
 		MaxControlLine: 8 << 10,
 		AuthTimeout:    5, // seconds
 		WriteDeadline:  10 * time.Second,
+
+		MaxClosedClients: 1024, // their counts are read once more, see final
 	}
 }
 
@@ -196,7 +201,7 @@ func (b *Bus) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("configure server: %w", err)
 	}
-	log := newServerLog(b.log)
+	log := newServerLog(b.log, b.settleHandshakes)
 	s.SetLoggerV2(log, false, false, false)
 	// Start returns once the store is read and the listener open, or when it has
 	// told the log why not.

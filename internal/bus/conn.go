@@ -19,14 +19,15 @@ import (
 func (b *Bus) Operator(name string, opts ...nats.Option) (*nats.Conn, error) {
 	c := b.operator
 	c.InboxPrefix = operatorInboxes + "." + random()
-	return b.connect(name, c, opts)
+	return b.connect(name, c, append(opts[:len(opts):len(opts)], nats.InProcessServer(b.server)))
 }
 
-// Gateway connects within the process and may only ask: publish on the subjects
+// Gateway connects over TCP, which is faster under load than a pipe within the
+// process (docs/decisions/0013), and may only ask: publish on the subjects
 // that some service answers, and the one that the signing keys come from, and
 // read its own replies. The permissions follow the model of [Bus.Apply].
 func (b *Bus) Gateway(opts ...nats.Option) (*nats.Conn, error) {
-	return b.connect("fairlead gateway", b.gateway, opts)
+	return b.connect("fairlead gateway", b.gateway, append(opts[:len(opts):len(opts)], nats.InProcessServer(nil)))
 }
 
 // OperatorCredentials are for the operator's tools over TCP, such as the nats
@@ -39,6 +40,7 @@ func (b *Bus) connect(name string, c Credentials, opts []nats.Option) (*nats.Con
 		nats.ReconnectWait(10 * time.Millisecond),
 		nats.ReconnectJitter(0, 0),
 		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), // a reload may cut a handshake of a pipe, which no lock of the server keeps out
 		nats.ErrorHandler(b.asyncError(name)),
 	}
 	all = append(all, opts...)
@@ -47,9 +49,10 @@ func (b *Bus) connect(name string, c Credentials, opts []nats.Option) (*nats.Con
 		nats.Name(name),
 		nats.UserInfo(c.User, c.Password),
 		nats.CustomInboxPrefix(c.InboxPrefix),
-		nats.InProcessServer(b.server),
 	)
+	b.reload.Lock()
 	nc, err := nats.Connect(b.url, all...)
+	b.reload.Unlock()
 	if err != nil {
 		return nil, fmt.Errorf("connect %s to bus: %w", name, err)
 	}

@@ -6,11 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-
-	"github.com/nats-io/jwt/v2"
-	"github.com/nats-io/nats-server/v2/server"
 
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
@@ -30,8 +25,8 @@ type instance struct {
 	password string
 	draining bool
 
-	gone uint64            // requests given to connections that are closed
-	seen map[uint64]uint64 // requests last seen given to each open connection, by its id
+	gone uint64           // requests given to connections that closed some time ago
+	seen map[uint64]tally // requests last seen given on each connection, by its id
 }
 
 // Apply sets the model that permissions are derived from and derives those of
@@ -101,7 +96,7 @@ func (b *Bus) issue(service, id string) (Credentials, error) {
 			id:       id,
 			party:    party{service, s.Bus},
 			password: c.Password,
-			seen:     make(map[uint64]uint64),
+			seen:     make(map[uint64]tally),
 		}
 		if err := checkParty(in.party, id); err != nil {
 			return err
@@ -193,87 +188,6 @@ func subscribed(views map[uint64]view) bool {
 		}
 	}
 	return false
-}
-
-// change makes one change of the model or the instances, and returns when the
-// server acts by it. Changes that come while the server is being told of others
-// are told together.
-func (b *Bus) change(do func() error) error {
-	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
-		return ErrClosed
-	}
-	if err := do(); err != nil {
-		b.mu.Unlock()
-		return err
-	}
-	b.changes++
-	mine := b.changes
-	b.mu.Unlock()
-	return b.flush(mine)
-}
-
-// flush returns when the server acts by the first n changes.
-func (b *Bus) flush(n uint64) error {
-	b.reload.Lock()
-	defer b.reload.Unlock()
-	if b.applied >= n {
-		return nil // another change's reload carried this one
-	}
-	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
-		return ErrClosed
-	}
-	users, err := b.usersLocked()
-	told := b.changes
-	b.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	opts := b.base.Clone()
-	opts.Users = users
-	if err := b.server.ReloadOptions(opts); err != nil {
-		return fmt.Errorf("reload server: %w", err)
-	}
-	b.applied = told
-	return nil
-}
-
-func (b *Bus) users() ([]*server.User, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.usersLocked()
-}
-
-// usersLocked are the server's users by the model and the instances. b.mu is held.
-func (b *Bus) usersLocked() ([]*server.User, error) {
-	peers := parties(b.sys)
-	live := slices.Sorted(maps.Keys(b.instances))
-	for _, id := range live {
-		if p := b.instances[id].party; !slices.Contains(peers, p) {
-			peers = append(peers, p)
-		}
-	}
-	within := map[string]struct{}{jwt.ConnectionTypeInProcess: {}}
-	users := []*server.User{
-		{Username: b.operator.User, Password: b.operator.Password, AllowedConnectionTypes: within},
-		{Username: b.tools.User, Password: b.tools.Password},
-		{
-			Username: b.gateway.User, Password: b.gateway.Password, AllowedConnectionTypes: within,
-			Permissions: gatewayPermissions(b.inbox, jwksSubject(b.sys), peers),
-		},
-	}
-	for _, id := range live {
-		in := b.instances[id]
-		p, err := derive(in.party, id, peers, in.draining)
-		if err != nil {
-			return nil, err
-		}
-		users = append(users, &server.User{Username: id, Password: in.password, Permissions: p})
-	}
-	return users, nil
 }
 
 // secret is a password of 32 random bytes.

@@ -18,6 +18,9 @@ import (
 // connection) is that client's, so it is Warn: nobody has to mend the bus.
 type serverLog struct {
 	log *slog.Logger
+	// reloading is called while the server reloads its users, before it looks at
+	// the connections.
+	reloading func()
 
 	mu    sync.Mutex // guards fatal and seen
 	fatal string     // the first fatal message: the reason why a start failed
@@ -40,11 +43,17 @@ var ofClient = regexp.MustCompile(`^\S+ - \w+:\d+ - (?:"[^"]*" - )*`)
 // that a slow hash would protect.
 const plaintextWarning = "Plaintext passwords detected, use nkeys or bcrypt"
 
-func newServerLog(log *slog.Logger) *serverLog {
-	return &serverLog{log: log, seen: make(map[string]time.Time)}
+// reloadNotice is what the server says when it has taken up the new users.
+const reloadNotice = "Reloaded: authorization users"
+
+func newServerLog(log *slog.Logger, reloading func()) *serverLog {
+	return &serverLog{log: log, reloading: reloading, seen: make(map[string]time.Time)}
 }
 
 func (l *serverLog) Noticef(format string, v ...any) {
+	if format == reloadNotice {
+		l.reloading()
+	}
 	l.log.Debug("bus server notice", slog.String(wire.KeyReason, fmt.Sprintf(format, v...)))
 }
 

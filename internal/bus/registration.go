@@ -2,6 +2,7 @@ package bus
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -21,8 +22,9 @@ type Registration struct {
 	Delivered uint64
 }
 
-// Registered says what an instance does on the bus now. It asks nothing of the
-// client, and costs some microseconds, so it may be called often.
+// Registered says what an instance does on the bus, as it was at most five
+// milliseconds ago. It asks nothing of the client and may be called often, for
+// many instances at once.
 //
 // It returns [ErrUnknownInstance] if the instance has no credentials.
 func (b *Bus) Registered(id string) (Registration, error) {
@@ -35,10 +37,11 @@ func (b *Bus) Registered(id string) (Registration, error) {
 	case in == nil:
 		return Registration{}, fmt.Errorf("look up %s on bus: %w", id, ErrUnknownInstance)
 	}
-	views, err := b.look(in)
+	conns, err := b.glimpse()
 	if err != nil {
 		return Registration{}, fmt.Errorf("look up %s on bus: %w", id, err)
 	}
+	views := in.party.views(conns[id])
 	r := Registration{Connected: len(views) > 0}
 	for _, v := range views {
 		r.Subscriptions += v.subscriptions
@@ -47,6 +50,38 @@ func (b *Bus) Registered(id string) (Registration, error) {
 	r.Patterns = sorted(r.Patterns)
 	r.Delivered = b.count(in, views)
 	return r, nil
+}
+
+// snapshot is what all connections were at one time, by their users' names.
+type snapshot struct {
+	taken time.Time
+	conns map[string][]*server.ConnInfo
+}
+
+// stale is the age from which a snapshot is taken anew.
+const stale = 5 * time.Millisecond
+
+// glimpse returns a snapshot that is not stale. While 64 instances start and each
+// is looked at every 10 ms, one snapshot serves many.
+func (b *Bus) glimpse() (map[string][]*server.ConnInfo, error) {
+	b.looking.Lock()
+	defer b.looking.Unlock()
+	if time.Since(b.shot.taken) < stale {
+		return b.shot.conns, nil
+	}
+	taken := time.Now()
+	z, err := b.server.Connz(&server.ConnzOptions{
+		Username: true, SubscriptionsDetail: true, Limit: b.base.MaxConn,
+	})
+	if err != nil {
+		return nil, err
+	}
+	conns := make(map[string][]*server.ConnInfo, len(z.Conns))
+	for _, c := range z.Conns {
+		conns[c.AuthorizedUser] = append(conns[c.AuthorizedUser], c)
+	}
+	b.shot = snapshot{taken, conns}
+	return conns, nil
 }
 
 // view is one connection of an instance.
@@ -58,17 +93,23 @@ type view struct {
 	others        map[string]int64 // messages by subscription, for all that are not answers
 }
 
-// look reads the instance's open connections from the server, by their ids.
+// look reads the instance's open connections from the server as they are now.
 func (b *Bus) look(in *instance) (map[uint64]view, error) {
-	z, err := b.server.Connz(&server.ConnzOptions{User: in.id, SubscriptionsDetail: true})
+	z, err := b.server.Connz(&server.ConnzOptions{
+		User: in.id, SubscriptionsDetail: true, Limit: b.base.MaxConn,
+	})
 	if err != nil {
 		return nil, err
 	}
-	views := make(map[uint64]view, len(z.Conns))
-	for _, c := range z.Conns {
-		views[c.Cid] = in.party.view(c)
+	return in.party.views(z.Conns), nil
+}
+
+func (p party) views(conns []*server.ConnInfo) map[uint64]view {
+	views := make(map[uint64]view, len(conns))
+	for _, c := range conns {
+		views[c.Cid] = p.view(c)
 	}
-	return views, nil
+	return views
 }
 
 func (p party) view(c *server.ConnInfo) view {
@@ -91,39 +132,54 @@ func (p party) view(c *server.ConnInfo) view {
 	return v
 }
 
+// tally is what an instance was given on one connection.
+type tally struct {
+	requests uint64
+	closed   time.Time // when the connection was found closed, zero while it is open
+}
+
+// folded is how long the tally of a closed connection is kept apart. A snapshot
+// that still shows the connection open is younger.
+const folded = time.Second
+
 // count brings the instance's count of requests up to date with what was seen of
 // its connections, and returns it.
 func (b *Bus) count(in *instance, views map[uint64]view) uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for cid, v := range views {
-		in.seen[cid] = max(in.seen[cid], v.requests)
+		t := in.seen[cid]
+		t.requests = max(t.requests, v.requests)
+		in.seen[cid] = t
 	}
-	var sum uint64
-	for cid, n := range in.seen {
-		if _, open := views[cid]; !open {
-			// What it was given since it was last seen is kept by the server
-			// for a while.
-			n = max(n, b.final(in, cid))
-			in.gone += n
-			delete(in.seen, cid)
-			continue
+	now, sum := time.Now(), in.gone
+	for cid, t := range in.seen {
+		if _, open := views[cid]; !open && t.closed.IsZero() {
+			if requests, open := b.final(in, cid); !open {
+				t = tally{max(t.requests, requests), now}
+				in.seen[cid] = t
+			}
 		}
-		sum += n
+		if !t.closed.IsZero() && now.Sub(t.closed) > folded {
+			in.gone += t.requests
+			delete(in.seen, cid)
+		}
+		sum += t.requests
 	}
-	return in.gone + sum
+	return sum
 }
 
-// final is how many requests a connection that is closed was given, zero if the
-// server has forgotten it.
-func (b *Bus) final(in *instance, cid uint64) uint64 {
+// final is how many requests a connection was given that is closed by now. The
+// server keeps the last ones that closed; zero if it has forgotten this one.
+func (b *Bus) final(in *instance, cid uint64) (requests uint64, open bool) {
 	z, err := b.server.Connz(&server.ConnzOptions{
-		CID: cid, State: server.ConnClosed, SubscriptionsDetail: true,
+		CID: cid, State: server.ConnAll, SubscriptionsDetail: true,
 	})
 	if err != nil || len(z.Conns) == 0 {
-		return 0
+		return 0, false
 	}
-	return in.party.view(z.Conns[0]).requests
+	c := z.Conns[0]
+	return in.party.view(c).requests, c.Stop == nil
 }
 
 // settle adds what the instance was given between the look before its drain and
@@ -146,7 +202,9 @@ func (b *Bus) settle(in *instance, before, after map[uint64]view) {
 			given -= n - was.others[sid]
 		}
 		if given > 0 {
-			in.seen[cid] = max(in.seen[cid], was.requests+uint64(given))
+			t := in.seen[cid]
+			t.requests = max(t.requests, was.requests+uint64(given))
+			in.seen[cid] = t
 		}
 	}
 }

@@ -60,6 +60,9 @@ func overlap(a, b string) bool {
 	}
 }
 
+// Overlap reports whether there is a subject that both patterns match.
+func Overlap(a, b string) bool { return overlap(a, b) }
+
 // overlapAny reports whether some pattern of a overlaps some pattern of b.
 func overlapAny(a, b []string) bool {
 	for _, x := range a {
