@@ -63,6 +63,7 @@ type Gateway struct {
 	open     atomic.Int64  // requests, tunnels not counted
 	stopping chan struct{} // closed when Stop begins
 	tunnels  tunnels
+	fresh    fresh
 	tasks    sync.WaitGroup
 	stop     func()
 
@@ -105,6 +106,7 @@ func New(opts Options) *Gateway {
 		ReadHeaderTimeout: headTime,
 		IdleTimeout:       idleTime,
 		MaxHeaderBytes:    maxHead,
+		ConnState:         g.fresh.note,
 		ErrorLog:          slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
 	}
 	return g
@@ -173,7 +175,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	var left error
 	if l != nil {
 		_ = l.Close() // a second close is no fault
-		left = errors.Join(g.finish(ctx))
+		left = g.finish(ctx)
 	}
 	g.bridge.close()
 	g.mu.Lock()
@@ -193,6 +195,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 
 // finish waits for open requests and tunnels, and cuts them when ctx ends.
 func (g *Gateway) finish(ctx context.Context) error {
+	g.fresh.cut()
 	err := g.server.Shutdown(ctx)
 	if terr := g.tunnels.wait(ctx); err == nil {
 		err = terr
@@ -202,6 +205,39 @@ func (g *Gateway) finish(ctx context.Context) error {
 		_ = g.server.Close() // only reports the listener's close
 	}
 	return err
+}
+
+// fresh are the connections that have not brought a request yet. http.Server would
+// wait five seconds for each when it shuts down; browsers open some in advance.
+type fresh struct {
+	mu    sync.Mutex // guards the fields below
+	conns map[net.Conn]struct{}
+	over  bool
+}
+
+func (f *fresh) note(c net.Conn, state http.ConnState) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case state != http.StateNew:
+		delete(f.conns, c)
+	case f.over:
+		_ = c.Close() // nobody has asked anything
+	default:
+		if f.conns == nil {
+			f.conns = map[net.Conn]struct{}{}
+		}
+		f.conns[c] = struct{}{}
+	}
+}
+
+func (f *fresh) cut() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.over = true
+	for c := range f.conns {
+		_ = c.Close() // as above
+	}
 }
 
 // sweep closes upstream connections that have idled for too long.

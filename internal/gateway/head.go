@@ -62,11 +62,11 @@ func (h *head) read(br *bufio.Reader) error {
 	if h.status < 100 || h.status > 599 {
 		return malformed("the status is " + strconv.Itoa(h.status))
 	}
-	return h.readFields(br, line[:0:0])
+	return h.readFields(br)
 }
 
 // readFields reads header or trailer lines up to and with the empty one.
-func (h *head) readFields(br *bufio.Reader, _ []byte) error {
+func (h *head) readFields(br *bufio.Reader) error {
 	h.buf, h.fields = h.buf[:0], h.fields[:0]
 	for {
 		line, err := br.ReadSlice('\n')
@@ -165,8 +165,9 @@ func (h *head) lookup(name string) (string, bool) {
 	return "", false
 }
 
-// copyTo adds what may go outside to the client's header and returns the names.
-func (h *head) copyTo(dst, _ http.Header) []string {
+// copyTo adds what may go outside to the client's header. Of an informational
+// answer it returns the names that it added.
+func (h *head) copyTo(dst http.Header) []string {
 	var connection []string
 	for i := range h.fields {
 		if h.fields[i].name == "Connection" {

@@ -64,7 +64,6 @@ func (l *link) alive() bool {
 	if l.raw == nil {
 		return true
 	}
-	_ = l.c.SetReadDeadline(time.Time{}) // one that has passed would keep peek from looking
 	return l.raw.Read(l.peek) == nil && l.live
 }
 
@@ -76,7 +75,7 @@ func (l *link) interrupt() { _ = l.c.SetDeadline(past) } // fails only on a clos
 // exchange sends one request and copies its answer. Afterwards reusable says
 // whether the connection can take another.
 func (l *link) exchange(w http.ResponseWriter, r *http.Request, x *exchange, q *outbound) error {
-	l.reusable = false
+	l.reusable, l.moved = false, time.Time{}
 	if n, err := l.c.Write(q.head); err != nil {
 		if n == 0 {
 			return &sendError{unsent, err}
@@ -158,7 +157,7 @@ func (l *link) final(w http.ResponseWriter, r *http.Request, x *exchange, q *out
 // inform passes an informational answer on, such as 103 Early Hints.
 func (l *link) inform(w http.ResponseWriter, status int) {
 	h := w.Header()
-	added := l.head.copyTo(h, nil)
+	added := l.head.copyTo(h)
 	w.WriteHeader(status)
 	for _, name := range added {
 		delete(h, name)
@@ -173,8 +172,11 @@ func (l *link) copyAnswer(w http.ResponseWriter, r *http.Request, x *exchange, f
 		return &sendError{refused, err}
 	}
 	h := w.Header()
-	l.head.copyTo(h, h)
-	if length < 0 && !chunked || l.head.closes() {
+	l.head.copyTo(h)
+	if l.head.status == http.StatusNoContent {
+		delete(h, "Content-Length")
+	}
+	if l.keep = l.head.keepAlive(); length < 0 && !chunked || l.head.closes() {
 		l.keep = 0
 	}
 	if !f.settled() {
@@ -265,7 +267,7 @@ func (l *link) copyTrailers(w http.ResponseWriter) error {
 	}
 	declared := l.head.trailers()
 	var t head
-	if err := t.readFields(l.br, nil); err != nil {
+	if err := t.readFields(l.br); err != nil {
 		return err
 	}
 	h := w.Header()
@@ -287,14 +289,22 @@ func (l *link) copyTrailers(w http.ResponseWriter) error {
 
 // upgrade joins the client's and the service's connection.
 func (l *link) upgrade(w http.ResponseWriter, r *http.Request, x *exchange, q *outbound) error {
+	// It is known before it leaves net/http's care, so that Stop cannot miss it.
+	t := &tunnel{service: l.c, toService: l.c}
+	x.g.tunnels.add(t)
+	defer x.g.tunnels.remove(t)
 	client, buffered, err := x.answer.control.Hijack()
 	if err != nil {
 		return &sendError{begun, err}
 	}
+	t.fromClient = client
+	if !x.g.tunnels.join(t, client) {
+		return &sendError{begun, errStopped}
+	}
 	_ = client.SetDeadline(time.Time{}) // fails only on a closed connection
 	_ = l.c.SetDeadline(time.Time{})    // as above
 	h := w.Header()
-	l.head.copyTo(h, h)
+	l.head.copyTo(h)
 	cleanAnswer(h)
 	h.Set("Upgrade", q.upgrade)
 	if p, ok := l.head.lookup("Upgrade"); ok {
@@ -308,9 +318,6 @@ func (l *link) upgrade(w http.ResponseWriter, r *http.Request, x *exchange, q *o
 		}
 	}
 	x.answer.status = http.StatusSwitchingProtocols
-	t := &tunnel{client: client, service: l.c, fromClient: client, toService: l.c}
-	x.g.tunnels.add(t)
-	defer x.g.tunnels.remove(t)
 	if _, err := client.Write(append(out, "\r\n"...)); err != nil {
 		t.close()
 		return &sendError{begun, &clientError{err}}

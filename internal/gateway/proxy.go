@@ -62,13 +62,14 @@ func (x *exchange) proxy(w http.ResponseWriter, r *http.Request) {
 // send makes one attempt.
 func (x *exchange) send(w http.ResponseWriter, r *http.Request, e *endpoint, q *outbound) error {
 	defer e.leave()
+	e.served.Add(1)
 	err := e.up.do(w, r, x, q)
 	var failed *sendError
 	if errors.As(err, &failed) && failed.progress == unsent {
+		e.served.Add(^uint64(0))
 		e.shun.Store(time.Now().Add(shunTime).UnixNano())
 		return err
 	}
-	e.served.Add(1)
 	x.sent++
 	return err
 }

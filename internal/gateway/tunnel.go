@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -12,7 +13,10 @@ type tunnels struct {
 	mu    sync.Mutex // guards the fields below
 	open  map[*tunnel]struct{}
 	empty chan struct{} // closed when the last one ends; nil while nobody waits
+	over  bool          // cut has been called
 }
+
+var errStopped = errors.New("the gateway stops")
 
 // tunnel carries bytes between a client and a service once both have agreed to
 // leave HTTP. Each side may end its half first; a side that does not read holds the
@@ -61,18 +65,33 @@ func (ts *tunnels) wait(ctx context.Context) error {
 	}
 }
 
-// cut closes all tunnels.
+// join gives a tunnel its client. It reports false, and closes both sides, if all
+// tunnels have been cut in the meantime.
+func (ts *tunnels) join(t *tunnel, client net.Conn) bool {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	t.client = client
+	if ts.over {
+		t.close()
+	}
+	return !ts.over
+}
+
+// cut closes all tunnels, those that are just coming up too.
 func (ts *tunnels) cut() {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
+	ts.over = true
 	for t := range ts.open {
 		t.close()
 	}
 }
 
 func (t *tunnel) close() {
-	_ = t.client.Close()  // whatever it says, the connection is over
-	_ = t.service.Close() // as above
+	_ = t.service.Close() // whatever it says, the connection is over
+	if t.client != nil {
+		_ = t.client.Close() // as above
+	}
 }
 
 // run returns when both directions have ended, with the bytes sent to the client.

@@ -76,14 +76,16 @@ func newHTTPUpstream(network, address string) *httpUpstream {
 	return &httpUpstream{network: network, address: address, dialer: net.Dialer{Timeout: dialTime, KeepAlive: 15 * time.Second}}
 }
 
-// take returns a connection: one that idles and still lives, or a new one.
-func (u *httpUpstream) take(ctx context.Context, now time.Time, deadline time.Time) (*link, error) {
+// take returns a connection, one that idles and still lives, or a new one. Its
+// deadline is set.
+func (u *httpUpstream) take(ctx context.Context, now, deadline time.Time) (*link, error) {
 	for {
 		l := u.pop()
 		if l == nil {
 			break
 		}
-		if now.Before(l.expires) && l.alive() {
+		// The deadline comes first: one that has passed would keep alive from looking.
+		if now.Before(l.expires) && l.c.SetDeadline(deadline) == nil && l.alive() {
 			return l, nil
 		}
 		l.close()
@@ -93,6 +95,9 @@ func (u *httpUpstream) take(ctx context.Context, now time.Time, deadline time.Ti
 	c, err := d.DialContext(ctx, u.network, u.address)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
+	}
+	if err := c.SetDeadline(deadline); err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	return newLink(c), nil
 }
@@ -159,7 +164,6 @@ func (u *httpUpstream) do(w http.ResponseWriter, r *http.Request, x *exchange, q
 	if err != nil {
 		return &sendError{unsent, err}
 	}
-	_ = l.c.SetDeadline(x.deadline) // fails only on a closed connection, as the write will
 	leave := context.AfterFunc(r.Context(), l.interrupt)
 	err = l.exchange(w, r, x, q)
 	if !leave() {

@@ -1,0 +1,149 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"fairlead/internal/system"
+)
+
+// quickService answers every request with the same 280 bytes, as fast as Go can.
+func quickService(b *testing.B) Endpoint {
+	b.Helper()
+	answer := []byte("HTTP/1.1 200 OK\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nContent-Type: application/json\r\nContent-Length: 280\r\n\r\n" + strings.Repeat("x", 280))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				buf := make([]byte, 16<<10)
+				for {
+					got := 0
+					for !bytes.HasSuffix(buf[:got], []byte("\r\n\r\n")) {
+						n, err := c.Read(buf[got:])
+						if err != nil {
+							return
+						}
+						got += n
+					}
+					if _, err := c.Write(answer); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return Endpoint{Instance: "api-1", Network: "tcp", Address: l.Addr().String()}
+}
+
+// load sends b.N requests on 64 connections.
+func load(b *testing.B, addr string) {
+	b.Helper()
+	request := []byte("GET /api/flows/010121?year=2023 HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
+	const connections = 64
+	jobs := make(chan int)
+	var wg sync.WaitGroup
+	for range connections {
+		wg.Go(func() {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			defer c.Close()
+			br := bufio.NewReader(c)
+			for n := range jobs {
+				for range n {
+					if _, err := c.Write(request); err != nil {
+						b.Error(err)
+						return
+					}
+					if err := readAnswer(br); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	b.ResetTimer()
+	for left := b.N; left > 0; left -= 64 {
+		jobs <- min(left, 64)
+	}
+	close(jobs)
+	wg.Wait()
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
+}
+
+func readAnswer(br *bufio.Reader) error {
+	length := 0
+	for first := true; ; first = false {
+		line, err := br.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		if first && !bytes.HasPrefix(line, []byte("HTTP/1.1 200")) {
+			return fmt.Errorf("answered %q", line)
+		}
+		if v, ok := bytes.CutPrefix(line, []byte("Content-Length: ")); ok {
+			length, _ = strconv.Atoi(strings.TrimSpace(string(v)))
+		}
+		if len(line) == 2 {
+			break
+		}
+	}
+	_, err := br.Discard(length)
+	return err
+}
+
+// BenchmarkProxy compares the gateway, with access log and request ids on, with a
+// bare httputil.ReverseProxy in front of the same service in the same run.
+func BenchmarkProxy(b *testing.B) {
+	ep := quickService(b)
+	b.Run("direct", func(b *testing.B) { load(b, ep.Address) })
+	b.Run("reverseproxy", func(b *testing.B) {
+		target := &url.URL{Scheme: "http", Host: ep.Address}
+		p := &httputil.ReverseProxy{
+			Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(target) },
+			Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true},
+		}
+		s := httptest.NewServer(p)
+		b.Cleanup(s.Close)
+		load(b, s.Listener.Addr().String())
+	})
+	b.Run("gateway", func(b *testing.B) {
+		log, err := os.Create(filepath.Join(b.TempDir(), "access.log"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		d := openDoor(b, Options{AccessLog: log})
+		d.apply([]system.Route{{Path: "/api/flows/{hs}", Service: "api"}}, map[string][]Endpoint{"api": {ep}})
+		load(b, d.Addr().String())
+	})
+}
+
+var _ = context.Background
+var _ = io.EOF

@@ -1,0 +1,249 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"fairlead/internal/system"
+)
+
+// door is a started gateway of a test.
+type door struct {
+	*Gateway
+	t      testing.TB
+	client *http.Client
+	log    *syncBuffer
+}
+
+// openDoor starts a gateway that is stopped at the end of the test.
+func openDoor(t testing.TB, opts Options) *door {
+	t.Helper()
+	d := &door{t: t, log: &syncBuffer{}}
+	opts.Listen = "127.0.0.1:0"
+	if opts.AccessLog == nil {
+		opts.AccessLog = d.log
+	}
+	if opts.WaitForReady == 0 {
+		opts.WaitForReady = 2 * time.Second
+	}
+	d.Gateway = New(opts)
+	if err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}
+	d.client = &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	t.Cleanup(func() {
+		transport.CloseIdleConnections()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := d.Stop(ctx); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+	})
+	return d
+}
+
+func (d *door) apply(routes []system.Route, endpoints map[string][]Endpoint) {
+	d.t.Helper()
+	c := Config{Routes: routes, Endpoints: endpoints}
+	seen := map[string]bool{}
+	for i := range routes {
+		if routes[i].Key == "" {
+			routes[i].Key = strings.TrimPrefix(routes[i].Method+" "+routes[i].Host+routes[i].Path, " ")
+		}
+		if s := routes[i].Service; s != "" && !seen[s] {
+			seen[s] = true
+			c.Services = append(c.Services, s)
+		}
+	}
+	for s := range endpoints {
+		if !seen[s] {
+			c.Services = append(c.Services, s)
+		}
+	}
+	if err := d.Apply(c); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// do sends a request; a nil edit is fine.
+func (d *door) do(method, path string, body io.Reader, edit func(*http.Request)) (*http.Response, string) {
+	d.t.Helper()
+	r, err := http.NewRequestWithContext(d.t.Context(), method, d.URL()+path, body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if edit != nil {
+		edit(r)
+	}
+	res, err := d.client.Do(r)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return res, string(text)
+}
+
+// raw sends bytes on a connection of its own and returns all that comes back until
+// the gateway closes, or the first n bytes' worth of a whole answer.
+func (d *door) raw(request string) string {
+	d.t.Helper()
+	c, err := net.Dial("tcp", d.Addr().String())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.WriteString(c, request); err != nil {
+		d.t.Fatal(err)
+	}
+	all, _ := io.ReadAll(c)
+	return string(all)
+}
+
+// serviceOf starts an HTTP service and returns its endpoint.
+func serviceOf(t testing.TB, instance string, h http.HandlerFunc) Endpoint {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+	return Endpoint{Instance: instance, Network: "tcp", Address: s.Listener.Addr().String()}
+}
+
+// rawService answers every connection with f, which gets what a request began with.
+func rawService(t testing.TB, instance string, f func(c net.Conn, head string)) Endpoint {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var open sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	open.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			open.Go(func() {
+				defer c.Close()
+				stop := context.AfterFunc(ctx, func() { c.Close() })
+				defer stop()
+				buf := make([]byte, 64<<10)
+				got := 0
+				for !bytes.Contains(buf[:got], []byte("\r\n\r\n")) {
+					n, err := c.Read(buf[got:])
+					if err != nil {
+						return
+					}
+					got += n
+				}
+				f(c, string(buf[:got]))
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); cancel(); open.Wait() })
+	return Endpoint{Instance: instance, Network: "tcp", Address: l.Addr().String()}
+}
+
+// syncBuffer is a buffer that a test reads while the gateway writes.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// eventually polls until cond holds.
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(5 * time.Second)
+	for !cond() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("timed out waiting: %s", what)
+		}
+	}
+}
+
+func text(s string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, s) }
+}
+
+func TestProxyPassesRequestAndAnswer(t *testing.T) {
+	d := openDoor(t, Options{})
+	var hits atomic.Int64
+	ep := serviceOf(t, "api-1", func(w http.ResponseWriter, r *http.Request) {
+		hits.Add(1)
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("X-Seen", r.Method+" "+r.Host+" "+r.RequestURI)
+		w.WriteHeader(http.StatusTeapot)
+		_, _ = w.Write(append([]byte("got "), body...))
+	})
+	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {ep}})
+	tests := []struct {
+		name, method, path, body string
+		chunked                  bool
+	}{
+		{"get", "GET", "/a/b?q=1&x=%20y", "", false},
+		{"encoded", "GET", "/a%2Fb/%C3%BC", "", false},
+		{"empty post", "POST", "/a", "", false},
+		{"small post", "POST", "/a", "hello", false},
+		{"chunked post", "POST", "/a", "hello", true},
+		{"large post", "PUT", "/a", strings.Repeat("0123456789", 200_000), false},
+		{"large chunked post", "PUT", "/a", strings.Repeat("0123456789", 200_000), true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var body io.Reader
+			if tt.body != "" {
+				body = strings.NewReader(tt.body)
+			}
+			if tt.chunked {
+				body = io.MultiReader(body)
+			}
+			res, got := d.do(tt.method, tt.path, body, nil)
+			if res.StatusCode != http.StatusTeapot || got != "got "+tt.body {
+				t.Fatalf("status %d, body of %d bytes %.100q", res.StatusCode, len(got), got)
+			}
+			if seen, want := res.Header.Get("X-Seen"), tt.method+" "+d.Addr().String()+" "+tt.path; seen != want {
+				t.Errorf("service saw %q, want %q", seen, want)
+			}
+		})
+	}
+	if n := d.Served("api-1"); n != uint64(len(tests)) || hits.Load() != int64(n) {
+		t.Errorf("Served is %d, the service counted %d, want %d", n, hits.Load(), len(tests))
+	}
+}
