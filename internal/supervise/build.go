@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -53,10 +54,10 @@ func Build(ctx context.Context, opts BuildOptions) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	out := &tail{to: opts.Output}
-	//nolint:noctx // ctx kills the whole tree below, not only the shell
+	// ctx kills the whole tree below, not only the shell
 	cmd := exec.Command("/bin/sh", "-c", opts.Command)
 	cmd.Dir = opts.Dir
-	cmd.Env = append(opts.Env[:len(opts.Env):len(opts.Env)], "OUT="+opts.Out)
+	cmd.Env = append(slices.Clip(opts.Env), "OUT="+opts.Out)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second // for output that a background process holds open
@@ -72,12 +73,12 @@ func Build(ctx context.Context, opts BuildOptions) error {
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
-		killTree(cmd.Process.Pid)
+		killTree(context.WithoutCancel(ctx), cmd.Process.Pid)
 		<-ended
 		reapGroup(cmd.Process.Pid)
 		return fmt.Errorf("build: %w", context.Cause(ctx))
 	}
-	killGroup(cmd.Process.Pid)
+	killGroup(context.WithoutCancel(ctx), cmd.Process.Pid)
 	switch exit, failed := errors.AsType[*exec.ExitError](err); {
 	case failed:
 		return &BuildError{Reason: exit.Error(), Output: out.lines()}
@@ -89,8 +90,8 @@ func Build(ctx context.Context, opts BuildOptions) error {
 
 // killTree kills a process that nobody has reaped yet, its group, and all that
 // descends from it.
-func killTree(pid int) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+func killTree(ctx context.Context, pid int) {
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()
 	roots := map[int]bool{pid: true}
 	known := make(map[int]uint64) // pid -> start
@@ -98,7 +99,7 @@ func killTree(pid int) {
 	_ = process.Kill(ctx, func() (process.Table, error) {
 		table, err := process.All()
 		if err != nil {
-			return nil, err //nolint:wrapcheck // dropped above
+			return nil, err
 		}
 		for _, s := range table.Below(roots) {
 			roots[s.PID], known[s.PID] = true, s.Start
@@ -109,14 +110,14 @@ func killTree(pid int) {
 
 // killGroup kills what is left in the group of a process that has ended. The
 // group's number cannot be anybody else's while something is in it.
-func killGroup(group int) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+func killGroup(ctx context.Context, group int) {
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()
 	self := os.Getpid()
 	_ = process.Kill(ctx, func() (process.Table, error) {
 		table, err := process.All()
 		if err != nil {
-			return nil, err //nolint:wrapcheck // dropped above
+			return nil, err
 		}
 		return alive(table, func(s process.Stat) bool { return s.Group == group && s.PID != self }), nil
 	})

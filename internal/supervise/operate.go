@@ -114,7 +114,7 @@ func (s *Supervisor) Launch(ctx context.Context, specs []Spec) error {
 		svc := held[spec.Service]
 		svc.known, svc.spec = true, spec
 		for range spec.Replicas {
-			if _, err := s.addKept(svc, len(svc.places), spec); err != nil {
+			if err := s.addKept(svc, len(svc.places), spec); err != nil {
 				return fmt.Errorf("launch: %w", err)
 			}
 		}
@@ -132,15 +132,15 @@ func serviceNames(specs []Spec) []string {
 }
 
 // addKept starts a place that stays whatever its instances do; mu is held.
-func (s *Supervisor) addKept(svc *service, at int, spec Spec) (*place, error) {
+func (s *Supervisor) addKept(svc *service, at int, spec Spec) error {
 	p, err := s.newPlace(svc, spec)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	p.keep()
 	svc.extra = without(svc.extra, p)
 	svc.places = slices.Insert(slices.Clone(svc.places), min(at, len(svc.places)), p)
-	return p, nil
+	return nil
 }
 
 // try starts n places on trial and returns when the instance of each is ready,
@@ -152,7 +152,7 @@ func (s *Supervisor) try(ctx context.Context, svc *service, spec Spec, n int) ([
 		p, err := s.newPlace(svc, spec)
 		if err != nil {
 			s.mu.Unlock()
-			return nil, errors.Join(err, vacate(context.Background(), places))
+			return nil, errors.Join(err, vacate(context.WithoutCancel(ctx), places))
 		}
 		places = append(places, p)
 	}
@@ -220,7 +220,7 @@ func (s *Supervisor) settle(ctx context.Context, svc *service, places []*place) 
 			return fmt.Errorf("start %s: %w", svc.name, context.Cause(ctx))
 		}
 		s.mu.Lock()
-		_, err := s.addKept(svc, len(svc.places), p.spec)
+		err := s.addKept(svc, len(svc.places), p.spec)
 		s.mu.Unlock()
 		if err != nil {
 			return fmt.Errorf("start %s: %w", svc.name, err)
@@ -302,7 +302,7 @@ func (s *Supervisor) persist(svc *service, at int, spec Spec, wanted bool) error
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, err := s.addKept(svc, at, spec)
+	err := s.addKept(svc, at, spec)
 	if errors.Is(err, ErrStopped) {
 		return nil // nothing shall run any more
 	}

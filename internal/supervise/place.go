@@ -427,7 +427,7 @@ func (p *place) become(state State, reason string) {
 	if !before.State.mayBecome(state) {
 		p.sup.mu.Unlock()
 		p.sup.opts.Logger.Error("an instance skipped a state", wire.KeyInstance, before.ID,
-			slog.String("from", string(before.State)), slog.String("to", string(state)))
+			"from", string(before.State), "to", string(state))
 		return
 	}
 	p.view.State, p.view.Since, p.view.Reason = state, now, reason
@@ -444,13 +444,13 @@ func (p *place) become(state State, reason string) {
 
 // announce tells of a change of state.
 func (s *Supervisor) announce(e Event) {
-	level, text := slog.LevelInfo, e.Text
+	level := slog.LevelInfo
 	if e.Kind == Backoff || e.Kind == Failed {
 		level = slog.LevelWarn
 	}
 	s.opts.Logger.Log(context.Background(), level, "instance changed its state",
 		wire.KeyService, e.Instance.Service, wire.KeyInstance, e.Instance.ID, wire.KeyRevision, e.Instance.Revision,
-		"state", string(e.Kind), wire.KeyReason, text)
+		"state", string(e.Kind), wire.KeyReason, e.Text)
 	if e.Instance.ID == "" {
 		return // the host never heard of it
 	}

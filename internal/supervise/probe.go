@@ -67,7 +67,7 @@ func (p *probe) close() { p.client.CloseIdleConnections() }
 
 func (p *probe) dial(ctx context.Context, e Endpoint) (net.Conn, error) {
 	var d net.Dialer
-	return d.DialContext(ctx, e.Network, e.Address) //nolint:wrapcheck // the cause is looked at
+	return d.DialContext(ctx, e.Network, e.Address)
 }
 
 // awaitReady waits until the instance is ready, for at most the start period.

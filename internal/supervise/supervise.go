@@ -306,7 +306,7 @@ func dataID(dir string) (string, error) {
 }
 
 func (s *Supervisor) startKeeper(ctx context.Context) (*keeper.Client, error) {
-	return keeper.Start(ctx, keeper.Options{ //nolint:wrapcheck // says it itself
+	return keeper.Start(ctx, keeper.Options{
 		Dir: s.opts.Dir, DataID: s.dataID, LogLimit: s.opts.LogLimit, LogFiles: s.opts.LogFiles,
 		Lock: s.opts.Lock, Logger: s.opts.Logger,
 	})
@@ -442,7 +442,7 @@ func (s *Supervisor) stop(ctx context.Context) error {
 	k := s.keeper
 	s.mu.Unlock()
 	if k != nil {
-		limit, cancel := context.WithTimeout(context.Background(), killLimit)
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), killLimit)
 		defer cancel()
 		if err := k.Shutdown(limit, 0); err != nil {
 			errs = append(errs, fmt.Errorf("stop keeper: %w", err))

@@ -115,7 +115,7 @@ func Start(ctx context.Context, opts Options) (*Client, error) {
 		return nil, fmt.Errorf("start keeper: %w", err)
 	}
 	near, far := os.NewFile(uintptr(pair[0]), "keeper"), os.NewFile(uintptr(pair[1]), "node")
-	defer far.Close()
+	defer closeQuietly(far)
 	link, err := net.FileConn(near)
 	_ = near.Close()
 	if err != nil {
@@ -129,9 +129,9 @@ func Start(ctx context.Context, opts Options) (*Client, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start keeper: %w", err), link.Close())
 	}
-	defer complaints.Close()
+	defer closeQuietly(complaints)
 	// Not os.Executable: the file of that name may have been replaced since.
-	//nolint:contextcheck,noctx // the keeper outlives ctx, and this process if need be
+	// the keeper outlives ctx, and this process if need be
 	cmd := exec.Command("/proc/self/exe", "keeper")
 	cmd.Args[0] = "fairlead"
 	cmd.Env = []string{} // nothing of the operator's
@@ -155,9 +155,12 @@ func Start(ctx context.Context, opts Options) (*Client, error) {
 		_ = cmd.Wait()
 		return nil, fmt.Errorf("start keeper: %w", err)
 	}
-	go c.receive()
+	go c.receive() //nolint:gosec // the keeper outlives ctx
 	return c, nil
 }
+
+// closeQuietly is for files whose close can lose nothing.
+func closeQuietly(f *os.File) { _ = f.Close() }
 
 func (c *Client) greet(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.link.SetDeadline(time.Unix(1, 0)) })
@@ -425,11 +428,11 @@ func sweepEach(ctx context.Context, dataID string, roots []process.Stat, each fu
 		return found, nil
 	})
 	if err != nil {
-		return err //nolint:wrapcheck // the caller says what it swept for
+		return err
 	}
 	table, err := process.All()
 	if err != nil {
-		return err //nolint:wrapcheck // the caller says what it swept for
+		return err
 	}
 	for _, s := range table.Orphans(mark, self) {
 		// Only these: the others have somebody who waits for them.

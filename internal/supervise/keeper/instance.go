@@ -78,17 +78,17 @@ func (k *keeper) spawn(c Command) (*instance, error) {
 	if err != nil {
 		return nil, errors.Join(err, in.log.Close())
 	}
-	defer null.Close()
+	defer closeQuietly(null)
 	outRead, outWrite, err := pipe()
 	if err != nil {
 		return nil, errors.Join(err, in.log.Close())
 	}
-	defer unix.Close(outWrite)
+	defer func() { _ = unix.Close(outWrite) }()
 	errRead, errWrite, err := pipe()
 	if err != nil {
 		return nil, errors.Join(err, outRead.Close(), in.log.Close())
 	}
-	defer unix.Close(errWrite)
+	defer func() { _ = unix.Close(errWrite) }()
 	in.pipes = []*os.File{outRead, errRead}
 
 	// Without the tag, processes that clear their environment and leave their
@@ -145,7 +145,7 @@ func (k *keeper) fork(in *instance, c Command, files []uintptr) error {
 		Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
-		return err //nolint:wrapcheck // the node says what was started
+		return err
 	}
 	in.process.PID = pid
 	if s, err := process.Read(pid); err == nil {
@@ -294,7 +294,7 @@ func memoryKills() uint64 {
 	if err != nil {
 		return 0
 	}
-	defer f.Close()
+	defer closeQuietly(f)
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		if count, ok := strings.CutPrefix(lines.Text(), "oom_kill "); ok {

@@ -279,7 +279,7 @@ func tailOffset(path string, n int) (offset int64, found int, err error) {
 	if err != nil {
 		return 0, 0, fmt.Errorf("open log: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	end, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return 0, 0, fmt.Errorf("read log: %w", err)

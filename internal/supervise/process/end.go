@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,10 +23,9 @@ func Signal(s Stat, signal unix.Signal) error {
 		}
 		return fmt.Errorf("open process %d: %w", s.PID, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	// The pidfd now pins one process; its start time says whether it is the one.
-	now, err := Read(s.PID)
-	if err != nil || now.Start != s.Start {
+	if now, err := Read(s.PID); err != nil || now.Start != s.Start {
 		return nil //nolint:nilerr // the process that was meant is gone
 	}
 	if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -36,8 +36,7 @@ func Signal(s Stat, signal unix.Signal) error {
 
 // signalByNumber is for kernels before 5.3 and sandboxes without pidfds.
 func signalByNumber(s Stat, signal unix.Signal) error {
-	now, err := Read(s.PID)
-	if err != nil || now.Start != s.Start {
+	if now, err := Read(s.PID); err != nil || now.Start != s.Start {
 		return nil //nolint:nilerr // the process that was meant is gone
 	}
 	if err := unix.Kill(s.PID, signal); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -51,11 +50,12 @@ type LeftError struct{ Processes Table }
 
 // Error names the processes.
 func (e *LeftError) Error() string {
-	text := "end processes: still there:"
+	var text strings.Builder
+	text.WriteString("end processes: still there:")
 	for _, s := range e.Processes {
-		text += fmt.Sprintf(" %d (%s, state %c)", s.PID, s.Name, s.State)
+		fmt.Fprintf(&text, " %d (%s, state %c)", s.PID, s.Name, s.State)
 	}
-	return text
+	return text.String()
 }
 
 // Kill ends everything that find returns with SIGKILL and returns when find
