@@ -2,6 +2,7 @@ package system
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -147,6 +148,8 @@ func TestNestPattern(t *testing.T) {
 		{` { "b" : { "d":1, "c": true } , "a" : null } `, `{"a":null,"b":{"c":true,"d":1}}`},
 		{`{"b":1,"B":2,"a_b":3,"a1":4,"_a":5,"A":6}`, `{"_a":5,"A":6,"a_b":3,"a1":4,"b":1,"B":2}`},
 		{`{"cmd":"time.*"}`, `{"cmd":"time.*"}`},
+		{`{"a":1.50,"b":1e3}`, `{"a":1.5,"b":1000}`},
+		{`{"a":` + strings.Repeat(`{"a":`, 40) + `1` + strings.Repeat(`}`, 41), ""},
 		{`{}`, ""},
 		{`[]`, ""},
 		{`{"a":[1]}`, ""},

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"slices"
 	"strings"
 	"unicode"
@@ -78,14 +77,9 @@ func template(subject string) (pattern string, names []string) {
 // nestText reads a NestJS pattern that stands as JSON text and returns its canonical
 // form.
 func nestText(s string) (string, error) {
-	d := json.NewDecoder(strings.NewReader(s))
-	d.UseNumber()
 	var v map[string]any
-	if err := d.Decode(&v); err != nil {
+	if err := json.Unmarshal([]byte(s), &v); err != nil {
 		return "", errors.New("it is not a JSON object")
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return "", errors.New("something follows the JSON object")
 	}
 	return nestPattern(v)
 }
@@ -98,7 +92,7 @@ func nestPattern(v map[string]any) (string, error) {
 		return "", errors.New("it is empty")
 	}
 	var b bytes.Buffer
-	if err := writePattern(&b, v); err != nil {
+	if err := writePattern(&b, v, 0); err != nil {
 		return "", err
 	}
 	if err := checkSubject(b.String(), true); err != nil {
@@ -107,7 +101,10 @@ func nestPattern(v map[string]any) (string, error) {
 	return b.String(), nil
 }
 
-func writePattern(b *bytes.Buffer, v any) error {
+func writePattern(b *bytes.Buffer, v any, depth int) error {
+	if depth > maxDepth {
+		return errors.New("it is nested too deep")
+	}
 	switch v := v.(type) {
 	case map[string]any:
 		keys := make([]string, 0, len(v))
@@ -124,7 +121,7 @@ func writePattern(b *bytes.Buffer, v any) error {
 				b.WriteByte(',')
 			}
 			b.WriteString(`"` + k + `":`)
-			if err := writePattern(b, v[k]); err != nil {
+			if err := writePattern(b, v[k], depth+1); err != nil {
 				return err
 			}
 		}
@@ -134,7 +131,10 @@ func writePattern(b *bytes.Buffer, v any) error {
 			return errors.New("the value " + quote(v) + " is no plain word")
 		}
 		b.WriteString(`"` + v + `"`)
-	case json.Number, int64, float64, bool:
+	case int64:
+		// ECMAScript knows no other numbers.
+		return writePattern(b, float64(v), depth)
+	case float64, bool:
 		text, err := json.Marshal(v)
 		if err != nil {
 			return errors.New("a number cannot be written")
