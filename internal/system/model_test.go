@@ -239,7 +239,8 @@ func TestUnbuilt(t *testing.T) {
 	}
 }
 
-// TestSecretsStayOut: whatever is wrong with a variable, its value is not repeated.
+// TestValuesOfVariablesAreNotRepeated: whatever is wrong with a variable, its value
+// stays out of the findings.
 func TestValuesOfVariablesAreNotRepeated(t *testing.T) {
 	_, err := Parse(FileName, []byte(`system: shop
 services:
