@@ -99,10 +99,36 @@ func derive(p party, instance string, peers []party, draining bool) (*server.Per
 			subscribe = append(subscribe, v, v+"."+p.service, v+"."+p.service+".*")
 		}
 	}
-	return &server.Permissions{
+	perms := &server.Permissions{
 		Publish:   &server.SubjectPermission{Allow: sorted(publish)},
 		Subscribe: &server.SubjectPermission{Allow: sorted(subscribe)},
-	}, nil
+	}
+	if !draining {
+		perms.Subscribe.Deny = beyondStars(slices.Concat(p.bus.Answers, p.bus.Subscribes))
+	}
+	return perms, nil
+}
+
+// beyondStars lists what to deny to those who are granted patterns that end in
+// `*`. The server compares the subject of a subscription with what is granted as
+// if it were a message's, so that "time.*" grants a subscription on "time.>". A
+// denial is also looked up for each message, and keeps those with more tokens
+// away: granted "time.*", denied "time.*.>".
+//
+// Where something else is granted below the star, nothing can be denied without
+// denying that too; the service then hears all that lies below.
+func beyondStars(granted []string) []string {
+	var deny []string
+	for _, g := range granted {
+		if !strings.HasSuffix(g, ".*") {
+			continue
+		}
+		beyond := g + ".>"
+		if !slices.ContainsFunc(granted, func(o string) bool { return overlap(o, beyond) }) {
+			deny = append(deny, beyond)
+		}
+	}
+	return sorted(deny)
 }
 
 func checkParty(p party, instance string) error {

@@ -30,6 +30,7 @@ func TestPermissions(t *testing.T) {
 		service            string
 		draining           bool
 		publish, subscribe []string
+		deny               []string
 	}{
 		{
 			name:    "answers without a group, asked by nobody",
@@ -70,6 +71,7 @@ func TestPermissions(t *testing.T) {
 			publish: []string{"_FL.gateway.>", "_FL.operator.>", "_INBOX.>", "tradeflow.find"},
 			subscribe: micro("legacy", "_FL.legacy.legacy-1.>", "_INBOX.>",
 				`{"area":"tradeflow","cmd":"findAll"} legacy_queue`, "time.* legacy_queue"),
+			deny: []string{"time.*.>"},
 		},
 		{
 			name:      "a shared inbox lives on while draining",
@@ -100,6 +102,19 @@ func TestPermissions(t *testing.T) {
 			service:   "model",
 			publish:   []string{"_FL.auth.>", "_FL.gateway.>", "_FL.operator.>", "_FL.tradeflow.>", "_INBOX.>"},
 			subscribe: micro("model", "_FL.model.model-1.>", "model.hs.* model_queue"),
+			deny:      []string{"model.hs.*.>"},
+		},
+		{
+			name: "nothing is denied that is granted",
+			change: func(sys *system.System) {
+				s, _ := sys.Service("auth")
+				s.Bus.Answers = []string{"auth.*", "auth.key.*"}
+				s.Bus.Subscribes = []string{"data.*"}
+			},
+			service:   "auth",
+			publish:   []string{"_FL.gateway.>", "_FL.operator.>", "_INBOX.>"},
+			subscribe: micro("auth", "_FL.auth.auth-1.>", "auth.*", "auth.key.*", "data.*"),
+			deny:      []string{"auth.key.*.>", "data.*.>"},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -118,8 +133,11 @@ func TestPermissions(t *testing.T) {
 			if d := cmp.Diff(c.subscribe, p.Subscribe.Allow); d != "" {
 				t.Errorf("subscribe (-want +got):\n%s", d)
 			}
-			if p.Response != nil || p.Publish.Deny != nil || p.Subscribe.Deny != nil {
-				t.Errorf("more than allow lists: %+v", p)
+			if d := cmp.Diff(c.deny, p.Subscribe.Deny); d != "" {
+				t.Errorf("subscribe, denied (-want +got):\n%s", d)
+			}
+			if p.Response != nil || p.Publish.Deny != nil {
+				t.Errorf("more than asked for: %+v", p)
 			}
 		})
 	}
