@@ -197,6 +197,9 @@ func (g *Gateway) Stop(ctx context.Context) error {
 func (g *Gateway) finish(ctx context.Context) error {
 	g.fresh.cut()
 	err := g.server.Shutdown(ctx)
+	if errors.Is(err, net.ErrClosed) {
+		err = nil // the listener was closed before
+	}
 	if terr := g.tunnels.wait(ctx); err == nil {
 		err = terr
 	}

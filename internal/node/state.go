@@ -48,7 +48,17 @@ func openState(ctx context.Context, nc *nats.Conn) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
-	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: stateBucket, Description: "fairlead's own state"})
+	// The stream of a key-value bucket, but for AllowDirect: a direct get reads
+	// the server's options without their lock (nats-server 2.15, stream.go), and
+	// issuing credentials replaces them.
+	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: "KV_" + stateBucket, Description: "fairlead's own state", Subjects: []string{"$KV." + stateBucket + ".>"},
+		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true, Storage: jetstream.FileStorage,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open state: %w", err)
+	}
+	kv, err := js.KeyValue(ctx, stateBucket)
 	if err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
