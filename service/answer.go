@@ -122,7 +122,7 @@ type endpoint struct {
 	maxQueued      int
 	sub            *subscription
 
-	open sync.WaitGroup // requests taken and not yet answered
+	open inflight // requests taken and not yet answered
 
 	mu          sync.Mutex // guards what follows
 	running     int
@@ -144,13 +144,13 @@ func (e *endpoint) deliver(m *nats.Msg) {
 	switch {
 	case e.running < e.limit:
 		e.running++
-		e.open.Add(1)
+		e.open.add()
 		e.mu.Unlock()
 		go e.work(m)
 	case len(e.queue)-e.head < e.maxQueued && e.queuedBytes+len(m.Data) <= maxWaitingBytes:
 		e.queue = append(e.queue, m)
 		e.queuedBytes += len(m.Data)
-		e.open.Add(1)
+		e.open.add()
 		e.mu.Unlock()
 	default:
 		e.rejected++
@@ -210,7 +210,7 @@ func (e *endpoint) work(m *nats.Msg) {
 }
 
 func (e *endpoint) serve(m *nats.Msg) {
-	defer e.open.Done()
+	defer e.open.done()
 	start := time.Now()
 	c, refused := e.s.begin(e.s.work, m.Header, m.Subject)
 	ctx, cancel := until(c, m.Header)

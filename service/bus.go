@@ -258,8 +258,8 @@ func (s *Service) drainBus(ctx context.Context) error {
 		}
 	}
 	for _, e := range s.endpoints {
-		if !waitFor(ctx, &e.open) {
-			return fmt.Errorf("drain %s: requests are still running: %w", e.subject, context.Cause(ctx))
+		if n := e.open.wait(ctx); n > 0 {
+			return fmt.Errorf("drain %s: %d requests are still running: %w", e.subject, n, context.Cause(ctx))
 		}
 	}
 	return nil
@@ -277,21 +277,6 @@ func (s *Service) closeBus() {
 	}
 	s.conn.Close()
 	<-s.closed
-}
-
-// waitFor waits for a group; it reports false if ctx ended before.
-func waitFor(ctx context.Context, wg *sync.WaitGroup) bool {
-	done := make(chan struct{})
-	go func() {
-		wg.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // Subscribe has h handle the messages published on a subject, which may hold

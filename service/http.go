@@ -53,8 +53,8 @@ func (s *Service) HTTP(pattern string, h func(http.ResponseWriter, *http.Request
 
 // serveHTTP is the handler of the server.
 func (s *Service) serveHTTP(rw http.ResponseWriter, r *http.Request) {
-	s.openHTTP.Add(1)
-	defer s.openHTTP.Done()
+	s.openHTTP.add()
+	defer s.openHTTP.done()
 	w := &responseWriter{ResponseWriter: rw}
 	c, refused := s.begin(r.Context(), r.Header, "")
 	ctx, cancel := until(c, r.Header)
@@ -235,12 +235,16 @@ func (s *Service) drainHTTP(ctx context.Context) error {
 	if s.server == nil {
 		return nil
 	}
-	err := s.server.Shutdown(ctx)
-	if err == nil && !waitFor(ctx, &s.openHTTP) {
-		err = context.Cause(ctx)
+	// Shutdown stops accepting at once but looks for open requests more and more
+	// seldom: it is called again when there are none, to see the responses out.
+	now, cancel := context.WithCancel(ctx)
+	cancel()
+	_ = s.server.Shutdown(now) // it always tells that now has ended
+	if n := s.openHTTP.wait(ctx); n > 0 {
+		return fmt.Errorf("drain HTTP: %d requests are still running: %w", n, context.Cause(ctx))
 	}
-	if err != nil {
-		return fmt.Errorf("drain HTTP: requests are still running: %w", err)
+	if err := s.server.Shutdown(ctx); err != nil {
+		return fmt.Errorf("drain HTTP: %w", err)
 	}
 	return nil
 }

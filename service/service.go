@@ -78,7 +78,7 @@ type Service struct {
 	handlers  int
 	ownHealth bool
 	server    *http.Server
-	openHTTP  sync.WaitGroup
+	openHTTP  inflight
 
 	conn         *nats.Conn    // nil without a bus
 	connected    chan struct{} // closed at the first connection
