@@ -81,7 +81,7 @@ func newApp(in io.Reader, out, errs io.Writer, env func(string) string) *app {
 
 func (a *app) main(args []string) int {
 	root := a.root()
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // nil would mean those of the process
 	root.SetIn(a.in)
 	root.SetOut(a.out.w)
 	root.SetErr(a.errs.w)

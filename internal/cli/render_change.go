@@ -104,6 +104,7 @@ func renderRevisions(s *screen, list []control.Revision, now time.Time) []string
 func renderFindings(s *screen, list system.Findings) []string {
 	lines := make([]string, 0, len(list)+1)
 	for _, f := range list {
+		f.File = brief(f.File)
 		at, rest, found := strings.Cut(f.String(), ": ")
 		if found {
 			at = s.style(bold, at) + ": "
@@ -122,7 +123,7 @@ func renderEnv(s *screen, e control.EnvReply) []string {
 		case v.Secret:
 			value = s.style(dim, "(not shown)")
 		case value == "" && v.Source != "file":
-			value = s.style(dim, "(each instance its own)")
+			value = s.style(dim, "(set at the start)")
 		}
 		rows = append(rows, []string{v.Name, v.Source, value})
 	}

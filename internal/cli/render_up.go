@@ -49,6 +49,7 @@ type upView struct {
 type upRow struct {
 	name      string
 	wanted    int
+	byHand    bool      // wanted is not what the file says
 	building  time.Time // zero: not being built now
 	built     time.Duration
 	failed    bool // its build
@@ -56,6 +57,7 @@ type upRow struct {
 	slowest   time.Duration // of its instances until ready
 	instances map[string]*upInstance
 	order     []string
+	loop      string // reason for which it fails again and again, "" since it was ready
 }
 
 type upInstance struct {
@@ -68,9 +70,9 @@ func newUpView(s *screen, head upHead, started time.Time) *upView {
 }
 
 // expect says which services there are and how many instances each shall have.
-func (v *upView) expect(service string, wanted int) {
+func (v *upView) expect(service string, wanted int, byHand bool) {
 	r := v.row(service)
-	r.wanted = wanted
+	r.wanted, r.byHand = wanted, byHand
 }
 
 func (v *upView) row(service string) *upRow {
@@ -96,7 +98,11 @@ func (v *upView) title() []string {
 
 // apply takes an event up and returns the lines that it adds for good.
 func (v *upView) apply(e control.Event) []string {
+	again := v.again(e)
 	v.note(e)
+	if again {
+		return nil
+	}
 	if v.screen.live && v.phase == phaseStarting {
 		switch e.Kind {
 		case control.EventBackoff, control.EventFailed, control.EventDatabase, control.EventInfo, control.EventWarning:
@@ -108,6 +114,28 @@ func (v *upView) apply(e control.Event) []string {
 		return nil
 	}
 	return v.eventLines(e)
+}
+
+// again tells that e is one more round of a service that fails for the reason
+// that was shown already.
+func (v *upView) again(e control.Event) bool {
+	if e.Service == "" {
+		return false
+	}
+	r := v.row(e.Service)
+	switch e.Kind {
+	case control.EventReady:
+		r.loop = ""
+	case control.EventBackoff, control.EventFailed:
+		reason, _, _ := strings.Cut(e.Text, "; ")
+		same := r.loop == reason
+		r.loop = reason
+		return same && e.Kind == control.EventBackoff
+	case control.EventStarting, control.EventStopped:
+		return r.loop != ""
+	default:
+	}
+	return false
 }
 
 func (v *upView) note(e control.Event) {
@@ -146,6 +174,11 @@ func (r *upRow) note(e control.Event) {
 	}
 	i, ok := r.instances[e.Instance]
 	if !ok {
+		// A new instance takes the place of one that failed.
+		if at := slices.IndexFunc(r.order, func(id string) bool { return r.instances[id].over() }); at >= 0 {
+			delete(r.instances, r.order[at])
+			r.order = slices.Delete(r.order, at, at+1)
+		}
 		i = &upInstance{}
 		r.instances[e.Instance] = i
 		r.order = append(r.order, e.Instance)
@@ -160,6 +193,11 @@ func (r *upRow) note(e control.Event) {
 	}
 }
 
+// over tells that the instance has ended by itself.
+func (i *upInstance) over() bool {
+	return i.state == control.EventBackoff || i.state == control.EventFailed
+}
+
 func (r *upRow) ready() int {
 	n := 0
 	for _, i := range r.instances {
@@ -168,6 +206,17 @@ func (r *upRow) ready() int {
 		}
 	}
 	return n
+}
+
+// live lists the instances that have not ended.
+func (r *upRow) live() []string {
+	var ids []string
+	for _, id := range r.order {
+		if !r.instances[id].over() {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // trouble returns the first instance that is not on its way, "" if there is none.
@@ -258,10 +307,6 @@ func (v *upView) block(now time.Time) []string {
 	}
 	frame := int(now.Sub(v.started) / (100 * time.Millisecond))
 	spin := v.screen.mark(string(spinner[frame%len(spinner)]), string(`|/-\`[frame%4]))
-	names := 0
-	for _, r := range v.rows {
-		names = max(names, len(r.name))
-	}
 	var lines []string
 	for _, r := range v.rows {
 		mark, state, detail := r.show(v.screen, v.phase, now)
@@ -271,7 +316,7 @@ func (v *upView) block(now time.Time) []string {
 		if mark == "" {
 			mark = v.screen.style(cyan, spin)
 		}
-		lines = append(lines, "  "+mark+" "+pad(r.name, names)+"  "+pad(state, 12)+"  "+v.screen.style(dim, detail))
+		lines = append(lines, v.rowLine(mark, r.name, state, detail))
 	}
 	if v.phase == phaseStarting && v.address != "" {
 		lines = append(lines, "", "  door open at "+v.screen.style(bold, v.address)+"; requests wait for what is not ready")
@@ -284,10 +329,10 @@ func (v *upView) block(now time.Time) []string {
 func (r *upRow) show(s *screen, p phase, now time.Time) (mark, state, detail string) {
 	good, bad := s.style(green, s.mark("✓", "+")), s.style(red, s.mark("✗", "x"))
 	if p == phaseStopping {
-		if len(r.order) == 0 {
-			return "", "", ""
+		if live := r.live(); len(live) > 0 {
+			return "", "stopping", strings.Join(live, ", ")
 		}
-		return "", "stopping", strings.Join(r.order, ", ")
+		return "", "", ""
 	}
 	ready := r.ready()
 	id, trouble := r.trouble()
@@ -297,7 +342,10 @@ func (r *upRow) show(s *screen, p phase, now time.Time) (mark, state, detail str
 	case !r.building.IsZero():
 		return "", "building", took(now.Sub(r.building))
 	case r.wanted == 0:
-		return s.style(dim, s.mark("○", "-")), "stopped", "no instance is wanted"
+		if r.byHand {
+			detail = "by hand; undo with: fairlead start " + r.name
+		}
+		return s.style(dim, s.mark("○", "-")), "stopped", detail
 	case ready >= r.wanted:
 		return good, "ready", r.times()
 	case trouble != nil && trouble.state != control.EventStarting:
@@ -365,21 +413,28 @@ func (v *upView) places(address string) []string {
 	return append(lines, "")
 }
 
+// interrupted is why a system stops after Ctrl-C.
+const interrupted = "interrupted"
+
 // stop begins the stopping phase and returns the line that says what is waited
 // for. why is what asked for it.
 func (v *upView) stop(now time.Time, why string) []string {
 	v.phase = phaseStopping
 	var waiting []string
 	for _, r := range v.rows {
-		if len(r.order) > 0 {
-			waiting = append(waiting, fmt.Sprintf("%s (%d)", r.name, len(r.order)))
+		if n := len(r.live()); n > 0 {
+			waiting = append(waiting, fmt.Sprintf("%s (%d)", r.name, n))
 		}
 	}
 	text := why + ": stopping in order"
 	if len(waiting) > 0 && !v.screen.live {
 		text += ", waiting for " + strings.Join(waiting, ", ")
 	}
-	return []string{v.eventLine(now, "fairlead", text+"; Ctrl-C again kills at once")}
+	again := "; a second signal kills at once"
+	if why == interrupted {
+		again = "; Ctrl-C again kills at once"
+	}
+	return []string{v.eventLine(now, "fairlead", text+again)}
 }
 
 // stopped is the last line.
@@ -387,13 +442,16 @@ func (v *upView) stopped(now, since time.Time) []string {
 	return []string{v.eventLine(now, "fairlead", "stopped in "+took(now.Sub(since)))}
 }
 
-// failed returns what is shown when the system did not come up: what each
-// service had come to, and the output of the builds that failed.
+// failed returns what is shown when the system did not come up: what kept which
+// service, and the output of the builds that failed.
 func (v *upView) failed(now time.Time) []string {
 	var lines []string
 	if v.screen.live {
-		v.address = ""
-		lines = v.block(now)
+		for _, r := range v.rows {
+			if mark, state, detail := r.show(v.screen, v.phase, now); mark != "" && r.wanted > 0 {
+				lines = append(lines, v.rowLine(mark, r.name, state, detail))
+			}
+		}
 		for _, e := range v.failures {
 			lines = append(lines, "", "  "+v.screen.style(red, "build of "+e.Service+" failed:"))
 			lines = append(lines, indented(v.screen, e.Text)...)
@@ -402,4 +460,17 @@ func (v *upView) failed(now time.Time) []string {
 	}
 	v.phase = phaseRunning
 	return lines
+}
+
+// unbuilt names the services whose builds failed.
+func (v *upView) unbuilt() []string {
+	var names []string
+	for _, e := range v.failures {
+		names = append(names, e.Service)
+	}
+	return names
+}
+
+func (v *upView) rowLine(mark, name, state, detail string) string {
+	return "  " + mark + " " + pad(name, v.label-4) + "  " + pad(state, 12) + "  " + v.screen.style(dim, detail)
 }

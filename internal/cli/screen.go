@@ -174,6 +174,22 @@ func sgr(s string) int {
 	return 0
 }
 
+// sequence returns the length of the control sequence (ECMA-48, 5.4) that s begins
+// with, 0 for none.
+func sequence(s string) int {
+	if !strings.HasPrefix(s, "\x1b[") {
+		return 0
+	}
+	i := 2
+	for i < len(s) && s[i] >= 0x20 && s[i] <= 0x3f {
+		i++
+	}
+	if i < len(s) && s[i] >= 0x40 && s[i] <= 0x7e {
+		i++
+	}
+	return i
+}
+
 // pad fills a line up to a number of columns.
 func pad(line string, columns int) string {
 	if n := columns - width(line); n > 0 {
@@ -196,6 +212,10 @@ func harmless(text string, colors bool) string {
 				b.WriteString(text[:seq])
 				colored = true
 			}
+			text = text[seq:]
+			continue
+		}
+		if seq := sequence(text); seq > 0 {
 			text = text[seq:]
 			continue
 		}

@@ -3,11 +3,11 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -33,9 +33,14 @@ type runner interface {
 
 const (
 	frameTime = 100 * time.Millisecond
+	// quiet is how long nothing is shown of what may be over at once.
+	quiet = 300 * time.Millisecond
 	// stopSlack is added to the longest grace period of a service: what a stop
 	// may take in all.
 	stopSlack = 30 * time.Second
+	// sameAsk is how near two signals are one: a wrapper such as timeout(1) passes
+	// on what the whole process group got already.
+	sameAsk = 100 * time.Millisecond
 	// killWait bounds the wait for a stop after everything was killed.
 	killWait = 5 * time.Second
 )
@@ -109,9 +114,8 @@ func (a *app) up(ctx context.Context, t target, o node.Options) error {
 	defer ignore()
 	// A reader of our output that goes away (`up | head`) must not kill us
 	// before the services have ended: writing then returns an error.
-	pipe := make(chan os.Signal, 1)
-	signal.Notify(pipe, syscall.SIGPIPE)
-	defer signal.Stop(pipe)
+	_, unpipe := a.signals(syscall.SIGPIPE)
+	defer unpipe()
 
 	sys := r.System()
 	f := &foreground{
@@ -122,7 +126,7 @@ func (a *app) up(ctx context.Context, t target, o node.Options) error {
 		}, a.now()),
 	}
 	for _, svc := range sys.Services {
-		f.view.expect(svc.Name, svc.Replicas)
+		f.view.expect(svc.Name, svc.Replicas, false)
 	}
 	return f.run(ctx)
 }
@@ -150,6 +154,8 @@ type foreground struct {
 	stopping time.Time  // when a stop was asked for; zero: not yet
 	stopped  chan error // result of the stop
 	killed   bool
+	downed   bool // by `fairlead down`
+	titled   bool
 	late     <-chan time.Time // when a stop after a kill is given up
 }
 
@@ -162,7 +168,6 @@ func (f *foreground) run(ctx context.Context) error {
 	done := f.node.Done()
 	running, ended := false, false
 
-	f.show(f.view.title())
 	tick := time.NewTicker(frameTime)
 	defer tick.Stop()
 	for {
@@ -180,8 +185,7 @@ func (f *foreground) run(ctx context.Context) error {
 			f.expectNow()
 			switch {
 			case ended && f.stopping.IsZero():
-				f.begin("fairlead down")
-				f.stop(ctx)
+				f.down(ctx)
 			case !f.stopping.IsZero():
 				f.stop(ctx)
 			default:
@@ -201,7 +205,7 @@ func (f *foreground) run(ctx context.Context) error {
 				if running {
 					f.stop(ctx)
 				}
-			case !f.killed:
+			case !f.killed && f.app.now().Sub(f.stopping) >= sameAsk:
 				f.kill()
 			}
 		case <-f.late:
@@ -211,8 +215,7 @@ func (f *foreground) run(ctx context.Context) error {
 			f.drain()
 			// Before it runs, Start says why it ended.
 			if running && f.stopping.IsZero() {
-				f.begin("fairlead down")
-				f.stop(ctx)
+				f.down(ctx)
 			}
 		case err := <-f.stopped:
 			f.drain()
@@ -224,7 +227,7 @@ func (f *foreground) run(ctx context.Context) error {
 // expectNow takes over what the operator's overrides make of the file.
 func (f *foreground) expectNow() {
 	for _, svc := range f.node.Status().Services {
-		f.view.expect(svc.Name, svc.Wanted)
+		f.view.expect(svc.Name, svc.Wanted, svc.Override != nil)
 	}
 }
 
@@ -241,6 +244,15 @@ func (f *foreground) allReady() {
 func (f *foreground) begin(why string) {
 	f.stopping = f.app.now()
 	f.show(f.view.stop(f.stopping, why))
+}
+
+// down takes up that the node has stopped: `fairlead down` asked it to.
+func (f *foreground) down(ctx context.Context) {
+	f.stopping = f.app.now()
+	f.view.phase = phaseRunning
+	f.show([]string{f.view.eventLine(f.stopping, "fairlead", "stopped by fairlead down")})
+	f.downed = true
+	f.stop(ctx)
 }
 
 func (f *foreground) stop(ctx context.Context) {
@@ -266,7 +278,13 @@ func (f *foreground) kill() {
 // again by itself.
 func (f *foreground) notUp(err error) error {
 	if f.stopping.IsZero() || !f.killed && !errors.Is(err, context.Canceled) {
-		f.show(f.view.failed(f.app.now()))
+		if f.titled {
+			f.show(f.view.failed(f.app.now()))
+		}
+		if names := f.view.unbuilt(); len(names) > 0 && !f.app.json {
+			// The error holds the output of the build, which was shown.
+			return &control.Error{Code: control.CodeFailed, Message: "nothing runs: the build of " + strings.Join(names, " and ") + " failed"}
+		}
 		return err
 	}
 	return f.over(nil)
@@ -276,9 +294,11 @@ func (f *foreground) over(err error) error {
 	f.view.phase = phaseRunning // nothing is left to be waited for
 	if err != nil {
 		f.show(nil)
-		return fmt.Errorf("stop: %w", err)
+		return err
 	}
-	f.show(f.view.stopped(f.app.now(), f.stopping))
+	if !f.downed {
+		f.show(f.view.stopped(f.app.now(), f.stopping))
+	}
 	if f.killed {
 		return &exitError{exitFailed}
 	}
@@ -315,7 +335,7 @@ func (f *foreground) drain() {
 
 func (f *foreground) tick() {
 	f.drain()
-	if f.painter.painted > 0 {
+	if f.painter.painted > 0 || !f.titled && f.app.now().Sub(f.view.started) > quiet {
 		f.show(nil)
 	}
 }
@@ -326,6 +346,12 @@ func (f *foreground) show(lines []string) {
 		return
 	}
 	// Who reads our output may have gone: the system goes on.
+	if !f.titled {
+		// Not before there is something to tell: a system that already runs, or a
+		// port in use, is an error and nothing else.
+		f.titled = true
+		lines = append(f.view.title(), lines...)
+	}
 	if !f.app.out.live {
 		if len(lines) > 0 {
 			_ = f.app.out.lines(lines...)
@@ -341,7 +367,7 @@ func (f *foreground) show(lines []string) {
 func signalName(s os.Signal) string {
 	switch s {
 	case os.Interrupt:
-		return "interrupted"
+		return interrupted
 	case syscall.SIGTERM:
 		return "asked to terminate"
 	case syscall.SIGHUP:

@@ -21,9 +21,6 @@ type waiting struct {
 	view    *upView
 }
 
-// waitQuiet is how long nothing is shown: most verbs are over by then.
-const waitQuiet = 300 * time.Millisecond
-
 // wait begins to wait; doing is what to show, "" for a verb that is over at once.
 func (a *app) wait(doing string) *waiting {
 	w := &waiting{
@@ -35,12 +32,12 @@ func (a *app) wait(doing string) *waiting {
 		return w
 	}
 	w.ended.Go(func() {
-		quiet := time.NewTimer(waitQuiet)
-		defer quiet.Stop()
+		silence := time.NewTimer(quiet) // most verbs are over by then
+		defer silence.Stop()
 		tick := time.NewTicker(frameTime)
 		defer tick.Stop()
 		select {
-		case <-quiet.C:
+		case <-silence.C:
 		case <-w.stop:
 			return
 		}

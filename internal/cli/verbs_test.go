@@ -1,0 +1,226 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"fairlead/internal/control"
+	"fairlead/internal/system"
+)
+
+// serveFake answers the verbs in the data folder of dir as a node would.
+func serveFake(t *testing.T, dir string) {
+	t.Helper()
+	s, err := control.Listen(filepath.Join(dir, control.DataDir, control.SocketName), control.ServerOptions{Version: "0.0.9"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	control.Handle(s, control.VerbStatus, func(context.Context, control.Empty, func(control.Event)) (control.Status, error) {
+		st := commerceStatus()
+		st.PID = os.Getpid()
+		return st, nil
+	})
+	service := func(_ context.Context, req control.ServiceRequest, _ func(control.Event)) (control.ServiceStatus, error) {
+		if req.Service != "auth" {
+			return control.ServiceStatus{}, &control.Error{Code: control.CodeNotFound, Message: fmt.Sprintf("there is no service %q", req.Service), Hint: "the services are auth"}
+		}
+		return control.ServiceStatus{Name: "auth", Wanted: 2, Ready: 2}, nil
+	}
+	control.Handle(s, control.VerbStart, service)
+	control.Handle(s, control.VerbStop, service)
+	control.Handle(s, control.VerbRestart, func(_ context.Context, req control.ServiceRequest, tell func(control.Event)) (control.Receipt, error) {
+		tell(control.Event{Time: noon, Kind: control.EventInfo, Text: "another change goes on; waiting for its end"})
+		return control.Receipt{Service: req.Service, Old: []control.Served{{Requests: 5}}, New: []control.Served{{Requests: 6}}, Took: time.Second}, nil
+	})
+	control.Handle(s, control.VerbReload, func(_ context.Context, req control.ReloadRequest, _ func(control.Event)) (control.ReloadReply, error) {
+		if req.Environment == "broken" {
+			return control.ReloadReply{}, system.Findings{{File: "/srv/fairlead.yaml", Line: 1, Column: 2, Field: "system", Problem: "must be a name"}}
+		}
+		return control.ReloadReply{Changes: []control.Change{{Path: "services.auth.replicas", Kind: "changed", Old: "1", New: "2"}}}, nil
+	})
+	control.Handle(s, control.VerbRollback, func(_ context.Context, req control.RollbackRequest, _ func(control.Event)) (control.ReloadReply, error) {
+		return control.ReloadReply{Revision: 20 + req.Revision}, nil
+	})
+	control.Handle(s, control.VerbDown, func(context.Context, control.Empty, func(control.Event)) (control.DownReply, error) {
+		return control.DownReply{Stopped: 5}, nil
+	})
+	control.Handle(s, control.VerbRequest, func(_ context.Context, req control.BusRequest, _ func(control.Event)) (control.BusReply, error) {
+		switch req.Subject {
+		case "echo":
+			return control.BusReply{Data: req.Data}, nil
+		case "header":
+			return control.BusReply{Data: []byte(`"` + req.Headers["X-Name"] + `"`)}, nil
+		default:
+			return control.BusReply{Error: "no such flow", Code: "404", Data: []byte(`{"status":404}`)}, nil
+		}
+	})
+	control.HandleStream(s, control.VerbLogs, func(_ context.Context, req control.LogsRequest, emit func(control.Line) error) error {
+		for i := range req.Tail {
+			if err := emit(control.Line{Time: noon, Instance: req.Service + "-1", Stream: "out", Text: fmt.Sprint("line ", i)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve() }()
+	t.Cleanup(func() {
+		if err := errors.Join(s.Close(), <-served); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// run runs the command and returns what it wrote, as a transcript.
+func run(t *testing.T, in string, args ...string) (transcript string, code int) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	a := newApp(strings.NewReader(in), &out, &errs, func(string) string { return "" })
+	a.now = func() time.Time { return noon }
+	code = a.main(args)
+	transcript = fmt.Sprintf("$ fairlead %s\n%s", strings.Join(args, " "), out.String())
+	if errs.Len() > 0 {
+		transcript += "-- standard error --\n" + errs.String()
+	}
+	return transcript + fmt.Sprintf("-- exit %d --\n", code), code
+}
+
+func TestVerbs(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, fileName), []byte("system: commerce\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	serveFake(t, dir)
+	sub := filepath.Join(dir, "services", "auth")
+	if err := os.MkdirAll(sub, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(sub) // the file is found upward
+	groups := map[string][][]string{
+		"verbs": {
+			{"start", "auth"},
+			{"stop", "auth"},
+			{"stop", "--json", "auth"},
+			{"restart", "auth"},
+			{"restart", "auth", "--json"},
+			{"reload", "--dry-run"},
+			{"reload", "-e", "broken"},
+			{"rollback"},
+			{"rollback", "4"},
+			{"down"},
+			{"down", "--json"},
+			{"logs", "auth", "-n", "2"},
+			{"logs", "auth", "-n", "1", "-t"},
+			{"logs", "auth", "-n", "1", "--json"},
+			{"request", "echo", `{"a":[1,2]}`},
+			{"request", "echo", "-"},
+			{"request", "echo", "not JSON"},
+			{"request", "echo"},
+			{"request", "header", "-H", "X-Name: value"},
+			{"request", "flows.find"},
+			{"request", "flows.find", "--json"},
+			{"request", "echo", "{}", "--json"},
+			{"status", "-C", dir, "--data", filepath.Join(dir, control.DataDir)},
+		},
+		"failures": {
+			{"start", "apj"},
+			{"start", "apj", "--json"},
+			{"env", "auth"}, // the fake node is older and has no such verb
+			{"status", "--data", "/nowhere"},
+			{"status", "-C", "/nowhere"},
+			{"status", "-C", "/"},
+		},
+		"usage": {
+			{"statsu"},
+			{"frobnicate"},
+			{"status", "--jsn"},
+			{"status", "--frobnicate"},
+			{"status", "extra"},
+			{"restart"},
+			{"request"},
+			{"rollback", "last"},
+			{"request", "echo", "-H", "nonsense"},
+			{"up", "a", "b"},
+			{"up", "a", "-C", "b"},
+			{"logs", "auth", "-n", "many"},
+			{"statsu", "--json"},
+		},
+	}
+	for name, list := range groups {
+		t.Run(name, func(t *testing.T) {
+			var all strings.Builder
+			for _, args := range list {
+				text, code := run(t, " [3] ", args...)
+				all.WriteString(text)
+				if name == "usage" && code != exitUsage {
+					t.Errorf("%v: exit code %d", args, code)
+				}
+			}
+			golden(t, name, strings.ReplaceAll(all.String(), dir, "/srv/commerce"))
+		})
+	}
+}
+
+func TestDataTooLarge(t *testing.T) {
+	text, code := run(t, strings.Repeat("x", maxData+1), "request", "a", "-")
+	if code != exitUsage || !strings.Contains(text, "the data is above 764 KiB") {
+		t.Error(text)
+	}
+}
+
+// TestHelp makes sure that every verb explains itself, with an example.
+func TestHelp(t *testing.T) {
+	a := newApp(strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{}, func(string) string { return "" })
+	for _, cmd := range a.root().Commands() {
+		if cmd.Name() == "completion" || cmd.Name() == "help" {
+			continue
+		}
+		if cmd.Short == "" || cmd.Example == "" || strings.HasSuffix(cmd.Short, ".") {
+			t.Errorf("%s: short %q, example %q", cmd.Name(), cmd.Short, cmd.Example)
+		}
+		for line := range strings.Lines(cmd.Long + "\n" + cmd.Example) {
+			if len(line) > 90 {
+				t.Errorf("%s: a line of help is %d columns wide: %s", cmd.Name(), len(line), line)
+			}
+		}
+	}
+	text, code := run(t, "")
+	if code != exitDone {
+		t.Errorf("exit code %d", code)
+	}
+	golden(t, "help", text)
+}
+
+func TestLogFileRotates(t *testing.T) {
+	l := newLogFile(filepath.Join(t.TempDir(), "logs", "fairlead.log"))
+	l.limit = 100
+	for i := range 60 {
+		if _, err := fmt.Fprintf(l, "line %02d with some text\n", i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(l.path + "*")
+	if err != nil || len(files) != logOld+1 {
+		t.Errorf("got %v, %v", files, err)
+	}
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if err != nil || info.Size() > 100 || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", f, info.Size(), err)
+		}
+	}
+	last, err := os.ReadFile(l.path)
+	if err != nil || !strings.HasSuffix(string(last), "line 59 with some text\n") {
+		t.Errorf("the newest file ends with %q, %v", last, err)
+	}
+}
