@@ -15,17 +15,24 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
+// testdata is absolute: some tests go elsewhere.
+var testdata string
+
 func TestMain(m *testing.M) {
 	time.Local = time.UTC
+	var err error
+	if testdata, err = filepath.Abs("testdata"); err != nil {
+		panic(err)
+	}
 	goleak.VerifyTestMain(m)
 }
 
 // golden compares what was shown with a file of testdata.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
+	path := filepath.Join(testdata, name+".golden")
 	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
+		if err := os.MkdirAll(testdata, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
