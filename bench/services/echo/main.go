@@ -23,7 +23,12 @@ func main() {
 		})
 		s.HTTP("/http", func(w http.ResponseWriter, r *http.Request) error {
 			if r.Method == http.MethodPost {
-				_, err := io.Copy(w, r.Body)
+				// Read whole first: net/http ends the body once the answer begins.
+				body, err := io.ReadAll(r.Body)
+				if err != nil {
+					return err
+				}
+				_, err = w.Write(body)
 				return err
 			}
 			w.Header().Set("Content-Type", "text/plain")
