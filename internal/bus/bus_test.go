@@ -7,14 +7,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"go.uber.org/goleak"
 
 	"fairlead/internal/system"
 )
-
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
-}
 
 // open starts a bus that ends with the test.
 func open(tb testing.TB, sys *system.System) *Bus {

@@ -40,7 +40,7 @@ func (b *Bus) connect(name string, c Credentials, opts []nats.Option) (*nats.Con
 		nats.ReconnectWait(10 * time.Millisecond),
 		nats.ReconnectJitter(0, 0),
 		nats.MaxReconnects(-1),
-		nats.IgnoreAuthErrorAbort(), // a reload may cut a handshake of a pipe, which no lock of the server keeps out
+		nats.IgnoreAuthErrorAbort(), // the handshake of a reconnect over a pipe may be cut by a reload
 		nats.ErrorHandler(b.asyncError(name)),
 	}
 	all = append(all, opts...)
@@ -50,9 +50,12 @@ func (b *Bus) connect(name string, c Credentials, opts []nats.Option) (*nats.Con
 		nats.UserInfo(c.User, c.Password),
 		nats.CustomInboxPrefix(c.InboxPrefix),
 	)
-	b.reload.Lock()
+	b.reload.Lock() // keeps the handshake of a pipe and a reload apart
 	nc, err := nats.Connect(b.url, all...)
 	b.reload.Unlock()
+	if err != nil && b.isClosed() {
+		err = ErrClosed
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect %s to bus: %w", name, err)
 	}
@@ -68,6 +71,12 @@ func (b *Bus) connect(name string, c Credentials, opts []nats.Option) (*nats.Con
 		return nil, fmt.Errorf("connect %s to bus: %w", name, ErrClosed)
 	}
 	return nc, nil
+}
+
+func (b *Bus) isClosed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
 }
 
 // forget drops the connections that their users have closed. b.mu is held.

@@ -18,7 +18,8 @@ type Registration struct {
 	Patterns []string
 	// Delivered counts the requests that the instance was given in its life,
 	// over subscriptions on what it answers, all its connections together. It
-	// never falls.
+	// never falls. It is exact, but for the millisecond of a drain in an instance
+	// that also subscribes what is published.
 	Delivered uint64
 }
 
@@ -89,6 +90,7 @@ type view struct {
 	subscriptions int
 	patterns      []string
 	requests      uint64           // given over subscriptions on what it answers
+	events        bool             // it subscribes what is published
 	sent          int64            // messages of every kind sent to it
 	others        map[string]int64 // messages by subscription, for all that are not answers
 }
@@ -115,16 +117,15 @@ func (p party) views(conns []*server.ConnInfo) map[uint64]view {
 func (p party) view(c *server.ConnInfo) view {
 	v := view{sent: c.OutMsgs, others: make(map[string]int64)}
 	for _, s := range c.SubsDetail {
-		answers := s.Queue == p.bus.Group && answeredByAny(p.bus.Answers, s.Subject)
-		if p.bus.Group == "" {
-			answers = answeredByAny(p.bus.Answers, s.Subject)
-		}
+		answers := (p.bus.Group == "" || s.Queue == p.bus.Group) && answeredByAny(p.bus.Answers, s.Subject)
 		if answers {
 			v.requests += uint64(max(s.Msgs, 0))
 		} else {
 			v.others[s.Sid] = s.Msgs
 		}
-		if answers || answeredByAny(p.bus.Subscribes, s.Subject) {
+		events := !answers && answeredByAny(p.bus.Subscribes, s.Subject)
+		v.events = v.events || events
+		if answers || events {
 			v.subscriptions++
 			v.patterns = append(v.patterns, s.Subject)
 		}
@@ -183,18 +184,16 @@ func (b *Bus) final(in *instance, cid uint64) (requests uint64, open bool) {
 }
 
 // settle adds what the instance was given between the look before its drain and
-// the end of it, when the subscriptions and their counts were gone. What was
-// sent to it in between and did not go to the subscriptions that stayed were
-// requests, unless it had other subscriptions to lose.
+// the end of the drain, when the subscriptions and their counts were gone. What
+// was sent to it in between, and not over the subscriptions that stayed, were
+// requests. Where events were among it that cannot be told, and the count is the
+// one before.
 func (b *Bus) settle(in *instance, before, after map[uint64]view) {
-	if len(in.party.bus.Subscribes) > 0 {
-		return
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for cid, was := range before {
 		is, ok := after[cid]
-		if !ok {
+		if !ok || was.events {
 			continue
 		}
 		given := is.sent - was.sent

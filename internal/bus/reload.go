@@ -53,6 +53,9 @@ func (b *Bus) flush(n uint64) error {
 		return fmt.Errorf("reload server: %w", err)
 	}
 	b.applied = told
+	b.looking.Lock()
+	b.shot = snapshot{}
+	b.looking.Unlock()
 	return nil
 }
 
