@@ -125,13 +125,14 @@ func (x *exchange) failBody(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.As(err, &tooLarge):
 		status, detail = http.StatusRequestEntityTooLarge, "the request's body is too large"
-	case r.Context().Err() != nil:
-		x.gone(r)
-	case errors.As(err, &body):
+	case errors.As(err, &body) && (body.status == http.StatusRequestTimeout || r.Context().Err() == nil):
+		// net/http ends the context at a time-out too, although the client is there.
 		status, detail = body.status, body.detail
 		if body.cause != nil {
 			x.cause = body.cause.Error()
 		}
+	case r.Context().Err() != nil:
+		x.gone(r)
 	default:
 		x.cause = err.Error()
 	}

@@ -198,6 +198,9 @@ func (g *Gateway) finish(ctx context.Context) error {
 	g.fresh.cut()
 	err := g.server.Shutdown(ctx)
 	if errors.Is(err, net.ErrClosed) {
+		err = nil // the listener is closed already
+	}
+	if errors.Is(err, net.ErrClosed) {
 		err = nil // the listener was closed before
 	}
 	if terr := g.tunnels.wait(ctx); err == nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -246,4 +247,13 @@ func TestProxyPassesRequestAndAnswer(t *testing.T) {
 	if n := d.Served("api-1"); n != uint64(len(tests)) || hits.Load() != int64(n) {
 		t.Errorf("Served is %d, the service counted %d, want %d", n, hits.Load(), len(tests))
 	}
+}
+
+func mustURL(t testing.TB, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
 }
