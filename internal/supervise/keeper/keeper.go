@@ -27,11 +27,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
@@ -54,9 +56,7 @@ const (
 // returns the exit status: 0 when all instances ended, 1 when some could not be
 // ended, 2 when it was not started by a node.
 func Main(_ []string) int {
-	for _, fd := range []int{linkFD, lockFD} {
-		unix.CloseOnExec(fd)
-	}
+	closeOnExec()
 	file := os.NewFile(linkFD, "node")
 	if file == nil {
 		return 2
@@ -78,6 +78,25 @@ func Main(_ []string) int {
 	debug.SetGCPercent(50)
 	k := &keeper{link: link, instances: make(map[string]*instance), pids: make(map[int]*instance)}
 	return k.run()
+}
+
+// closeOnExec keeps what the keeper inherited from the instances: the link, the
+// lock, and whatever the operator's shell had left open.
+func closeOnExec() {
+	if unix.CloseRange(linkFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) == nil {
+		return
+	}
+	entries, err := os.ReadDir("/proc/self/fd") // before Linux 5.11
+	if err != nil {
+		entries = nil
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= linkFD {
+			unix.CloseOnExec(fd)
+		}
+	}
+	unix.CloseOnExec(linkFD)
+	unix.CloseOnExec(lockFD)
 }
 
 type keeper struct {

@@ -48,12 +48,19 @@ const timeLayout = "2006-01-02T15:04:05.000000000Z"
 
 const headSize = len(timeLayout) + len(" out ")
 
+// head is what precedes the text of a record: time and stream.
+type head []byte
+
+func newHead(now time.Time, stream string) head {
+	h := now.UTC().AppendFormat(make([]byte, 0, headSize), timeLayout)
+	h = append(h, ' ')
+	h = append(h, stream...)
+	return append(h, ' ')
+}
+
 // appendRecord appends one record to dst.
-func appendRecord(dst []byte, now time.Time, stream string, text []byte) []byte {
-	dst = now.UTC().AppendFormat(dst, timeLayout)
-	dst = append(dst, ' ')
-	dst = append(dst, stream...)
-	dst = append(dst, ' ')
+func appendRecord(dst []byte, h head, text []byte) []byte {
+	dst = append(dst, h...)
 	dst = append(dst, text...)
 	return append(dst, '\n')
 }
@@ -153,7 +160,7 @@ func Prune(dir string, live map[string]bool, keep int) error {
 // Recent keeps the last lines of a text in bounded memory. Its zero value keeps
 // 10 lines of at most 500 bytes. It is not safe for concurrent use.
 type Recent struct {
-	lines []string
+	lines [][]byte
 	next  int
 }
 
@@ -171,16 +178,20 @@ func (r *Recent) Add(text []byte) {
 	if len(text) > recentBytes {
 		text = text[:recentBytes]
 	}
-	line := strings.ToValidUTF8(string(text), "\uFFFD")
 	if len(r.lines) < recentLines {
-		r.lines = append(r.lines, line)
+		r.lines = append(r.lines, bytes.Clone(text))
 		return
 	}
-	r.lines[r.next] = line
+	r.lines[r.next] = append(r.lines[r.next][:0], text...)
 	r.next = (r.next + 1) % recentLines
 }
 
-// Lines returns what is kept, oldest first.
+// Lines returns what is kept, oldest first, as valid UTF-8.
 func (r *Recent) Lines() []string {
-	return append(slices.Clone(r.lines[r.next:]), r.lines[:r.next]...)
+	var lines []string
+	for i := range r.lines {
+		line := r.lines[(r.next+i)%len(r.lines)]
+		lines = append(lines, strings.ToValidUTF8(string(line), "\uFFFD"))
+	}
+	return lines
 }

@@ -87,7 +87,7 @@ func (w *Writer) rotate() error {
 }
 
 // add buffers one record and begins a new segment when it would not fit.
-func (w *Writer) add(now time.Time, stream string, text []byte) {
+func (w *Writer) add(h head, recent *Recent, text []byte) {
 	record := int64(headSize + len(text) + 1)
 	if used := w.size + int64(len(w.buf)); used > 0 && used+record > w.opts.Limit {
 		w.flush()
@@ -96,8 +96,8 @@ func (w *Writer) add(now time.Time, stream string, text []byte) {
 			return
 		}
 	}
-	w.buf = appendRecord(w.buf, now, stream, text)
-	w.recent[stream].Add(text)
+	w.buf = appendRecord(w.buf, h, text)
+	recent.Add(text)
 }
 
 // flush writes the buffered records with one call. What a full disk refuses is
@@ -109,7 +109,7 @@ func (w *Writer) flush() {
 	records := bytes.Count(w.buf, []byte{'\n'})
 	if w.lost > 0 {
 		note := fmt.Appendf(nil, "[%d lines lost: the log could not be written]", w.lost)
-		w.buf = appendRecord(w.buf, time.Now(), Err, note)
+		w.buf = appendRecord(w.buf, newHead(time.Now(), Err), note)
 	}
 	n, err := w.file.Write(w.buf)
 	w.buf = w.buf[:0]
@@ -155,7 +155,7 @@ func (w *Writer) Copy(stream string, r io.Reader) error {
 		if err != nil {
 			if fill > 0 {
 				w.mu.Lock()
-				w.add(time.Now(), stream, buf[:fill])
+				w.add(newHead(time.Now(), stream), w.recent[stream], buf[:fill])
 				w.flush()
 				w.mu.Unlock()
 			}
@@ -170,7 +170,7 @@ func (w *Writer) Copy(stream string, r io.Reader) error {
 // take writes the complete lines of buf[:end], moves the rest to the front and
 // returns its length. buf[:scanned] holds no line feed.
 func (w *Writer) take(stream string, buf []byte, scanned, end int) int {
-	now := time.Now()
+	h, recent := newHead(time.Now(), stream), w.recent[stream]
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	begin := 0
@@ -179,13 +179,13 @@ func (w *Writer) take(stream string, buf []byte, scanned, end int) int {
 		if i < 0 {
 			break
 		}
-		w.add(now, stream, buf[begin:scanned+i])
+		w.add(h, recent, buf[begin:scanned+i])
 		scanned += i + 1
 		begin = scanned
 	}
 	rest := end - begin
 	if rest == len(buf) {
-		w.add(now, stream, buf)
+		w.add(h, recent, buf)
 		rest = 0
 	} else if begin > 0 {
 		copy(buf, buf[begin:end])
