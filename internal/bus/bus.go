@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/system"
+	"fairlead/internal/wire"
 )
 
 // Errors of the package.
@@ -155,8 +156,7 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 	b.gateway = Credentials{User: "fairlead.gateway", Password: secret(), InboxPrefix: b.inbox}
 	b.base = serverOptions(o, host, port)
 	if err := b.start(ctx); err != nil {
-		lock.Close()
-		return nil, err
+		return nil, errors.Join(err, lock.Close())
 	}
 	return b, nil
 }
@@ -252,7 +252,9 @@ func (b *Bus) Close(ctx context.Context) error {
 			defer b.reload.Unlock()
 			b.server.Shutdown()
 			b.server.WaitForShutdown()
-			b.lock.Close()
+			if err := b.lock.Close(); err != nil {
+				b.log.Warn("bus store stays locked", slog.String(wire.KeyError, err.Error()))
+			}
 		}()
 	})
 	select {

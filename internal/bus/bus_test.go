@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"testing"
 	"time"
@@ -125,7 +126,7 @@ func TestRequestThroughGatewayConnection(t *testing.T) {
 	if err != nil || n != 1 {
 		t.Errorf("drain: delivered %d, %v; want 1", n, err)
 	}
-	if _, err := gw.Request("tradeflow.find", nil, 2*time.Second); err != nats.ErrNoResponders {
+	if _, err := gw.Request("tradeflow.find", nil, 2*time.Second); !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("request after drain: %v", err)
 	}
 	if err := b.Revoke("tradeflow-1"); err != nil {

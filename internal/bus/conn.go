@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,7 +20,7 @@ import (
 func (b *Bus) Operator(name string, opts ...nats.Option) (*nats.Conn, error) {
 	c := b.operator
 	c.InboxPrefix = operatorInboxes + "." + random()
-	return b.connect(name, c, append(opts[:len(opts):len(opts)], nats.InProcessServer(b.server)))
+	return b.connect(name, c, append(slices.Clip(opts), nats.InProcessServer(b.server)))
 }
 
 // Gateway connects over TCP, which is faster under load than a pipe within the
@@ -27,7 +28,7 @@ func (b *Bus) Operator(name string, opts ...nats.Option) (*nats.Conn, error) {
 // that some service answers, and the one that the signing keys come from, and
 // read its own replies. The permissions follow the model of [Bus.Apply].
 func (b *Bus) Gateway(opts ...nats.Option) (*nats.Conn, error) {
-	return b.connect("fairlead gateway", b.gateway, append(opts[:len(opts):len(opts)], nats.InProcessServer(nil)))
+	return b.connect("fairlead gateway", b.gateway, append(slices.Clip(opts), nats.InProcessServer(nil)))
 }
 
 // OperatorCredentials are for the operator's tools over TCP, such as the nats

@@ -37,7 +37,7 @@ func join(tb testing.TB, b *Bus, id string) *member {
 
 // load asks from n goroutines until the returned function is called, which
 // returns how many requests were answered and the errors.
-func load(b *Bus, nc *nats.Conn, n int) func() (uint64, []error) {
+func load(nc *nats.Conn, n int) func() (uint64, []error) {
 	var (
 		wg   sync.WaitGroup
 		ok   atomic.Uint64
@@ -80,7 +80,7 @@ func TestDrainUnderLoad(t *testing.T) {
 	}
 	first := join(t, b, "tradeflow-0")
 	all := []*member{first}
-	finish := load(b, gateway, 16)
+	finish := load(gateway, 16)
 	var delivered uint64
 	for i := range 20 {
 		next := join(t, b, fmt.Sprintf("tradeflow-%d", i+1))
@@ -344,7 +344,7 @@ func TestManyInstances(t *testing.T) {
 		t.Fatal(err)
 	}
 	join(t, b, "tradeflow-stays")
-	finish := load(b, gateway, 4)
+	finish := load(gateway, 4)
 	var wg sync.WaitGroup
 	for i := range 64 {
 		wg.Go(func() {

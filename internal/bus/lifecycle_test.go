@@ -28,39 +28,34 @@ const childDir = "FAIRLEAD_TEST_BUS_DIR"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDir); dir != "" {
-		os.Exit(child(dir))
+		fmt.Fprintln(os.Stderr, child(context.Background(), dir))
+		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m)
 }
 
 // child publishes to a stream, tells the sequence of each message that was
 // acknowledged, and goes on until it is killed.
-func child(dir string) int {
-	b, err := Open(context.Background(), Options{Dir: dir, System: "child"})
+func child(ctx context.Context, dir string) error {
+	b, err := Open(ctx, Options{Dir: dir, System: "child"})
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return err
 	}
 	nc, err := b.Operator("child")
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return err
 	}
 	js, err := jetstream.New(nc)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return err
 	}
-	ctx := context.Background()
 	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return err
 	}
 	for i := 1; ; i++ {
 		ack, err := js.Publish(ctx, "s", []byte(strconv.Itoa(i)))
 		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+			return err
 		}
 		fmt.Println(ack.Sequence)
 	}

@@ -30,7 +30,7 @@ func lockStore(dir string) (_ *os.File, err error) {
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
+			err = errors.Join(err, f.Close())
 		}
 	}()
 	for {

@@ -49,7 +49,7 @@ func (b *Bus) flush(n uint64) error {
 	}
 	opts := b.base.Clone()
 	opts.Users = users
-	if err := b.server.ReloadOptions(opts); err != nil { // waits in settleHandshakes
+	if err := b.server.ReloadOptions(opts); err != nil {
 		return fmt.Errorf("reload server: %w", err)
 	}
 	b.applied = told
@@ -98,17 +98,20 @@ const (
 	// patience is how old a connection may be that a reload waits for while its
 	// handshake goes on. Node.js on a busy machine takes some ten milliseconds.
 	patience = 100 * time.Millisecond
+	// afterConnect is how long the server is given to finish with a connection
+	// that has told its user and done nothing since.
+	afterConnect = 5 * time.Millisecond
 	// glance is how often the handshakes are looked at meanwhile.
 	glance = 200 * time.Microsecond
 )
 
-// settleHandshakes waits until no young connection is between its acceptance and
-// the name of its user.
+// settleHandshakes waits until no young connection is in its handshake.
 //
 // A reload checks every connection against the new users. One that has not told
-// its user yet fails the check, and is cut with "authorization violation"; most
-// clients take that for final. Under a constant stream of reloads two of three
-// connections were lost this way.
+// its user yet fails the check and is cut with "authorization violation", which
+// most clients take for final: under a constant stream of reloads two of three
+// connections were lost. One that is being authenticated is registered by two
+// goroutines of the server at once.
 //
 // It must run within the reload: only there is the server's lock held that keeps
 // new connections waiting, so that none begins a handshake after the last look.
@@ -117,15 +120,23 @@ const (
 func (b *Bus) settleHandshakes() {
 	for {
 		z, err := b.server.Connz(&server.ConnzOptions{Username: true, Limit: b.base.MaxConn})
-		if err != nil {
-			return
-		}
-		waiting := slices.ContainsFunc(z.Conns, func(c *server.ConnInfo) bool {
-			return c.AuthorizedUser == "" && z.Now.Sub(c.Start) < patience
-		})
-		if !waiting {
+		if err != nil || !slices.ContainsFunc(z.Conns, func(c *server.ConnInfo) bool { return inHandshake(c, z.Now) }) {
 			return
 		}
 		time.Sleep(glance)
+	}
+}
+
+// inHandshake reports whether a connection is worth waiting for.
+func inHandshake(c *server.ConnInfo, now time.Time) bool {
+	switch {
+	case now.Sub(c.Start) >= patience:
+		return false
+	case c.AuthorizedUser == "":
+		return true
+	case c.NumSubs > 0 || c.InMsgs > 0:
+		return false // what it does after its handshake
+	default:
+		return now.Sub(c.LastActivity) < afterConnect
 	}
 }
