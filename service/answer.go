@@ -225,7 +225,7 @@ func (e *endpoint) serve(m *nats.Msg) {
 		e.count(time.Since(start), failed)
 	}()
 	var out reply
-	err := refused
+	var err error
 	switch {
 	case refused != nil:
 		err = &Error{Status: http.StatusUnauthorized, Public: "the identity is not valid", Cause: refused}

@@ -20,13 +20,12 @@ import (
 )
 
 type findRequest struct {
-	HS      string    `json:"hs"`
-	Year    int       `json:"year"`
-	Page    *uint8    `json:"page,omitempty"`
-	Exact   bool      `json:"exact,omitempty"`
-	Parts   []int     `json:"parts,omitempty"`
-	Since   time.Time `json:"since,omitzero"`
-	private int
+	HS    string    `json:"hs"`
+	Year  int       `json:"year"`
+	Page  *uint8    `json:"page,omitempty"`
+	Exact bool      `json:"exact,omitempty"`
+	Parts []int     `json:"parts,omitempty"`
+	Since time.Time `json:"since,omitzero"`
 }
 
 func echo(_ context.Context, r findRequest) (findRequest, error) { return r, nil }

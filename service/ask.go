@@ -54,8 +54,7 @@ func Ask[Req, Rep any](ctx context.Context, s *Service, subject string, req Req)
 	}
 	if err != nil {
 		var zero Rep
-		var e *Error
-		if errors.As(err, &e) {
+		if e, ok := errors.AsType[*Error](err); ok {
 			err = fmt.Errorf("read reply: %s: %w", e.Public, e.Cause)
 		}
 		return zero, fmt.Errorf("ask %s: %w", subject, &Error{Status: http.StatusBadGateway, Public: "another service gave a reply that cannot be read", Cause: err})
@@ -97,16 +96,14 @@ func (s *Service) publish(ctx context.Context, subject string, out reply) error 
 func (s *Service) message(ctx context.Context, subject string, out reply) *nats.Msg {
 	m := nats.NewMsg(subject)
 	m.Data = out.body
-	id, trace, state := "", wire.Trace{}, ""
-	if c := callOf(ctx); c != nil {
-		id, trace, state = c.requestID, c.trace, c.state
-	} else {
-		id, trace = wire.NewRequestID(), wire.NewTrace()
+	c := callOf(ctx)
+	if c == nil {
+		c = &call{requestID: wire.NewRequestID(), trace: wire.NewTrace()}
 	}
-	m.Header[wire.HeaderRequestID] = []string{id}
-	m.Header[wire.HeaderTrace] = []string{trace.String()}
-	if state != "" {
-		m.Header[wire.HeaderState] = []string{state}
+	m.Header[wire.HeaderRequestID] = []string{c.requestID}
+	m.Header[wire.HeaderTrace] = []string{c.trace.String()}
+	if c.state != "" {
+		m.Header[wire.HeaderState] = []string{c.state}
 	}
 	if out.media != "" && out.media != mediaJSON {
 		m.Header[wire.HeaderType] = []string{headerText(out.media)}

@@ -2,8 +2,10 @@ package service
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -72,6 +74,56 @@ func BenchmarkAnswer(b *testing.B) {
 			})
 		})
 	}
+}
+
+// BenchmarkAnswerRatio measures both in turns, 64 requesters each, so that what else
+// the machine does touches both: the metric is throughput of Answer with JSON both
+// ways, identity and trace, to that of the bare echo without headers.
+func BenchmarkAnswerRatio(b *testing.B) {
+	srv := startBus(b, server.Options{})
+	env := testEnv(b, srv, "bench")
+	env[envLogLevel] = "error"
+	launch(b, env, func(s *Service) error {
+		Answer(s, "struct", echo)
+		return nil
+	})
+	raw := busConn(b, srv)
+	if _, err := raw.QueueSubscribe("raw", "bench", func(m *nats.Msg) { _ = m.Respond(m.Data) }); err != nil {
+		b.Fatal(err)
+	}
+	nc := busConn(b, srv)
+	for _, subject := range []string{"raw", "struct"} {
+		eventually(b, "it answers", func() bool { _, err := request(nc, subject, ""); return err == nil })
+	}
+	bare, full := nats.NewMsg("raw"), nats.NewMsg("struct")
+	bare.Data = []byte(`{"hs":"8517","year":2023,"exact":true}`)
+	full.Data = bare.Data
+	full.Header[wire.HeaderRequestID] = []string{"req-1234567890"}
+	full.Header[wire.HeaderTrace] = []string{wire.NewTrace().String()}
+	full.Header[wire.HeaderIdentity] = []string{signed(b, "bench")}
+	round := func(m *nats.Msg) time.Duration {
+		begin := time.Now()
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() {
+				for range 10 {
+					own := *m
+					if _, err := nc.RequestMsg(&own, 10*time.Second); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		return time.Since(begin)
+	}
+	var bares, fulls time.Duration
+	for b.Loop() {
+		bares += round(bare)
+		fulls += round(full)
+	}
+	b.ReportMetric(float64(bares)/float64(fulls), "ratio")
+	b.ReportMetric(float64(b.N)*640/fulls.Seconds(), "answers/s")
 }
 
 // BenchmarkAsk compares Ask with nats.go's own request.

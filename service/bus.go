@@ -196,7 +196,7 @@ func (s *Service) register(ctx context.Context) error {
 	select {
 	case <-s.connected:
 	default:
-		s.logger.Info("waiting for the bus")
+		s.logger.InfoContext(ctx, "waiting for the bus")
 		select {
 		case <-s.connected:
 		case <-ctx.Done():
@@ -243,7 +243,7 @@ func (s *Service) drainBus(ctx context.Context) error {
 			end = sub.Unsubscribe // a drain would wait for the bus
 		}
 		if err := end(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
-			s.logger.Warn("subscription not ended", wire.KeySubject, sub.Subject, wire.KeyError, err)
+			s.logger.WarnContext(ctx, "subscription not ended", wire.KeySubject, sub.Subject, wire.KeyError, err)
 		}
 	}
 	for _, sub := range subs {
@@ -313,7 +313,7 @@ type listener struct {
 
 func (l *listener) deliver(m *nats.Msg) {
 	// Whoever published it, a user's identity says nothing about a message.
-	c, _ := l.s.begin(l.s.work, m.Header, m.Subject) //nolint:errcheck // see above
+	c, _ := l.s.begin(l.s.work, m.Header, m.Subject)
 	c.user, c.known = Identity{}, false
 	if c.Err() != nil {
 		return

@@ -102,8 +102,7 @@ func decode[T any](data []byte, v *T) error {
 	if err == nil {
 		return nil
 	}
-	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) {
+	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		if relaxed, ok := relax(reflect.TypeFor[T](), data); ok {
 			*v = *new(T)
 			if json.Unmarshal(relaxed, v) == nil {
@@ -160,8 +159,9 @@ func kindText(t reflect.Type) string {
 		return "a list"
 	case reflect.Map, reflect.Struct:
 		return "an object"
+	default:
+		return "of another type"
 	}
-	return "of another type"
 }
 
 func article(value string) string {
@@ -259,6 +259,7 @@ func relaxValue(t reflect.Type, value json.RawMessage) (json.RawMessage, bool) {
 			return nil, false
 		}
 		return spelt, true
+	default:
+		return nil, false
 	}
-	return nil, false
 }

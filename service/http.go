@@ -59,7 +59,7 @@ func (s *Service) serveHTTP(rw http.ResponseWriter, r *http.Request) {
 	c, refused := s.begin(r.Context(), r.Header, "")
 	ctx, cancel := until(c, r.Header)
 	defer cancel()
-	r = r.WithContext(ctx)
+	r = r.WithContext(ctx) //nolint:contextcheck // it is derived from r.Context in begin
 	if refused != nil {
 		s.failHTTP(w, r, &Error{Status: http.StatusUnauthorized, Public: "the identity is not valid", Cause: refused})
 		return
@@ -86,7 +86,7 @@ func protect(w http.ResponseWriter, r *http.Request, h func(http.ResponseWriter,
 	defer func() {
 		switch p := recover(); p {
 		case nil:
-		case http.ErrAbortHandler: //nolint:errorlint // net/http's own comparison
+		case http.ErrAbortHandler:
 			err = http.ErrAbortHandler
 		default:
 			err = &panicError{value: p, stack: debug.Stack()}

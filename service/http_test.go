@@ -175,7 +175,7 @@ func TestHTTPWebSocketAndDrain(t *testing.T) {
 	if res, _ := get(t, i.client(t), "GET", "/assert"); res.StatusCode != 299 {
 		t.Errorf("got %d", res.StatusCode)
 	}
-	ws, _, err := websocket.Dial(t.Context(), "ws://s/ws", &websocket.DialOptions{HTTPClient: i.client(t)}) //nolint:bodyclose // of an upgrade
+	ws, _, err := websocket.Dial(t.Context(), "ws://s/ws", &websocket.DialOptions{HTTPClient: i.client(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"slices"
 
 	"fairlead/internal/wire"
 )
@@ -66,7 +67,7 @@ func (h *requestHandler) with(group bool, apply func(slog.Handler) slog.Handler)
 		n.base = h.next
 	}
 	if n.base != nil {
-		n.groups = append(h.groups[:len(h.groups):len(h.groups)], apply)
+		n.groups = append(slices.Clip(h.groups), apply)
 	}
 	return n
 }

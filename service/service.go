@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -31,7 +32,7 @@ func mainCode(setup func(*Service) error) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // the next signal has its usual effect
 	if err := Run(ctx, setup); err != nil {
-		c, _ := readConfig(os.LookupEnv) //nolint:errcheck // Run has reported it
+		c, _ := readConfig(os.LookupEnv) // Run has reported what is wrong with it
 		newLogger(os.Stderr, c).Error("service failed", wire.KeyError, err)
 		return 1
 	}
@@ -166,8 +167,8 @@ func run(ctx context.Context, around surroundings, setup func(*Service) error) (
 	s.work, giveUp = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer giveUp(errStopping)
 	defer func() {
-		for i := len(s.ends) - 1; i >= 0; i-- {
-			err = errors.Join(err, s.ends[i]())
+		for _, end := range slices.Backward(s.ends) {
+			err = errors.Join(err, end())
 		}
 	}()
 
@@ -185,13 +186,13 @@ func run(ctx context.Context, around surroundings, setup func(*Service) error) (
 	}
 	err = s.register(ctx)
 	if err == nil && ctx.Err() == nil {
-		s.logger.Info("service runs", "answers", len(s.endpoints), "subscribes", len(s.listeners), "routes", s.handlers)
+		s.logger.InfoContext(ctx, "service runs", "answers", len(s.endpoints), "subscribes", len(s.listeners), "routes", s.handlers)
 		select {
 		case <-ctx.Done():
 		case err = <-s.broken:
 		}
 	}
-	return errors.Join(err, s.drain(giveUp))
+	return errors.Join(err, s.drain(giveUp)) //nolint:contextcheck // ctx has ended, requests go on
 }
 
 // drain stops taking requests and finishes those that were taken. Near the end of
@@ -220,8 +221,7 @@ func (s *Service) drain(giveUp context.CancelCauseFunc) error {
 
 // report logs the private half of a failed request.
 func (s *Service) report(ctx context.Context, o outcome, err error, key, value string) {
-	var p *panicError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*panicError](err); ok {
 		s.logger.ErrorContext(ctx, "handler panicked", key, value, wire.KeyError, err, "stack", string(p.stack))
 		return
 	}
