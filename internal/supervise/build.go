@@ -50,6 +50,9 @@ func Build(ctx context.Context, opts BuildOptions) error {
 	if err := os.MkdirAll(opts.Out, 0o700); err != nil {
 		return fmt.Errorf("build: %w", err)
 	}
+	if _, err := os.Stat(opts.Dir); err != nil {
+		return fmt.Errorf("build: working folder: %w", plain(err))
+	}
 	// The signal of parent death is bound to the thread that starts the command.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -73,9 +76,10 @@ func Build(ctx context.Context, opts BuildOptions) error {
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
-		killTree(context.WithoutCancel(ctx), cmd.Process.Pid)
+		killed := killTree(context.WithoutCancel(ctx), cmd.Process.Pid)
 		<-ended
 		reapGroup(cmd.Process.Pid)
+		reap(killed)
 		return fmt.Errorf("build: %w", context.Cause(ctx))
 	}
 	killGroup(context.WithoutCancel(ctx), cmd.Process.Pid)
@@ -90,7 +94,8 @@ func Build(ctx context.Context, opts BuildOptions) error {
 
 // killTree kills a process that nobody has reaped yet, its group, and all that
 // descends from it.
-func killTree(ctx context.Context, pid int) {
+// It returns what descended, by pid with start times.
+func killTree(ctx context.Context, pid int) map[int]uint64 {
 	ctx, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()
 	roots := map[int]bool{pid: true}
@@ -106,6 +111,18 @@ func killTree(ctx context.Context, pid int) {
 		}
 		return alive(table, func(s process.Stat) bool { return known[s.PID] == s.Start || s.Group == pid }), nil
 	})
+	return known
+}
+
+// reap reaps those of the processes that this process adopted, being a
+// subreaper; nobody else waits for them.
+func reap(known map[int]uint64) {
+	self := os.Getpid()
+	for pid, start := range known {
+		if s, err := process.Read(pid); err == nil && s.Start == start && s.Parent == self && s.Dead() {
+			_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+		}
+	}
 }
 
 // killGroup kills what is left in the group of a process that has ended. The

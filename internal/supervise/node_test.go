@@ -214,10 +214,8 @@ func TestKeeperIsKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range table {
-		if s.Parent == os.Getpid() && s.Dead() {
-			t.Errorf("not reaped: %+v", s)
-		}
+	if left := table.Orphans(process.Mark{Data: w.dataID}, os.Getpid()); len(left) > 0 {
+		t.Errorf("not reaped: %+v", left)
 	}
 	walks(t, w.seen())
 }
