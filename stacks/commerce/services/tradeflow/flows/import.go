@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	batchSize      = 16384 // records per transaction
+	batchSize      = 8192 // records per transaction
 	lookupSize     = 8    // records per look-up; the driver binds in time quadratic in the parameters
 	firstRejected  = 20   // rejections that a report tells one by one
 	maxInterned    = 1 << 16
