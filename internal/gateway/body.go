@@ -125,13 +125,13 @@ func (x *exchange) failBody(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.As(err, &tooLarge):
 		status, detail = http.StatusRequestEntityTooLarge, "the request's body is too large"
-	case errors.As(err, &body) && (body.status == http.StatusRequestTimeout || r.Context().Err() == nil):
+	case errors.As(err, &body) && (body.status == http.StatusRequestTimeout || !x.clientLeft(r)):
 		// net/http ends the context at a time-out too, although the client is there.
 		status, detail = body.status, body.detail
 		if body.cause != nil {
 			x.cause = body.cause.Error()
 		}
-	case r.Context().Err() != nil:
+	case x.clientLeft(r):
 		x.gone(r)
 	default:
 		x.cause = err.Error()

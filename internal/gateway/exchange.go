@@ -63,6 +63,9 @@ type exchange struct {
 	sent     int    // times the request was sent to an instance
 	cause    string // what went wrong inside; never told to the client
 
+	left   bool // the client left while an attempt was made
+	halted bool // the gateway itself stopped reading the request: its context says nothing now
+
 	snap    *snapshot
 	answer  answer
 	varsBuf [8]pathValue
@@ -93,4 +96,9 @@ func (x *exchange) fail(w http.ResponseWriter, r *http.Request, status int, deta
 	}
 	x.leaveBody(w, r)
 	wire.WriteProblem(w, r, wire.Problem{Status: status, Detail: detail, RequestID: x.id})
+}
+
+// clientLeft reports whether nobody waits for the answer any more.
+func (x *exchange) clientLeft(r *http.Request) bool {
+	return x.left || !x.halted && r.Context().Err() != nil
 }

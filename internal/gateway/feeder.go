@@ -96,22 +96,28 @@ func (f *feeder) settled() bool {
 	if f == nil || f.whole.Load() {
 		return true
 	}
-	unused := false
-	f.once.Do(func() { close(f.done); unused = true })
-	if unused {
-		return false
-	}
-	timer := time.NewTimer(5 * time.Millisecond)
+	f.wait(5 * time.Millisecond)
+	return f.whole.Load()
+}
+
+// wait waits for the end at most so long. A feeder that has not started ends.
+func (f *feeder) wait(most time.Duration) {
+	f.once.Do(func() { close(f.done) })
+	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
 	case <-f.done:
 	case <-timer.C:
 	}
-	return f.whole.Load()
 }
 
-// failure returns why the body could not be read, nil if it could.
-func (f *feeder) failure() error {
+// failure returns why the body could not be read, nil if it could. late says that
+// the answer failed to come in time, or that the request's context ended: both
+// happen when a client stalls, and may be noticed before the stall itself is.
+func (f *feeder) failure(late bool) error {
+	if late {
+		f.wait(100 * time.Millisecond)
+	}
 	select {
 	case <-f.done:
 		return f.err
@@ -128,7 +134,9 @@ func (f *feeder) stop(x *exchange) {
 		return
 	default:
 	}
-	_ = f.l.c.SetWriteDeadline(past)           // fails only on a closed connection
+	_ = f.l.c.SetWriteDeadline(past) // fails only on a closed connection
+	// net/http takes what follows for a client that has left.
+	x.halted = true
 	_ = x.answer.control.SetReadDeadline(past) // a connection without deadlines is a test's
 	<-f.done
 }

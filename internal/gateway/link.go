@@ -95,8 +95,9 @@ func (l *link) exchange(w http.ResponseWriter, r *http.Request, x *exchange, q *
 	}
 	status, err := l.final(w, r, x, q, f)
 	if err != nil {
+		x.left = x.clientLeft(r)
 		if f != nil {
-			if bodyErr := f.failure(); bodyErr != nil {
+			if bodyErr := f.failure(isTimeout(err) || r.Context().Err() != nil); bodyErr != nil {
 				return bodyErr
 			}
 		}
@@ -105,7 +106,9 @@ func (l *link) exchange(w http.ResponseWriter, r *http.Request, x *exchange, q *
 	if status == http.StatusSwitchingProtocols {
 		return l.upgrade(w, r, x, q)
 	}
-	return l.copyAnswer(w, r, x, f)
+	err = l.copyAnswer(w, r, x, f)
+	x.left = err != nil && x.clientLeft(r)
+	return err
 }
 
 // answered reports whether something to read is there although writing failed.

@@ -121,7 +121,7 @@ func (x *exchange) prepare(w http.ResponseWriter, r *http.Request, q *outbound) 
 // again decides whether a request that broke may be sent once more.
 func (x *exchange) again(r *http.Request, q *outbound, err error) bool {
 	var failed *sendError
-	if !errors.As(err, &failed) || r.Context().Err() != nil || !time.Now().Before(x.deadline) {
+	if !errors.As(err, &failed) || x.clientLeft(r) || !time.Now().Before(x.deadline) {
 		return false
 	}
 	switch failed.progress {
@@ -177,7 +177,7 @@ func (x *exchange) awaitEndpoint(ctx context.Context, tried []*endpoint, pause t
 
 // unready answers a request that found no instance.
 func (x *exchange) unready(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
+	if x.clientLeft(r) {
 		x.gone(r)
 	}
 	if x.cause == "" {
@@ -196,7 +196,7 @@ func (x *exchange) broken(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	var client *clientError
 	switch {
-	case errors.As(err, &client), r.Context().Err() != nil:
+	case errors.As(err, &client), x.clientLeft(r):
 		x.gone(r)
 	case failed.progress == begun:
 		x.route.pool.failed.Add(1)
