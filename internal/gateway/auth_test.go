@@ -698,4 +698,3 @@ func BenchmarkAuthFirstTime(b *testing.B) {
 		}
 	}
 }
-

@@ -44,6 +44,7 @@ type bridge struct {
 	minter *minter
 	logger *slog.Logger
 	table  *table
+	sender sender
 
 	ending context.Context // ends with close
 	end    context.CancelFunc
@@ -53,7 +54,7 @@ type bridge struct {
 }
 
 func newBridge(conn BusConn, m *minter, logger *slog.Logger) *bridge {
-	b := &bridge{conn: conn, minter: m, logger: logger, table: newTable(conn.NewInbox())}
+	b := &bridge{conn: conn, minter: m, logger: logger, table: newTable(conn.NewInbox()), sender: sender{conn: conn}}
 	b.ending, b.end = context.WithCancel(context.Background())
 	return b
 }
@@ -277,17 +278,30 @@ func (b *bridge) failCall(w http.ResponseWriter, r *http.Request, x *exchange, c
 // writeRaw answers with the reply of a service of format raw.
 func writeRaw(w http.ResponseWriter, r *http.Request, x *exchange, m *nats.Msg) {
 	if text, code := m.Header.Get(wire.HeaderError), m.Header.Get(wire.HeaderErrorCode); text != "" || code != "" {
-		own, _ := strconv.Atoi(code)
-		writeFault(w, r, x, own, text)
+		writeFault(w, r, x, number(code), text)
 		return
 	}
-	status := http.StatusOK
-	if n, err := strconv.Atoi(m.Header.Get(wire.HeaderStatus)); err == nil && n >= 200 && n <= 299 {
-		status = n
-	} else if len(m.Data) == 0 {
+	status := number(m.Header.Get(wire.HeaderStatus))
+	switch {
+	case status >= 200 && status <= 299:
+	case len(m.Data) == 0:
 		status = http.StatusNoContent
+	default:
+		status = http.StatusOK
 	}
 	writeBody(w, status, replyMedia(m.Header.Get(wire.HeaderType)), m.Data)
+}
+
+// number reads a status, 0 for none.
+func number(s string) int {
+	if s == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // writeNest answers with the replies of a NestJS service: one value as it is,

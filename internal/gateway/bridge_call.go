@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -57,6 +56,10 @@ type call struct {
 	resend       bool // wanted
 	inbox        []delivery
 	interrupt    func() // called by rouse, may be nil
+
+	// guarded by sender.mu
+	queued bool
+	unsent error // why it could not be published
 }
 
 var calls = sync.Pool{New: func() any {
@@ -106,6 +109,11 @@ func (c *call) rouse() {
 	if c.interrupt != nil {
 		c.interrupt()
 	}
+	c.signal()
+}
+
+// signal fills the wake channel. It never blocks.
+func (c *call) signal() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -136,6 +144,7 @@ func (b *bridge) do(ctx context.Context, c *call) (reply, error) {
 		return reply{}, err
 	}
 	defer b.table.leave(c)
+	defer b.sender.withdraw(c)
 	c.timer.Reset(time.Until(c.deadline))
 
 	w := waiting{pause: backoffFirst}
@@ -173,9 +182,7 @@ func (b *bridge) send(c *call, resend bool) error {
 		return errBridgeClosed
 	}
 	c.sent++
-	if err := b.conn.PublishMsg(&c.msg); err != nil {
-		return fmt.Errorf("publish request: %w", err)
-	}
+	b.sender.send(c)
 	return nil
 }
 
@@ -207,6 +214,11 @@ func (b *bridge) look(c *call) (reply, progress, error) {
 		return r, state, err
 	case closed:
 		return reply{}, pending, errBridgeClosed
+	case state == pending && len(got) == 0:
+		if err := b.sender.failure(c); err != nil {
+			return reply{}, pending, err
+		}
+		fallthrough
 	case state == pending && resend:
 		return reply{}, pending, b.send(c, true)
 	}

@@ -109,7 +109,7 @@ func newBusGateway(tb testing.TB, config Config, opts Options) *busGateway {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	opts.Bus = busConnect(tb, s, nats.CustomInboxPrefix("_FL.gateway.test"))
+	opts.Bus = busConnect(tb, s, nats.CustomInboxPrefix("_FL.gateway.test"), nats.NoReconnect())
 	opts.Signer = wire.NewSigner(priv, "commerce")
 	opts.System = "commerce"
 	if opts.Logger == nil {
