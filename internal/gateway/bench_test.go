@@ -3,9 +3,7 @@ package gateway
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -144,6 +142,3 @@ func BenchmarkProxy(b *testing.B) {
 		load(b, d.Addr().String())
 	})
 }
-
-var _ = context.Background
-var _ = io.EOF

@@ -43,7 +43,7 @@ type guardedBody struct {
 
 // guardBody puts limits on r.Body. It reports false when the length alone shows
 // that the body is too large.
-func (x *exchange) guardBody(w http.ResponseWriter, r *http.Request, limit int64) bool {
+func (x *exchange) guardBody(r *http.Request, limit int64) bool {
 	if r.Body == nil || r.Body == http.NoBody {
 		return true
 	}

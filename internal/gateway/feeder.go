@@ -42,7 +42,7 @@ func (f *feeder) run() {
 // copy sends the body. It returns errors of reading it only: when writing fails,
 // the service has answered, or the reader of the answer will see why not.
 func (f *feeder) copy() error {
-	buf := copyBuffers.Get().(*[32 << 10]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	buf := copyBuffers.Get().(*[32 << 10]byte) // the pool holds nothing else
 	defer copyBuffers.Put(buf)
 	// Room for a chunk's size before the bytes and a line end behind them.
 	const front, back = 8, 2
@@ -58,7 +58,7 @@ func (f *feeder) copy() error {
 				out = append(buf[start:front+n], "\r\n"...)
 			}
 			if _, werr := f.l.c.Write(out); werr != nil {
-				return nil //nolint:nilerr // see above
+				return nil
 			}
 		}
 		if errors.Is(err, io.EOF) {

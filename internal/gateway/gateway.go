@@ -133,7 +133,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 	g.tasks.Go(g.sweep)
 	g.tasks.Go(func() {
 		if err := g.server.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-			g.log.Error("gateway stopped accepting", wire.KeyError, err)
+			g.log.ErrorContext(context.WithoutCancel(ctx), "gateway stopped accepting", wire.KeyError, err)
 		}
 	})
 	return nil

@@ -27,9 +27,9 @@ type door struct {
 }
 
 // openDoor starts a gateway that is stopped at the end of the test.
-func openDoor(t testing.TB, opts Options) *door {
-	t.Helper()
-	d := &door{t: t, log: &syncBuffer{}}
+func openDoor(tb testing.TB, opts Options) *door {
+	tb.Helper()
+	d := &door{t: tb, log: &syncBuffer{}}
 	opts.Listen = "127.0.0.1:0"
 	if opts.AccessLog == nil {
 		opts.AccessLog = d.log
@@ -38,20 +38,20 @@ func openDoor(t testing.TB, opts Options) *door {
 		opts.WaitForReady = 2 * time.Second
 	}
 	d.Gateway = New(opts)
-	if err := d.Start(t.Context()); err != nil {
-		t.Fatal(err)
+	if err := d.Start(tb.Context()); err != nil {
+		tb.Fatal(err)
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}
 	d.client = &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		transport.CloseIdleConnections()
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		if err := d.Stop(ctx); err != nil {
-			t.Errorf("stop: %v", err)
+			tb.Errorf("stop: %v", err)
 		}
 	})
 	return d
@@ -120,10 +120,10 @@ func (d *door) raw(request string) string {
 }
 
 // serviceOf starts an HTTP service and returns its endpoint.
-func serviceOf(t testing.TB, instance string, h http.HandlerFunc) Endpoint {
-	t.Helper()
+func serviceOf(tb testing.TB, instance string, h http.HandlerFunc) Endpoint {
+	tb.Helper()
 	s := httptest.NewServer(h)
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		s.CloseClientConnections()
 		s.Close()
 	})
@@ -131,11 +131,11 @@ func serviceOf(t testing.TB, instance string, h http.HandlerFunc) Endpoint {
 }
 
 // rawService answers every connection with f, which gets what a request began with.
-func rawService(t testing.TB, instance string, f func(c net.Conn, head string)) Endpoint {
-	t.Helper()
+func rawService(tb testing.TB, instance string, f func(c net.Conn, head string)) Endpoint {
+	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var open sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
@@ -162,7 +162,7 @@ func rawService(t testing.TB, instance string, f func(c net.Conn, head string)) 
 			})
 		}
 	})
-	t.Cleanup(func() { l.Close(); cancel(); open.Wait() })
+	tb.Cleanup(func() { l.Close(); cancel(); open.Wait() })
 	return Endpoint{Instance: instance, Network: "tcp", Address: l.Addr().String()}
 }
 
@@ -185,8 +185,8 @@ func (s *syncBuffer) String() string {
 }
 
 // eventually polls until cond holds.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, cond func() bool) {
+	tb.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	limit := time.After(5 * time.Second)
@@ -194,7 +194,7 @@ func eventually(t testing.TB, what string, cond func() bool) {
 		select {
 		case <-tick.C:
 		case <-limit:
-			t.Fatalf("timed out waiting: %s", what)
+			tb.Fatalf("timed out waiting: %s", what)
 		}
 	}
 }
@@ -249,11 +249,11 @@ func TestProxyPassesRequestAndAnswer(t *testing.T) {
 	}
 }
 
-func mustURL(t testing.TB, s string) *url.URL {
-	t.Helper()
+func mustURL(tb testing.TB, s string) *url.URL {
+	tb.Helper()
 	u, err := url.Parse(s)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return u
 }

@@ -249,7 +249,7 @@ func appendForwarded(dst []byte, client, host string) []byte {
 	} else {
 		dst = append(dst, client...)
 	}
-	if host != "" && strings.IndexAny(host, "\"\\") < 0 {
+	if host != "" && !strings.ContainsAny(host, "\"\\") {
 		dst = append(dst, `;host="`...)
 		dst = append(dst, host...)
 		dst = append(dst, '"')

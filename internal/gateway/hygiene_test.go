@@ -16,8 +16,9 @@ import (
 )
 
 // mirror answers with the head it got.
-func mirror(t testing.TB) Endpoint {
-	return rawService(t, "api-1", func(c net.Conn, head string) {
+func mirror(tb testing.TB) Endpoint {
+	tb.Helper()
+	return rawService(tb, "api-1", func(c net.Conn, head string) {
 		head, _, _ = strings.Cut(head, "\r\n\r\n")
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"+head)
 	})
@@ -100,6 +101,7 @@ func TestAnswerHygiene(t *testing.T) {
 }
 
 func TestMalformedAnswersAre502(t *testing.T) {
+	t.Parallel()
 	tests := []struct{ name, answer string }{
 		{"not http", "SSH-2.0-OpenSSH_9.2\r\n\r\n"},
 		{"bare line feed", "HTTP/1.1 200 OK\nContent-Length: 2\n\nok\r\n\r\n"},
@@ -142,6 +144,7 @@ func TestMalformedAnswersAre502(t *testing.T) {
 // TestAnswerShapes goes through the ways an answer can be framed, twice each, so
 // that a connection that was left in disorder shows.
 func TestAnswerShapes(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name, method, answer string
 		status               int
@@ -251,6 +254,7 @@ func TestEarlyHintsPass(t *testing.T) {
 }
 
 func TestExpectContinue(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name   string
 		serve  func(c net.Conn)
@@ -273,6 +277,7 @@ func TestExpectContinue(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			d := openDoor(t, Options{})
 			ep := rawService(t, "api-1", func(c net.Conn, head string) {
 				if !strings.Contains(head, "Expect: 100-continue") {

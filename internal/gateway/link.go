@@ -93,7 +93,7 @@ func (l *link) exchange(w http.ResponseWriter, r *http.Request, x *exchange, q *
 			f.start()
 		}
 	}
-	status, err := l.final(w, r, x, q, f)
+	status, err := l.final(w, r, q, f)
 	if err != nil {
 		x.left = x.clientLeft(r)
 		if f != nil {
@@ -104,7 +104,7 @@ func (l *link) exchange(w http.ResponseWriter, r *http.Request, x *exchange, q *
 		return err
 	}
 	if status == http.StatusSwitchingProtocols {
-		return l.upgrade(w, r, x, q)
+		return l.upgrade(w, x, q)
 	}
 	err = l.copyAnswer(w, r, x, f)
 	x.left = err != nil && x.clientLeft(r)
@@ -118,7 +118,7 @@ func (l *link) answered() bool {
 }
 
 // final reads heads up to the final one, and passes informational ones on.
-func (l *link) final(w http.ResponseWriter, r *http.Request, x *exchange, q *outbound, f *feeder) (int, error) {
+func (l *link) final(w http.ResponseWriter, r *http.Request, q *outbound, f *feeder) (int, error) {
 	if q.expect {
 		// A service that does not know 100 Continue waits for the body: so does the
 		// gateway not wait for ever.
@@ -217,7 +217,7 @@ func (l *link) copyAnswer(w http.ResponseWriter, r *http.Request, x *exchange, f
 
 // copyBody copies a body, and sends on at once what the service has sent.
 func (l *link) copyBody(x *exchange, body io.Reader, length int64) (int64, error) {
-	buf := copyBuffers.Get().(*[32 << 10]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	buf := copyBuffers.Get().(*[32 << 10]byte) // the pool holds nothing else
 	defer copyBuffers.Put(buf)
 	a := &x.answer
 	var sum int64
@@ -291,7 +291,7 @@ func (l *link) copyTrailers(w http.ResponseWriter) error {
 }
 
 // upgrade joins the client's and the service's connection.
-func (l *link) upgrade(w http.ResponseWriter, r *http.Request, x *exchange, q *outbound) error {
+func (l *link) upgrade(w http.ResponseWriter, x *exchange, q *outbound) error {
 	// It is known before it leaves net/http's care, so that Stop cannot miss it.
 	t := &tunnel{service: l.c, toService: l.c}
 	x.g.tunnels.add(t)

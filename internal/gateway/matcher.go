@@ -64,7 +64,7 @@ type entry struct {
 // newMatcher builds the tree. All errors are reported, joined by newlines.
 func newMatcher(routes []*route) (*matcher, error) {
 	m := &matcher{hosts: map[string]*node{}, labels: map[string]*node{}, any: &node{}}
-	var problems problemList
+	var problems routeErrors
 	for _, r := range routes {
 		if err := m.add(r); err != nil {
 			problems = append(problems, err)
@@ -76,10 +76,10 @@ func newMatcher(routes []*route) (*matcher, error) {
 	return m, nil
 }
 
-// problemList is several errors of routes, one a line.
-type problemList []error
+// routeErrors is several errors of routes, one a line.
+type routeErrors []error
 
-func (p problemList) Error() string {
+func (p routeErrors) Error() string {
 	lines := make([]string, len(p))
 	for i, err := range p {
 		lines[i] = err.Error()
@@ -87,7 +87,7 @@ func (p problemList) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-func (p problemList) Unwrap() []error { return p }
+func (p routeErrors) Unwrap() []error { return p }
 
 func (m *matcher) add(r *route) error {
 	segments, err := parsePath(r.def.Path)

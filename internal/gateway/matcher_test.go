@@ -31,11 +31,11 @@ func routesOf(keys ...string) []system.Route {
 	return out
 }
 
-func matcherOf(t testing.TB, keys ...string) *matcher {
-	t.Helper()
+func matcherOf(tb testing.TB, keys ...string) *matcher {
+	tb.Helper()
 	m, err := newMatcher(compiledOf(keys...))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return m
 }

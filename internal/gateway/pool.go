@@ -120,9 +120,9 @@ func (rd *ready) anyHTTP() bool { return rd != nil && slices.ContainsFunc(rd.htt
 func (e *endpoint) here() bool { return !e.gone.Load() }
 
 // least enters the endpoint with the fewest open requests. Ties take turns.
-// Endpoints that were tried or refused a connection lately come last; tried ones
-// are not taken at all unless again is set.
-func (rd *ready) least(turn uint32, now time.Time, tried []*endpoint, again bool) *endpoint {
+// Endpoints that lately refused a connection come last; those that were tried are
+// not taken.
+func (rd *ready) least(turn uint32, now time.Time, tried []*endpoint) *endpoint {
 	if rd == nil || len(rd.http) == 0 {
 		return nil
 	}
@@ -137,7 +137,7 @@ func (rd *ready) least(turn uint32, now time.Time, tried []*endpoint, again bool
 			if at++; at == n {
 				at = 0
 			}
-			if e.gone.Load() || !again && slices.Contains(tried, e) {
+			if e.gone.Load() || slices.Contains(tried, e) {
 				continue
 			}
 			open, shunned := e.open.Load(), e.shun.Load() > now.UnixNano()
@@ -244,10 +244,10 @@ func (p *pool) changes() <-chan struct{} {
 // endpoints live, a request stays with the revision whose route it took.
 func (p *pool) pick(s *snapshot, now time.Time, tried []*endpoint) *endpoint {
 	turn := p.turn.Add(1)
-	if e := s.ready[p.service].least(turn, now, tried, false); e != nil {
+	if e := s.ready[p.service].least(turn, now, tried); e != nil {
 		return e
 	}
-	return p.current().least(turn, now, tried, false)
+	return p.current().least(turn, now, tried)
 }
 
 const (

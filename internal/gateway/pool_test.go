@@ -30,7 +30,7 @@ func TestLeastOutstandingTakesTurns(t *testing.T) {
 	now := time.Now()
 	got := map[*endpoint]int{}
 	for turn := range uint32(9) {
-		e := rd.least(turn, now, nil, false)
+		e := rd.least(turn, now, nil)
 		got[e]++
 		e.leave()
 	}
@@ -40,22 +40,22 @@ func TestLeastOutstandingTakesTurns(t *testing.T) {
 	eps[0].enter()
 	eps[1].enter()
 	for turn := range uint32(3) {
-		e := rd.least(turn, now, nil, false)
+		e := rd.least(turn, now, nil)
 		if e != eps[2] {
 			t.Error("not the least busy one")
 		}
 		e.leave()
 	}
 	eps[2].shun.Store(now.Add(time.Second).UnixNano())
-	if e := rd.least(0, now, nil, false); e == eps[2] {
+	if e := rd.least(0, now, nil); e == eps[2] {
 		t.Error("one that refuses connections is preferred")
 	}
 	eps[0].retire()
 	eps[1].retire()
-	if e := rd.least(0, now, nil, false); e != eps[2] {
+	if e := rd.least(0, now, nil); e != eps[2] {
 		t.Error("the only one left is not taken")
 	}
-	if e := rd.least(0, now, eps[2:], false); e != nil {
+	if e := rd.least(0, now, eps[2:]); e != nil {
 		t.Error("one that was tried is taken again")
 	}
 }
@@ -166,7 +166,9 @@ func refusing(t *testing.T, instance string) Endpoint {
 }
 
 func TestRetries(t *testing.T) {
+	t.Parallel()
 	dies := func(t *testing.T, n *atomic.Int64) Endpoint {
+		t.Helper()
 		return rawService(t, "dies", func(net.Conn, string) { n.Add(1) })
 	}
 	tests := []struct {
@@ -189,7 +191,7 @@ func TestRetries(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			d := openDoor(t, Options{})
 			var died atomic.Int64
-			bad := Endpoint{}
+			var bad Endpoint
 			if tt.refuses {
 				bad = refusing(t, "refuses")
 			} else {
@@ -258,6 +260,7 @@ func TestStaleConnectionsAreNotUsed(t *testing.T) {
 }
 
 func TestTimeout(t *testing.T) {
+	t.Parallel()
 	d := openDoor(t, Options{})
 	ep := serviceOf(t, "api-1", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/stream" {
@@ -307,6 +310,7 @@ func TestClientThatLeavesFreesTheService(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
+	t.Parallel()
 	d := openDoor(t, Options{})
 	var reached atomic.Int64
 	ep := serviceOf(t, "api-1", func(_ http.ResponseWriter, r *http.Request) {
@@ -371,12 +375,14 @@ func TestLimits(t *testing.T) {
 }
 
 func TestSlowBodyIs408(t *testing.T) {
+	t.Parallel()
 	for name, head := range map[string]string{
 		"small":   "Content-Length: 10\r\n\r\nab",
 		"large":   "Content-Length: 100000\r\n\r\nab",
 		"chunked": "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			d := openDoor(t, Options{})
 			ep := serviceOf(t, "api-1", func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
 			d.apply([]system.Route{{Path: "/", Service: "api", Timeout: 100 * time.Millisecond}}, map[string][]Endpoint{"api": {ep}})
@@ -389,6 +395,7 @@ func TestSlowBodyIs408(t *testing.T) {
 }
 
 func TestMalformedChunkIs400(t *testing.T) {
+	t.Parallel()
 	d := openDoor(t, Options{})
 	whole := make(chan bool, 1)
 	ep := serviceOf(t, "api-1", func(_ http.ResponseWriter, r *http.Request) {
@@ -406,6 +413,7 @@ func TestMalformedChunkIs400(t *testing.T) {
 }
 
 func TestEarlyAnswerToALargeBody(t *testing.T) {
+	t.Parallel()
 	d := openDoor(t, Options{})
 	ep := rawService(t, "api-1", func(c net.Conn, _ string) {
 		io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
@@ -428,6 +436,7 @@ func TestEarlyAnswerToALargeBody(t *testing.T) {
 }
 
 func TestFullDuplex(t *testing.T) {
+	t.Parallel()
 	d := openDoor(t, Options{})
 	ep := serviceOf(t, "api-1", func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
@@ -483,11 +492,12 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
-func echo(t testing.TB) http.HandlerFunc {
+func echo(tb testing.TB) http.HandlerFunc {
+	tb.Helper()
 	return func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
 		if err != nil {
-			t.Error(err)
+			tb.Error(err)
 			return
 		}
 		defer c.CloseNow()
@@ -513,17 +523,18 @@ func (d *door) websocket(path string) *websocket.Conn {
 	return c
 }
 
-func ping(t testing.TB, c *websocket.Conn, msg string) {
-	t.Helper()
-	if err := c.Write(t.Context(), websocket.MessageText, []byte(msg)); err != nil {
-		t.Fatal(err)
+func ping(tb testing.TB, c *websocket.Conn, msg string) {
+	tb.Helper()
+	if err := c.Write(tb.Context(), websocket.MessageText, []byte(msg)); err != nil {
+		tb.Fatal(err)
 	}
-	if _, b, err := c.Read(t.Context()); err != nil || string(b) != msg {
-		t.Fatalf("echo %q, %v", b, err)
+	if _, b, err := c.Read(tb.Context()); err != nil || string(b) != msg {
+		tb.Fatalf("echo %q, %v", b, err)
 	}
 }
 
 func TestWebSocketsSurviveChanges(t *testing.T) {
+	t.Parallel()
 	d := openDoor(t, Options{})
 	one, two := serviceOf(t, "ws-1", echo(t)), serviceOf(t, "ws-2", echo(t))
 	routes := func() []system.Route {
@@ -635,6 +646,7 @@ func TestDrainWaitsForOpenRequests(t *testing.T) {
 }
 
 func TestStopWaitsThenCuts(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"request", "websocket"} {
 		t.Run(name, func(t *testing.T) {
 			d := openDoor(t, Options{})

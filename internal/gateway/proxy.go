@@ -22,7 +22,7 @@ var outBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return
 // proxy sends the request to an instance of the route's service.
 func (x *exchange) proxy(w http.ResponseWriter, r *http.Request) {
 	q := outbound{upgrade: upgradeOf(r.Header)}
-	buf := outBuffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	buf := outBuffers.Get().(*[]byte) // the pool holds nothing else
 	defer func() {
 		if cap(q.head) <= replayBody+maxHead {
 			*buf = q.head[:0]

@@ -57,7 +57,7 @@ func (x *exchange) end(r *http.Request) {
 	defer g.open.Add(-1)
 	err := recover()
 	if err != nil && err != http.ErrAbortHandler { //nolint:errorlint // a panic's value is compared as net/http does
-		g.log.Error("panic while serving", wire.KeyRequestID, x.id, wire.KeyError, err, "stack", string(debug.Stack()))
+		g.log.ErrorContext(r.Context(), "panic while serving", wire.KeyRequestID, x.id, wire.KeyError, err, "stack", string(debug.Stack()))
 		x.cause = "panic"
 		if x.answer.status == 0 {
 			x.fail(&x.answer, r, http.StatusInternalServerError, "")
@@ -110,7 +110,7 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 	if !s.auth.admit(w, r, x) {
 		return
 	}
-	if !x.guardBody(w, r, x.route.body) {
+	if !x.guardBody(r, x.route.body) {
 		x.fail(w, r, http.StatusRequestEntityTooLarge, "the request's body is too large")
 		return
 	}

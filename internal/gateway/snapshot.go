@@ -49,7 +49,7 @@ func (g *Gateway) Apply(c Config) error {
 	}
 	routes := make([]*route, len(c.Routes))
 	block := make([]route, len(c.Routes))
-	var problems problemList
+	var problems routeErrors
 	for i := range c.Routes {
 		routes[i] = &block[i]
 		if err := g.compile(&block[i], c.Routes[i], pools, limits); err != nil {
