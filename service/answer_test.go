@@ -192,8 +192,8 @@ func TestAnswerIsBoundedAndSaysSo(t *testing.T) {
 	})
 	e := i.svc.endpoints[0]
 	e.mu.Lock()
-	if e.running != limit || len(e.queue)-e.head != waiting {
-		t.Errorf("%d run, %d wait", e.running, len(e.queue)-e.head)
+	if e.active != limit || e.workers != limit || e.waiting() != waiting {
+		t.Errorf("%d run, %d wait", e.active, e.waiting())
 	}
 	e.mu.Unlock()
 	close(release)

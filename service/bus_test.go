@@ -183,7 +183,7 @@ func TestDrainFinishesWaitingRequests(t *testing.T) {
 	eventually(t, "two wait", func() bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		return len(e.queue)-e.head == 2
+		return e.waiting() == 2
 	})
 	i.cancel()
 	eventually(t, "no more are taken", func() bool {
