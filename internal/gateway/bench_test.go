@@ -142,3 +142,25 @@ func BenchmarkProxy(b *testing.B) {
 		load(b, d.Addr().String())
 	})
 }
+
+// BenchmarkSwap changes a system of 5,000 routes: all of it, and the endpoints of
+// one service.
+func BenchmarkSwap(b *testing.B) {
+	g := New(Options{})
+	c := Config{Routes: manyRoutes(), Services: []string{"api"}, Endpoints: map[string][]Endpoint{"api": {{"api-1", "tcp", "127.0.0.1:1"}}}}
+	if err := g.Apply(c); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("apply", func(b *testing.B) {
+		for b.Loop() {
+			if err := g.Apply(c); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("endpoints", func(b *testing.B) {
+		for b.Loop() {
+			g.SetEndpoints("api", c.Endpoints["api"])
+		}
+	})
+}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bufio"
 	"bytes"
+	"crypto/ed25519"
 	"encoding/json"
 	"io"
 	"net"
@@ -394,5 +395,39 @@ func TestAccessLogNeverWaitsForTheDisk(t *testing.T) {
 	<-done
 	if !strings.Contains(disk.String(), `"dropped":`) {
 		t.Error("the log does not say that lines are missing")
+	}
+}
+
+func TestServicesAreToldTheUser(t *testing.T) {
+	pub, priv, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := New(Options{Signer: wire.NewSigner(priv, "shop")})
+	d := openDoor(t, Options{Signer: wire.NewSigner(priv, "shop")})
+	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {mirror(t)}})
+	r, err := http.NewRequestWithContext(t.Context(), "GET", "/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &exchange{g: g, route: &route{service: "api"}, user: &User{Subject: "ann", Roles: []string{"admin"}}, id: "request-17", start: time.Now()}
+	var q outbound
+	if !x.prepare(nil, r, &q) {
+		t.Fatal("not prepared")
+	}
+	_, token, ok := strings.Cut(string(q.head), wire.HeaderIdentity+": ")
+	token, _, _ = strings.Cut(token, "\r\n")
+	if !ok {
+		t.Fatalf("no identity in %q", q.head)
+	}
+	id, err := wire.NewVerifier(pub, "shop", "api").Verify(token, time.Now())
+	if err != nil || id.Subject != "ann" || !id.HasRole("admin") {
+		t.Errorf("%+v, %v", id, err)
+	}
+	if _, err := wire.NewVerifier(pub, "shop", "other").Verify(token, time.Now()); err == nil {
+		t.Error("another service takes the token")
+	}
+	if _, seen := d.do("GET", "/", nil, nil); strings.Contains(seen, "Fairlead-Identity") {
+		t.Errorf("an anonymous request has an identity: %q", seen)
 	}
 }
