@@ -77,7 +77,7 @@ func Build(ctx context.Context, opts BuildOptions) error {
 	case err = <-ended:
 	case <-ctx.Done():
 		killed := killTree(context.WithoutCancel(ctx), cmd.Process.Pid)
-		<-ended
+		_ = <-ended // that it was killed
 		reapGroup(cmd.Process.Pid)
 		reap(killed)
 		return fmt.Errorf("build: %w", context.Cause(ctx))

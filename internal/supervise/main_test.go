@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -83,6 +84,10 @@ func instanceMain(mode string, args []string) int {
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("hanging")
 		select {}
+	case "hang-port": // shows by its port that it is deaf by now
+		signal.Ignore(syscall.SIGTERM)
+		listen("tcp", "127.0.0.1:"+os.Getenv("PORT"), &status)
+		select {}
 	case "port":
 		listen("tcp", "127.0.0.1:"+os.Getenv("PORT"), &status)
 	case "any":
@@ -156,9 +161,9 @@ func fork(setsid, bare bool, mode string) *exec.Cmd {
 
 // host is a node as small as can be.
 type host struct {
-	t  *testing.T
 	mu sync.Mutex
 
+	strict     bool // an instance is registered only when register said so
 	registered map[string]bool
 	calls      []string // "admit a-1", "withdraw a-1", "gone a-1"
 	admitted   map[string]Instance
@@ -166,8 +171,8 @@ type host struct {
 	env        []string
 }
 
-func newHost(t *testing.T) *host {
-	return &host{t: t, registered: make(map[string]bool), admitted: make(map[string]Instance)}
+func newHost() *host {
+	return &host{registered: make(map[string]bool), admitted: make(map[string]Instance)}
 }
 
 func (h *host) Grant(_ context.Context, s Spec, id string) ([]string, error) {
@@ -177,7 +182,7 @@ func (h *host) Grant(_ context.Context, s Spec, id string) ([]string, error) {
 func (h *host) Registered(id string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.registered[id]
+	return !h.strict || h.registered[id]
 }
 
 func (h *host) register(id string) {
@@ -220,11 +225,7 @@ func (h *host) said() []string {
 func (h *host) serving() map[string]Instance {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	m := make(map[string]Instance)
-	for id, i := range h.admitted {
-		m[id] = i
-	}
-	return m
+	return maps.Clone(h.admitted)
 }
 
 // ids returns a source of ids.
@@ -233,7 +234,7 @@ func ids() func(string) (string, error) {
 	return func(service string) (string, error) { return fmt.Sprintf("%s-%d", service, n.Add(1)), nil }
 }
 
-// bench is a supervisor under test.
+// world is a supervisor under test.
 type world struct {
 	*Supervisor
 	host *host
@@ -243,11 +244,9 @@ type world struct {
 	events []Event
 }
 
-func newWorld(t testing.TB, change ...func(*Options)) *world {
-	t.Helper()
-	w := &world{dir: t.TempDir()}
-	tt, _ := t.(*testing.T)
-	w.host = newHost(tt)
+func newWorld(tb testing.TB, change ...func(*Options)) *world {
+	tb.Helper()
+	w := &world{dir: tb.TempDir(), host: newHost()}
 	opts := Options{
 		Dir: w.dir, Host: w.host, NextID: ids(), Logger: slog.New(slog.DiscardHandler),
 		Events: func(e Event) {
@@ -261,12 +260,12 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		c(&opts)
 	}
 	w.Supervisor = New(opts)
-	if err := w.Start(t.Context()); err != nil {
-		t.Fatal(err)
+	if err := w.Start(tb.Context()); err != nil {
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		w.Kill()
-		nothingLeft(t, w.dataID)
+		nothingLeft(tb, w.dataID)
 	})
 	return w
 }
@@ -278,14 +277,14 @@ func (w *world) seen() []Event {
 }
 
 // nothingLeft checks that no process of the data folder exists.
-func nothingLeft(t testing.TB, dataID string) {
-	t.Helper()
+func nothingLeft(tb testing.TB, dataID string) {
+	tb.Helper()
 	table, err := process.All()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if left := table.Marked(process.Mark{Data: dataID}, nil, nil); len(left) > 0 {
-		t.Errorf("left behind: %+v", left)
+		tb.Errorf("left behind: %+v", left)
 	}
 }
 
@@ -294,8 +293,8 @@ func spec(name string, replicas int, mode ...string) Spec {
 	return Spec{
 		Service: name, Revision: 1, Dir: "/", Replicas: replicas,
 		Command:         append([]string{testBinary(), "instance"}, mode...),
-		StopGracePeriod: 2 * time.Second,
-		Healthcheck:     system.Healthcheck{StartPeriod: 10 * time.Second},
+		StopGracePeriod: 2 * time.Second, OnBus: true,
+		Healthcheck: system.Healthcheck{StartPeriod: 10 * time.Second},
 	}
 }
 
@@ -314,13 +313,13 @@ var testBinary = sync.OnceValue(func() string {
 })
 
 // eventually waits for a condition.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
 	limit := time.After(20 * time.Second)
 	for !ok() {
 		select {
 		case <-limit:
-			t.Fatalf("it did not come to pass: %s", what)
+			tb.Fatalf("it did not come to pass: %s", what)
 		case <-time.After(2 * time.Millisecond):
 		}
 	}

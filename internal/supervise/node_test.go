@@ -27,11 +27,11 @@ func nodeMain(dir string) int {
 	if err != nil {
 		return fail(err)
 	}
-	s := New(Options{Dir: dir, Host: newHost(nil), NextID: ids(), Lock: lock})
+	s := New(Options{Dir: dir, Host: newHost(), NextID: ids(), Lock: lock})
 	if err := s.Start(context.Background()); err != nil {
 		return fail(err)
 	}
-	specs := []Spec{httpSpec("fork", 1, "fork"), spec("hang", 1, "hang"), httpSpec("port", 2, "port")}
+	specs := []Spec{httpSpec("fork", 1, "fork"), httpSpec("hang", 1, "hang-port"), httpSpec("port", 2, "port")}
 	if err := s.Launch(context.Background(), specs); err != nil {
 		return fail(err)
 	}
@@ -184,7 +184,7 @@ func TestLeftOverIsFoundByItsRecord(t *testing.T) {
 
 func TestKeeperIsKilled(t *testing.T) {
 	w := newWorld(t)
-	w.launch(t, httpSpec("fork", 1, "fork"), spec("hang", 1, "hang"), httpSpec("port", 2, "port"))
+	w.launch(t, httpSpec("fork", 1, "fork"), httpSpec("hang", 1, "hang-port"), httpSpec("port", 2, "port"))
 	before := w.Instances()
 	old := w.KeeperPID()
 	begin := time.Now()

@@ -15,8 +15,9 @@ import (
 )
 
 // unprobed is how long a process must live to count as ready when nothing says
-// how to see it: long enough to notice a program that ends at once.
-const unprobed = 100 * time.Millisecond
+// how to see it: long enough to notice a program that ends at once, also one of
+// a slow runtime.
+const unprobed = 500 * time.Millisecond
 
 // How often readiness is looked at: quickly at first, since a service is ready
 // within milliseconds as a rule.

@@ -56,7 +56,8 @@ type Spec struct {
 	// OnBus makes an instance ready only when Host.Registered says so.
 	OnBus bool
 	// HTTP makes an instance ready only when its PORT or socket accepts
-	// connections. A Healthcheck with a probe implies it.
+	// connections. A Healthcheck with a probe implies it. Without OnBus and HTTP
+	// an instance is ready when its process has lived for 500 ms.
 	HTTP bool
 }
 

@@ -21,20 +21,20 @@ import (
 )
 
 // launch starts specs and waits until they are ready.
-func (w *world) launch(t testing.TB, specs ...Spec) {
-	t.Helper()
-	if err := w.Launch(t.Context(), specs); err != nil {
-		t.Fatal(err)
+func (w *world) launch(tb testing.TB, specs ...Spec) {
+	tb.Helper()
+	if err := w.Launch(tb.Context(), specs); err != nil {
+		tb.Fatal(err)
 	}
-	w.await(t)
+	w.await(tb)
 }
 
-func (w *world) await(t testing.TB) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+func (w *world) await(tb testing.TB) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 20*time.Second)
 	defer cancel()
 	if err := w.Await(ctx); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -49,20 +49,20 @@ func (w *world) of(service string) []string {
 	return ids
 }
 
-func (w *world) instance(t testing.TB, service string) Instance {
-	t.Helper()
+func (w *world) instance(tb testing.TB, service string) Instance {
+	tb.Helper()
 	for _, i := range w.Instances() {
 		if i.Service == service {
 			return i
 		}
 	}
-	t.Fatalf("%s has no instance", service)
+	tb.Fatalf("%s has no instance", service)
 	return Instance{}
 }
 
 // fetch asks an instance over its endpoint.
-func fetch(t testing.TB, e Endpoint, path string) (int, []byte) {
-	t.Helper()
+func fetch(tb testing.TB, e Endpoint, path string) []byte {
+	tb.Helper()
 	c := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -72,14 +72,14 @@ func fetch(t testing.TB, e Endpoint, path string) (int, []byte) {
 	}}
 	r, err := c.Get("http://x" + path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer r.Body.Close()
 	b, err := io.ReadAll(r.Body)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	return r.StatusCode, b
+	return b
 }
 
 func TestStartStop(t *testing.T) {
@@ -142,7 +142,7 @@ func TestEnvironmentIsExactlyWhatWasGranted(t *testing.T) {
 	w.host.env = []string{"GRANTED=1", "FAIRLEAD_DATA_ID=forged", "FAIRLEAD_INSTANCE=forged"}
 	w.launch(t, httpSpec("web", 1, "port"))
 	i := w.instance(t, "web")
-	_, body := fetch(t, i.Endpoint, "/env")
+	body := fetch(t, i.Endpoint, "/env")
 	var env []string
 	if err := json.Unmarshal(body, &env); err != nil {
 		t.Fatal(err)
@@ -247,7 +247,7 @@ func TestNotReadyReasons(t *testing.T) {
 			"/healthz answered 503",
 		},
 		"not on the bus": {
-			func() Spec { s := spec("s", 1, "idle"); s.OnBus = true; return s },
+			func() Spec { return spec("s", 1, "idle") },
 			"not registered on the bus",
 		},
 		"no such command": {
@@ -280,6 +280,7 @@ func TestNotReadyReasons(t *testing.T) {
 		},
 	}
 	w := newWorld(t)
+	w.host.strict = true
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for name, test := range tests {
@@ -301,7 +302,7 @@ func TestNotReadyReasons(t *testing.T) {
 func notAProgram(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "data")
-	if err := os.WriteFile(path, []byte{1, 2, 3}, 0o700); err != nil { //nolint:gosec // it must look like a program
+	if err := os.WriteFile(path, []byte{1, 2, 3}, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -335,8 +336,8 @@ func TestForeignListenerOnThePortIsNotBelieved(t *testing.T) {
 
 func TestRegisteredOnTheBus(t *testing.T) {
 	w := newWorld(t)
+	w.host.strict = true
 	s := spec("s", 1, "idle")
-	s.OnBus = true
 	if err := w.Launch(t.Context(), []Spec{s}); err != nil {
 		t.Fatal(err)
 	}
@@ -351,6 +352,17 @@ func TestRegisteredOnTheBus(t *testing.T) {
 	}
 	w.host.register("s-1")
 	w.await(t)
+}
+
+func TestReadyWithoutAnyProbe(t *testing.T) {
+	w := newWorld(t)
+	s := spec("s", 1, "idle")
+	s.OnBus = false
+	w.launch(t, s)
+	i := w.instance(t, "s")
+	if e := w.seen()[1]; e.Kind != Ready || e.Took < unprobed || i.Endpoint.Network != "bus" {
+		t.Errorf("it became %s after %v at %s", e.Kind, e.Took, i.Endpoint)
+	}
 }
 
 func TestEndsAndIsStartedAgain(t *testing.T) {
@@ -401,6 +413,7 @@ func TestUnhealthyIsReplaced(t *testing.T) {
 
 func TestExitsAtOnceUntilItFails(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.Policy.FailedAfter = 4; o.Policy.Max = 20 * time.Millisecond })
+	w.host.strict = true
 	if err := w.Launch(t.Context(), []Spec{spec("s", 1, "exit", "3")}); err != nil {
 		t.Fatal(err)
 	}
@@ -480,6 +493,7 @@ func TestOperationsOnOneServiceWait(t *testing.T) {
 
 func TestChange(t *testing.T) {
 	setUp := func(t *testing.T) *world {
+		t.Helper()
 		w := newWorld(t)
 		once := httpSpec("once", 1, "port")
 		once.UpdateOrder = system.StopFirst
@@ -553,7 +567,7 @@ func TestChange(t *testing.T) {
 	t.Run("one does not become ready", func(t *testing.T) {
 		w := setUp(t)
 		before := w.Instances()
-		specs := append(next(), spec("broken", 1, "exit", "3"))
+		specs := append(next(), httpSpec("broken", 1, "exit", "3"))
 		_, err := w.Prepare(t.Context(), specs, []string{"old"})
 		if err == nil || !strings.HasPrefix(err.Error(), `prepare change: start broken: exited with code 3: "panic: cannot go on"`) {
 			t.Errorf("error is %v", err)
@@ -589,7 +603,7 @@ func TestChange(t *testing.T) {
 
 func TestHangsOnTermination(t *testing.T) {
 	w := newWorld(t)
-	s := spec("hang", 1, "hang")
+	s := httpSpec("hang", 1, "hang-port")
 	s.StopGracePeriod = 50 * time.Millisecond
 	w.launch(t, s)
 	if err := w.Scale(t.Context(), "hang", 0); err != nil {
@@ -603,7 +617,7 @@ func TestHangsOnTermination(t *testing.T) {
 
 func TestStopIsBoundedByItsContext(t *testing.T) {
 	w := newWorld(t)
-	s := spec("hang", 2, "hang")
+	s := httpSpec("hang", 2, "hang-port")
 	s.StopGracePeriod = time.Hour
 	w.launch(t, s)
 	w.host.withdraw = func(ctx context.Context, _ Instance) { <-ctx.Done() }
@@ -622,7 +636,7 @@ func TestStopIsBoundedByItsContext(t *testing.T) {
 
 func TestKillInterruptsEverything(t *testing.T) {
 	w := newWorld(t)
-	s := spec("hang", 2, "hang")
+	s := httpSpec("hang", 2, "hang-port")
 	s.StopGracePeriod = time.Hour
 	w.launch(t, s)
 	draining := make(chan struct{}, 2)
@@ -762,7 +776,7 @@ func TestOptionsAreChecked(t *testing.T) {
 					t.Error("it did not panic")
 				}
 			}()
-			o := Options{Dir: "/", Host: newHost(t), NextID: ids()}
+			o := Options{Dir: "/", Host: newHost(), NextID: ids()}
 			change(&o)
 			New(o)
 		})

@@ -155,7 +155,7 @@ func Start(ctx context.Context, opts Options) (*Client, error) {
 		_ = cmd.Wait()
 		return nil, fmt.Errorf("start keeper: %w", err)
 	}
-	go c.receive() //nolint:gosec // the keeper outlives ctx
+	go c.receive() //nolint:contextcheck,gosec // the keeper outlives ctx
 	return c, nil
 }
 

@@ -226,7 +226,7 @@ func TestFollowNeitherLosesNorRepeats(t *testing.T) {
 		})
 	}
 	limit := time.After(20 * time.Second)
-	for total := 0; total < writers*count; total++ {
+	for range writers * count {
 		select {
 		case l := <-got:
 			if want := fmt.Sprint(seen[l.Instance]); l.Text != want {

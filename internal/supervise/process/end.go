@@ -25,8 +25,8 @@ func Signal(s Stat, signal unix.Signal) error {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	// The pidfd now pins one process; its start time says whether it is the one.
-	if now, err := Read(s.PID); err != nil || now.Start != s.Start {
-		return nil //nolint:nilerr // the process that was meant is gone
+	if !s.same() {
+		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("signal process %d: %w", s.PID, err)
@@ -34,10 +34,16 @@ func Signal(s Stat, signal unix.Signal) error {
 	return nil
 }
 
+// same reports whether the process still exists, reaped or not.
+func (s Stat) same() bool {
+	now, err := Read(s.PID)
+	return err == nil && now.Start == s.Start
+}
+
 // signalByNumber is for kernels before 5.3 and sandboxes without pidfds.
 func signalByNumber(s Stat, signal unix.Signal) error {
-	if now, err := Read(s.PID); err != nil || now.Start != s.Start {
-		return nil //nolint:nilerr // the process that was meant is gone
+	if !s.same() {
+		return nil
 	}
 	if err := unix.Kill(s.PID, signal); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("signal process %d: %w", s.PID, err)
