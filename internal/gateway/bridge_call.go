@@ -174,6 +174,9 @@ func (b *bridge) do(ctx context.Context, c *call) (reply, error) {
 
 // send makes one attempt. A resend that the budget does not allow is none.
 func (b *bridge) send(c *call, resend bool) error {
+	if c.sent > 0 && b.sender.has(c) {
+		return nil // the last attempt is still to go out, and will go to whoever is there then
+	}
 	c.msg.Reply = b.table.sending(c, resend)
 	if c.msg.Reply == "" {
 		if resend {
@@ -214,13 +217,10 @@ func (b *bridge) look(c *call) (reply, progress, error) {
 		return r, state, err
 	case closed:
 		return reply{}, pending, errBridgeClosed
-	case state == pending && len(got) == 0:
-		if err := b.sender.failure(c); err != nil {
-			return reply{}, pending, err
-		}
-		fallthrough
 	case state == pending && resend:
 		return reply{}, pending, b.send(c, true)
+	case state == pending && len(got) == 0:
+		return reply{}, pending, b.sender.failure(c)
 	}
 	return reply{}, state, nil
 }

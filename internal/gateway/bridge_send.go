@@ -49,6 +49,14 @@ func (s *sender) send(c *call) {
 	s.mu.Unlock()
 }
 
+// has reports whether c is still to be published. Until then its message must not
+// be changed.
+func (s *sender) has(c *call) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return c.queued
+}
+
 // withdraw makes sure that c is not used any more.
 func (s *sender) withdraw(c *call) {
 	s.mu.Lock()

@@ -594,6 +594,68 @@ func TestBridgeResendsAreBounded(t *testing.T) {
 	}
 }
 
+func TestBridgeWokenForNothingSendsNothing(t *testing.T) {
+	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+	g.ready("i1")
+	nc := busConnect(t, g.server)
+	h := newBusHolder(t, nc, "flows.x")
+	done := make(chan *httptest.ResponseRecorder, 1)
+	go func() { done <- g.do("GET", "/x", "") }()
+	m := <-h.held
+	b := g.bridge.table
+	for range 3 {
+		b.mu.Lock()
+		c := b.traffic["flows"].first
+		c.rouse()
+		b.mu.Unlock()
+		busEventually(t, "the wake-up to be taken", func() bool { return len(c.wake) == 0 })
+	}
+	busRespond(t, m, "1")
+	if w := <-done; w.Code != 200 || len(h.held) != 0 {
+		t.Fatalf("answer is %d, sent %d times more", w.Code, len(h.held))
+	}
+}
+
+// failingBus cannot publish.
+type failingBus struct{ BusConn }
+
+func (failingBus) PublishMsg(*nats.Msg) error { return nats.ErrMaxPayload }
+
+func TestBridgeCannotPublish(t *testing.T) {
+	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+	g.ready("i1")
+	g.bridge.sender.conn = failingBus{g.bridge.conn}
+	if w := g.do("POST", "/x", "{}"); w.Code != 413 {
+		t.Fatalf("answer is %d %s", w.Code, w.Body)
+	}
+	if b := g.bridge.table; len(b.replies) != 0 || b.open != 0 {
+		t.Fatalf("left behind: %d attempts, %d calls", len(b.replies), b.open)
+	}
+}
+
+func TestBridgeSenderWithdraws(t *testing.T) {
+	s := &sender{conn: failingBus{}}
+	c := newCall()
+	defer c.free()
+	s.leading = true // somebody else is about to publish
+	s.send(c)
+	if !c.queued || len(s.queue) != 1 {
+		t.Fatal("not queued")
+	}
+	s.withdraw(c)
+	s.withdraw(c)
+	if c.queued || s.queue[0] != nil {
+		t.Fatal("still queued")
+	}
+	s.leading = false
+	other := newCall()
+	defer other.free()
+	s.send(other)
+	if c.unsent != nil || s.failure(other) == nil || len(s.queue) != 0 {
+		t.Fatalf("published %v, %v", c.unsent, other.unsent)
+	}
+}
+
 func TestBridgeSettle(t *testing.T) {
 	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
 	g.ready("i1")
