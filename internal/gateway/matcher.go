@@ -31,6 +31,8 @@ type matcher struct {
 	hosts  map[string]*node // exact names
 	labels map[string]*node // ".example.com" for "*.example.com"
 	any    *node
+
+	scratch []segment // of the route that is being added
 }
 
 // node is a place between two slashes in the tree of paths.
@@ -90,10 +92,11 @@ func (p routeErrors) Error() string {
 func (p routeErrors) Unwrap() []error { return p }
 
 func (m *matcher) add(r *route) error {
-	segments, err := parsePath(r.def.Path)
+	segments, err := appendSegments(m.scratch[:0], r.def.Path)
 	if err != nil {
 		return fmt.Errorf("check route %q: path %w", r.def.Key, err)
 	}
+	m.scratch = segments
 	root := m.any
 	if r.def.Host != "" {
 		if err := checkHost(r.def.Host); err != nil {
@@ -118,12 +121,15 @@ func (m *matcher) add(r *route) error {
 		}
 	}
 	e := entry{method: r.def.Method, route: r}
+	if n := segmentsCaptured(segments); n > 0 {
+		e.names = make([]string, 0, n)
+	}
 	for _, s := range segments {
 		if s.kind != literal && s.text != "" {
 			e.names = append(e.names, s.text)
 		}
 	}
-	if len(e.names) < segmentsCaptured(segments) { // a plain trailing slash captures without a name
+	if len(e.names) < cap(e.names) { // a plain trailing slash captures without a name
 		e.names = append(e.names, "")
 	}
 	l.entries = append(l.entries, e)

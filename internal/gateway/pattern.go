@@ -27,11 +27,14 @@ const (
 // parsePath reads the path of a pattern in net/http's syntax. Unlike net/http it
 // refuses what can never match: empty and dot segments.
 func parsePath(path string) ([]segment, error) {
+	return appendSegments(make([]segment, 0, strings.Count(path, "/")), path)
+}
+
+// appendSegments is parsePath for who has a slice already.
+func appendSegments(out []segment, path string) ([]segment, error) {
 	if !strings.HasPrefix(path, "/") {
 		return nil, errors.New("must begin with a slash")
 	}
-	var out []segment
-	names := make([]string, 0, 4)
 	for left := path[1:]; ; {
 		text, tail, more := strings.Cut(left, "/")
 		left = tail
@@ -39,11 +42,8 @@ func parsePath(path string) ([]segment, error) {
 		if err != nil {
 			return nil, err
 		}
-		if s.kind != literal && s.text != "" {
-			if slices.Contains(names, s.text) {
-				return nil, fmt.Errorf("uses {%s} twice", s.text)
-			}
-			names = append(names, s.text)
+		if s.kind != literal && s.text != "" && slices.ContainsFunc(out, func(o segment) bool { return o.kind != literal && o.text == s.text }) {
+			return nil, fmt.Errorf("uses {%s} twice", s.text)
 		}
 		out = append(out, s)
 		if !more {
