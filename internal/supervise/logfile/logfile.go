@@ -70,6 +70,9 @@ func ParseLine(b []byte) (Line, error) {
 	if len(b) < headSize {
 		return Line{}, errors.New("read log record: too short")
 	}
+	if b[len("2006-01-02T15:04:05")] != '.' {
+		return Line{}, errors.New("read log record: no fraction of a second") // Parse would take a comma
+	}
 	when, err := time.Parse(timeLayout, string(b[:len(timeLayout)]))
 	if err != nil {
 		return Line{}, fmt.Errorf("read log record: %w", err)
