@@ -391,7 +391,7 @@ func TestMicroToolsSeeTheService(t *testing.T) {
 	nc := busConn(t, srv)
 	env := testEnv(t, srv, "tradeflow")
 	env[wire.EnvGroup] = "tradeflow_queue"
-	start(t, env, func(s *Service) error {
+	i := start(t, env, func(s *Service) error {
 		Answer(s, "tradeflow.find", echo)
 		Answer(s, "slow.*", func(ctx context.Context, _ struct{}) (struct{}, error) {
 			<-time.After(20 * time.Millisecond)
@@ -404,6 +404,7 @@ func TestMicroToolsSeeTheService(t *testing.T) {
 			t.Fatal(got)
 		}
 	}
+	eventually(t, "all are counted, which is after their replies", func() bool { return i.svc.endpoints[1].stats().NumRequests == 3 })
 	for _, to := range []string{"", ".tradeflow", ".tradeflow.tradeflow-1"} {
 		for _, verb := range []string{"PING", "INFO", "STATS"} {
 			m, err := request(nc, "$SRV."+verb+to, "")
