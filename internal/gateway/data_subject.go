@@ -119,28 +119,28 @@ func reserved(subject string) bool {
 // checkToken reports why s cannot be exactly one token of a subject, or a part of one.
 func checkToken(s string) error {
 	if s == "" {
-		return errorText("must not be empty")
+		return tokenError("must not be empty")
 	}
 	if !utf8.ValidString(s) {
-		return errorText("must be UTF-8")
+		return tokenError("must be UTF-8")
 	}
 	for _, c := range s {
 		switch {
 		case c == '.':
-			return errorText("must not hold a dot")
+			return tokenError("must not hold a dot")
 		case c == '*' || c == '>':
-			return errorText("must not hold a wildcard")
+			return tokenError("must not hold a wildcard")
 		case unicode.IsSpace(c) || !unicode.IsGraphic(c):
-			return errorText("must not hold white space or control characters")
+			return tokenError("must not hold white space or control characters")
 		}
 	}
 	return nil
 }
 
-// errorText is an error that is a text and nothing else.
-type errorText string
+// tokenError is why a text cannot be a token, as a predicate of its name.
+type tokenError string
 
-func (e errorText) Error() string { return string(e) }
+func (e tokenError) Error() string { return string(e) }
 
 // pathNames returns the names of the wildcards in a route's path.
 func pathNames(path string) map[string]bool {

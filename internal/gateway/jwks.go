@@ -168,7 +168,7 @@ func (k *keys) load(ctx context.Context) ([]publicKey, error) {
 	case "file":
 		b, err = readBounded(where, keysBytes)
 	default:
-		return nil, fmt.Errorf("fetch keys: source %q must start with bus: or file:", k.source)
+		return nil, fmt.Errorf("fetch keys: source %q must start with bus: or file: and a name", k.source)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("fetch keys: %w", err)
@@ -182,7 +182,7 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, err
