@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	minReconnectDelay = 10 * time.Millisecond
-	maxReconnectDelay = 30 * time.Millisecond // leaves time to connect within 50 ms
+	minReconnectDelay = 5 * time.Millisecond
+	maxReconnectDelay = 20 * time.Millisecond // leaves time to connect within 50 ms
 	dialTimeout       = 2 * time.Second
 	pingInterval      = 10 * time.Second
 	flushTimeout      = time.Second

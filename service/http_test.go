@@ -320,8 +320,8 @@ func TestGraceEndsHandlers(t *testing.T) {
 			<-entered
 			begin := time.Now()
 			err := i.stop()
-			if took := time.Since(begin); took > 300*time.Millisecond {
-				t.Errorf("took %s", took)
+			if took := time.Since(begin); took > 2*time.Second { // generous to a busy machine
+				t.Errorf("took %s with a grace period of 300 ms", took)
 			}
 			close(release)
 			got := <-status
