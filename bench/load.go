@@ -35,7 +35,7 @@ func (r result) quantile(q float64) time.Duration {
 }
 
 // drive runs do in n goroutines for d, each a loop of one request after the other.
-func drive(n int, d time.Duration, connect func() (do func() error, close func(), err error)) (result, error) {
+func drive(n int, d time.Duration, connect func() (do func() error, end func(), err error)) (result, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	var mu sync.Mutex // guards total

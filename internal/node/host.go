@@ -229,12 +229,12 @@ func (h *host) Withdraw(ctx context.Context, i supervise.Instance) {
 	h.leave(i)
 	answered, err := h.n.bus.Drain(i.ID)
 	if err != nil {
-		h.n.log.Warn("instance not drained on the bus", wire.KeyInstance, i.ID, wire.KeyError, err)
+		h.n.log.WarnContext(ctx, "instance not drained on the bus", wire.KeyInstance, i.ID, wire.KeyError, err)
 	} else {
 		h.remember(i.ID, answered)
 	}
 	if err := h.n.gate.Drain(ctx, i.Service, i.ID); err != nil && !errors.Is(err, context.Canceled) {
-		h.n.log.Warn("requests are open on an instance that stops", wire.KeyInstance, i.ID, wire.KeyError, err)
+		h.n.log.WarnContext(ctx, "requests are open on an instance that stops", wire.KeyInstance, i.ID, wire.KeyError, err)
 	}
 }
 
@@ -312,13 +312,6 @@ func (h *host) swap(by map[string][]supervise.Instance, removed []string, apply 
 	}
 	h.ready = next
 	return nil
-}
-
-// pool returns the instances of a service that take traffic.
-func (h *host) pool(service string) []supervise.Instance {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Clone(h.ready[service])
 }
 
 func sameID(id string) func(supervise.Instance) bool {

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -82,8 +83,8 @@ type Node struct {
 
 // closer ends what was started, named for the error.
 type closer struct {
-	name  string
-	close func(context.Context) error
+	name string
+	end  func(context.Context) error
 }
 
 // New reads and checks the file. It starts nothing. It returns
@@ -142,7 +143,7 @@ func (n *Node) open(ctx context.Context) error {
 	if err := os.MkdirAll(n.data, 0o700); err != nil {
 		return fmt.Errorf("make data folder: %w", err)
 	}
-	if err := os.Chmod(n.data, 0o700); err != nil {
+	if err := os.Chmod(n.data, 0o700); err != nil { //nolint:gosec // a folder needs its x
 		return fmt.Errorf("make data folder private: %w", err)
 	}
 	var err error
@@ -232,8 +233,8 @@ func (n *Node) writeOperatorFile() error {
 }
 
 // onStop registers how to end what was just started.
-func (n *Node) onStop(name string, close func(context.Context) error) {
-	n.closers = append(n.closers, closer{name, close})
+func (n *Node) onStop(name string, end func(context.Context) error) {
+	n.closers = append(n.closers, closer{name, end})
 }
 
 // Await returns when every wanted instance of every service takes traffic, or
@@ -265,9 +266,8 @@ func (n *Node) Done() <-chan struct{} { return n.done }
 func (n *Node) Stop(ctx context.Context) error {
 	n.stopOnce.Do(func() {
 		var errs []error
-		for i := len(n.closers) - 1; i >= 0; i-- {
-			c := n.closers[i]
-			if err := c.close(ctx); err != nil {
+		for _, c := range slices.Backward(n.closers) {
+			if err := c.end(ctx); err != nil {
 				errs = append(errs, fmt.Errorf("stop %s: %w", c.name, err))
 			}
 		}

@@ -391,7 +391,7 @@ func (n *Node) down(ctx context.Context, _ control.Empty, tell func(control.Even
 		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		if err := n.Stop(ctx); err != nil {
-			n.log.Error("system not stopped cleanly", wire.KeyError, err)
+			n.log.ErrorContext(ctx, "system not stopped cleanly", wire.KeyError, err)
 		}
 	}()
 	return control.DownReply{Stopped: running}, err
