@@ -23,8 +23,8 @@ func join(tb testing.TB, b *Bus, id string) *member {
 	tb.Helper()
 	m := &member{id: id, nc: dial(tb, issue(tb, b, "tradeflow", id))}
 	_, err := m.nc.QueueSubscribe("tradeflow.find", "tradeflow_queue", func(msg *nats.Msg) {
-		m.got.Add(1)
 		msg.Respond([]byte(id))
+		m.got.Add(1)
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -91,11 +91,10 @@ func TestDrainUnderLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Whatever was given to it is behind this pong.
+		until(t, "the old member has answered all it was given", func() bool { return old.got.Load() >= n })
 		if err := old.nc.Flush(); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "the old member has seen all of it", func() bool { return old.got.Load() >= n })
 		delivered += n
 		again, err := b.Drain(old.id)
 		if err != nil || again != n {

@@ -96,11 +96,13 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 
 const (
 	// patience is how old a connection may be that a reload waits for while its
-	// handshake goes on. Node.js on a busy machine takes some ten milliseconds.
-	patience = 100 * time.Millisecond
+	// handshake goes on. It takes less than a millisecond, but a hundred on a
+	// machine that is overloaded. Whoever connects and says nothing delays a
+	// reload by as much.
+	patience = time.Second
 	// afterConnect is how long the server is given to finish with a connection
 	// that has told its user and done nothing since.
-	afterConnect = 5 * time.Millisecond
+	afterConnect = 25 * time.Millisecond
 	// glance is how often the handshakes are looked at meanwhile.
 	glance = 200 * time.Microsecond
 )

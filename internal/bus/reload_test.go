@@ -1,0 +1,32 @@
+package bus
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+func TestInHandshake(t *testing.T) {
+	now := time.Now()
+	at := func(age time.Duration) time.Time { return now.Add(-age) }
+	for _, c := range []struct {
+		name string
+		conn server.ConnInfo
+		want bool
+	}{
+		{"accepted just now", server.ConnInfo{Start: at(0), LastActivity: at(0)}, true},
+		{"has not told its user for too long", server.ConnInfo{Start: at(patience), LastActivity: at(patience)}, false},
+		{"told its user just now", server.ConnInfo{AuthorizedUser: "a", Start: at(time.Millisecond), LastActivity: at(0)}, true},
+		{"told its user a while ago", server.ConnInfo{AuthorizedUser: "a", Start: at(2 * afterConnect), LastActivity: at(afterConnect)}, false},
+		{"subscribes", server.ConnInfo{AuthorizedUser: "a", Start: at(0), LastActivity: at(0), NumSubs: 1}, false},
+		{"publishes", server.ConnInfo{AuthorizedUser: "a", Start: at(0), LastActivity: at(0), InMsgs: 1}, false},
+		{"old and busy", server.ConnInfo{AuthorizedUser: "a", Start: at(time.Hour), LastActivity: at(0)}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := inHandshake(&c.conn, now); got != c.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
