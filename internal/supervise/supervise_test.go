@@ -287,7 +287,9 @@ func TestNotReadyReasons(t *testing.T) {
 		wg.Go(func() {
 			s := test.spec()
 			s.Service = strings.ReplaceAll(name, " ", "-")
-			s.Healthcheck.StartPeriod = 400 * time.Millisecond
+			if s.Command[0] == testBinary() && s.Command[2] != "exit" {
+				s.Healthcheck.StartPeriod = 400 * time.Millisecond
+			}
 			_, err := w.Prepare(t.Context(), []Spec{s}, nil)
 			if err == nil || !strings.Contains(err.Error(), test.reason) {
 				t.Errorf("%s: error is %v, want %q", name, err, test.reason)

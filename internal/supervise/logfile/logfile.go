@@ -70,12 +70,14 @@ func ParseLine(b []byte) (Line, error) {
 	if len(b) < headSize {
 		return Line{}, errors.New("read log record: too short")
 	}
-	if b[len("2006-01-02T15:04:05")] != '.' {
-		return Line{}, errors.New("read log record: no fraction of a second") // Parse would take a comma
-	}
 	when, err := time.Parse(timeLayout, string(b[:len(timeLayout)]))
 	if err != nil {
 		return Line{}, fmt.Errorf("read log record: %w", err)
+	}
+	// Parse also takes a comma, and signs in the fraction.
+	fraction := b[len("2006-01-02T15:04:05") : len(timeLayout)-1]
+	if fraction[0] != '.' || bytes.ContainsFunc(fraction[1:], func(r rune) bool { return r < '0' || r > '9' }) {
+		return Line{}, errors.New("read log record: no fraction of a second")
 	}
 	rest := b[len(timeLayout):]
 	stream := string(rest[1:4])

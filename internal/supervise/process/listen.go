@@ -25,9 +25,12 @@ func ParseListeners(r io.Reader, port int) ([]Listener, error) {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
 		fields := bytes.Fields(lines.Bytes())
-		const listen = "0A"
-		if len(fields) < 10 || string(fields[3]) != listen {
+		if len(fields) < 10 || string(fields[3]) == "st" {
 			continue
+		}
+		const listen = "0A"
+		if string(fields[3]) != listen {
+			break // the kernel lists these first, and there may be many others
 		}
 		address, hexPort, ok := strings.Cut(string(fields[1]), ":")
 		if !ok || !reachesLoopback(address) {
