@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -106,10 +107,7 @@ func jwtClaims(now time.Time) map[string]any {
 
 // with returns a copy of m with some members replaced, nil removing one.
 func with(m map[string]any, pairs ...any) map[string]any {
-	out := make(map[string]any, len(m))
-	for k, v := range m {
-		out[k] = v
-	}
+	out := maps.Clone(m)
 	for i := 0; i < len(pairs); i += 2 {
 		name := pairs[i].(string) //nolint:forcetypeassert // a test's own table
 		if pairs[i+1] == nil {
@@ -513,7 +511,7 @@ func TestAuthRoles(t *testing.T) {
 
 func TestKeysParse(t *testing.T) {
 	priv, key := jwtKey(t, "k1")
-	small, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // is to be refused
+	small, err := rsa.GenerateKey(rand.Reader, 1024) // to be refused
 	if err != nil {
 		t.Skip("this runtime makes no short RSA keys")
 	}

@@ -279,7 +279,7 @@ type waiting struct {
 func (b *bridge) waitReady(ctx context.Context, c *call, w *waiting) (interrupted bool, err error) {
 	within, cancel := context.WithDeadline(ctx, c.deadline)
 	defer cancel()
-	defer context.AfterFunc(b.ending, cancel)()
+	defer context.AfterFunc(b.ending, cancel)() //nolint:contextcheck // ending is the bridge's life, not the request's
 	b.table.interruptible(c, cancel)
 	defer b.table.interruptible(c, nil)
 

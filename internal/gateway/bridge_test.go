@@ -89,6 +89,7 @@ func busSubscribe(tb testing.TB, nc *nats.Conn, subject string, h nats.MsgHandle
 }
 
 func busRespond(tb testing.TB, m *nats.Msg, body string) {
+	tb.Helper()
 	if err := m.Respond([]byte(body)); err != nil {
 		tb.Errorf("respond: %v", err)
 	}
@@ -431,12 +432,14 @@ type busHolder struct {
 }
 
 func newBusHolder(tb testing.TB, nc *nats.Conn, subject string) *busHolder {
+	tb.Helper()
 	h := &busHolder{held: make(chan *nats.Msg, 10000)}
 	h.sub = busSubscribe(tb, nc, subject, func(m *nats.Msg) { h.held <- m })
 	return h
 }
 
 func (h *busHolder) die(tb testing.TB, nc *nats.Conn) {
+	tb.Helper()
 	if err := h.sub.Unsubscribe(); err != nil {
 		tb.Fatal(err)
 	}
@@ -714,6 +717,21 @@ func TestBridgeSettleIgnoresWhatWaitsForAnInstance(t *testing.T) {
 	g.ready("i1")
 	if w := <-done; w.Code != 200 {
 		t.Fatalf("answer is %d", w.Code)
+	}
+}
+
+func TestBridgeIsBounded(t *testing.T) {
+	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+	g.ready("i1")
+	b := g.bridge.table
+	b.mu.Lock()
+	b.open = openMost
+	b.mu.Unlock()
+	if w := g.do("GET", "/x", ""); w.Code != 503 || w.Header().Get("Retry-After") == "" {
+		t.Fatalf("answer is %d %v", w.Code, w.Header())
+	}
+	if b.open != openMost {
+		t.Fatalf("counts %d", b.open)
 	}
 }
 

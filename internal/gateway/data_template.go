@@ -61,7 +61,7 @@ func parseNode(v any, known func(string) bool, depth int) (dataNode, error) {
 	if s, ok := v.(string); ok {
 		return parseLeaf(s, known)
 	}
-	switch rv := reflect.ValueOf(v); rv.Kind() {
+	switch rv := reflect.ValueOf(v); rv.Kind() { //nolint:exhaustive // every other kind is a scalar, written below
 	case reflect.Map:
 		members := make(map[string]any, rv.Len())
 		for it := rv.MapRange(); it.Next(); {

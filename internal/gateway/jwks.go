@@ -139,7 +139,7 @@ func (k *keys) fetch() (any, error) {
 	if err != nil {
 		if text := err.Error(); text != k.failure {
 			k.failure = text
-			k.logger.Warn("fetch token keys, the last ones stay in use", "source", k.source, wire.KeyError, text)
+			k.logger.Warn("fetch token keys, the last ones stay in use", "keys_from", k.source, wire.KeyError, text)
 		}
 		return nil, nil
 	}
@@ -148,9 +148,9 @@ func (k *keys) fetch() (any, error) {
 	if k.version == 0 || !sameKeys(k.set, set) {
 		k.set = set
 		k.version++
-		k.logger.Info("token keys changed", "source", k.source, "keys", len(set))
+		k.logger.Info("token keys changed", "keys_from", k.source, "keys", len(set))
 	} else if recovered {
-		k.logger.Info("token keys can be fetched again", "source", k.source)
+		k.logger.Info("token keys can be fetched again", "keys_from", k.source)
 	}
 	return nil, nil
 }
