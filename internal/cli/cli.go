@@ -128,16 +128,18 @@ func (a *app) report(err error) int {
 	if errors.Is(err, context.Canceled) {
 		shown.Message = "interrupted"
 	}
-	switch {
-	case a.json:
-		a.errs.json(map[string]any{"error": shown})
-	case ofFile:
-		a.errs.lines(renderFindings(a.errs, findings)...)
-	default:
-		a.errs.lines(a.errs.style(red, "fairlead:") + " " + shown.Message)
-		if shown.Hint != "" {
-			a.errs.lines("  " + shown.Hint)
-		}
+	lines := []string{a.errs.style(red, "fairlead:") + " " + shown.Message}
+	if shown.Hint != "" {
+		lines = append(lines, "  "+shown.Hint)
+	}
+	if ofFile {
+		lines = renderFindings(a.errs, findings)
+	}
+	// Where errors cannot be written, the exit code is what is left.
+	if a.json {
+		_ = a.errs.json(map[string]any{"error": shown})
+	} else {
+		_ = a.errs.lines(lines...)
 	}
 	return code
 }

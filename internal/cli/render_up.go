@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -232,10 +233,8 @@ func (r *upRow) trouble() (id string, i *upInstance) {
 // eventLines shows one event as it stays on the screen.
 func (v *upView) eventLines(e control.Event) []string {
 	s := v.screen
-	who, text := e.Instance, ""
-	if who == "" {
-		who = e.Service
-	}
+	who := cmp.Or(e.Instance, e.Service)
+	var text string
 	told := harmless(e.Text, false)
 	with := func(word string) string {
 		if told == "" {

@@ -191,6 +191,7 @@ func TestUp(t *testing.T) {
 		{
 			name: "kill", node: &fakeNode{start: comeUp, stop: goDown(time.Hour)}, code: exitFailed,
 			drive: func(t *testing.T, r *upRun) {
+				t.Helper()
 				time.Sleep(5 * time.Second)
 				r.signals <- syscall.SIGTERM
 				r.signals <- syscall.SIGTERM // the same, passed on twice

@@ -186,8 +186,8 @@ func (s *Server) end() {
 
 // Handle answers POST /v1/<name> with h. The context ends when the caller goes
 // away or the server closes. tell sends an event to the caller; it may be called
-// from several goroutines, and does nothing once h has returned. It panics when
-// the name is taken.
+// from several goroutines, sets the event's time if it has none, and does nothing
+// once h has returned. It panics when the name is taken.
 func Handle[Req, Rep any](s *Server, name string, h func(ctx context.Context, req Req, tell func(Event)) (Rep, error)) {
 	s.register(name, method{answer: func(ctx context.Context, body []byte, out *answer) error {
 		req, err := decode[Req](body)
@@ -195,6 +195,9 @@ func Handle[Req, Rep any](s *Server, name string, h func(ctx context.Context, re
 			return err
 		}
 		rep, err := h(ctx, req, func(e Event) {
+			if e.Time.IsZero() {
+				e.Time = time.Now()
+			}
 			// A caller who is gone learns nothing more; the context tells h.
 			_ = out.write("event", e, eventTimeout)
 		})
