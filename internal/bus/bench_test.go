@@ -79,12 +79,15 @@ func BenchmarkRegistered(bench *testing.B) {
 	}
 }
 
-// BenchmarkRequest compares ways for the gateway to ask: 64 requesters share one
-// connection.
+// BenchmarkRequest compares the ways for the gateway to connect, with 64
+// requesters on one connection: TCP, which it takes, and a pipe.
 func BenchmarkRequest(bench *testing.B) {
 	b := open(bench, shop())
 	crowd(bench, b, 2)
-	plain := Credentials{URL: b.url, User: b.tools.User, Password: b.tools.Password, InboxPrefix: operatorInboxes + ".bench"}
+	pipe, err := b.Operator("bench")
+	if err != nil {
+		bench.Fatal(err)
+	}
 	gw, err := b.Gateway()
 	if err != nil {
 		bench.Fatal(err)
@@ -94,7 +97,7 @@ func BenchmarkRequest(bench *testing.B) {
 		for _, c := range []struct {
 			name string
 			nc   *nats.Conn
-		}{{"gateway", gw}, {"tcp", dial(bench, plain)}} {
+		}{{"tcp", gw}, {"pipe", pipe}} {
 			bench.Run(fmt.Sprintf("%s/%dB", c.name, size), func(bench *testing.B) {
 				var wg sync.WaitGroup
 				work := make(chan struct{}, 64)

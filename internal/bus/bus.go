@@ -253,7 +253,7 @@ func (b *Bus) Close(ctx context.Context) error {
 			b.server.Shutdown()
 			b.server.WaitForShutdown()
 			if err := b.lock.Close(); err != nil {
-				b.log.Warn("bus store stays locked", slog.String(wire.KeyError, err.Error()))
+				b.log.WarnContext(ctx, "bus store stays locked", slog.String(wire.KeyError, err.Error()))
 			}
 		}()
 	})

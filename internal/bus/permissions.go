@@ -124,7 +124,7 @@ func beyondStars(granted []string) []string {
 			continue
 		}
 		beyond := g + ".>"
-		if !slices.ContainsFunc(granted, func(o string) bool { return overlap(o, beyond) }) {
+		if !slices.ContainsFunc(granted, func(o string) bool { return Overlap(o, beyond) }) {
 			deny = append(deny, beyond)
 		}
 	}

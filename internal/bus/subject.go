@@ -38,8 +38,9 @@ func Answered(pattern, subject string) bool {
 	}
 }
 
-// overlap reports whether there is a subject that both patterns match.
-func overlap(a, b string) bool {
+// Overlap reports whether there is a subject that both patterns match. Neither is
+// checked for validity; an empty one overlaps nothing.
+func Overlap(a, b string) bool {
 	if a == "" || b == "" {
 		return false
 	}
@@ -60,14 +61,11 @@ func overlap(a, b string) bool {
 	}
 }
 
-// Overlap reports whether there is a subject that both patterns match.
-func Overlap(a, b string) bool { return overlap(a, b) }
-
 // overlapAny reports whether some pattern of a overlaps some pattern of b.
 func overlapAny(a, b []string) bool {
 	for _, x := range a {
 		for _, y := range b {
-			if overlap(x, y) {
+			if Overlap(x, y) {
 				return true
 			}
 		}

@@ -65,11 +65,11 @@ func TestOverlap(t *testing.T) {
 		{"a.*.c.d", "a.>", true},
 		{"", "a", false},
 	} {
-		if got := overlap(c.a, c.b); got != c.want {
-			t.Errorf("overlap(%q, %q) = %v", c.a, c.b, got)
+		if got := Overlap(c.a, c.b); got != c.want {
+			t.Errorf("Overlap(%q, %q) = %v", c.a, c.b, got)
 		}
-		if got := overlap(c.b, c.a); got != c.want {
-			t.Errorf("overlap(%q, %q) = %v", c.b, c.a, got)
+		if got := Overlap(c.b, c.a); got != c.want {
+			t.Errorf("Overlap(%q, %q) = %v", c.b, c.a, got)
 		}
 	}
 }
@@ -160,7 +160,7 @@ func FuzzSubjects(f *testing.F) {
 		f.Add(s[0], s[1])
 	}
 	f.Fuzz(func(t *testing.T, a, b string) {
-		got, covers := overlap(a, b), Answered(a, b) // neither may panic, whatever it gets
+		got, covers := Overlap(a, b), Answered(a, b) // neither may panic, whatever it gets
 		as, bs := strings.Split(a, "."), strings.Split(b, ".")
 		if !server.IsValidSubject(a) || !server.IsValidSubject(b) || len(as) > 3 || len(bs) > 3 {
 			return
@@ -172,13 +172,13 @@ func FuzzSubjects(f *testing.F) {
 			outside = outside || inB && !inA
 		}
 		if got != common {
-			t.Errorf("overlap(%q, %q) = %v", a, b, got)
+			t.Errorf("Overlap(%q, %q) = %v", a, b, got)
 		}
 		if covers == outside {
 			t.Errorf("Answered(%q, %q) = %v", a, b, covers)
 		}
 		if got != server.SubjectsCollide(a, b) {
-			t.Errorf("overlap(%q, %q) = %v, the server says otherwise", a, b, got)
+			t.Errorf("Overlap(%q, %q) = %v, the server says otherwise", a, b, got)
 		}
 	})
 }
