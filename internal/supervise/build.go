@@ -70,14 +70,17 @@ func Build(ctx context.Context, opts BuildOptions) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("build: %w", err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
 	var err error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err = cmd.Wait()
+	}()
 	select {
-	case err = <-ended:
+	case <-ended:
 	case <-ctx.Done():
 		killed := killTree(context.WithoutCancel(ctx), cmd.Process.Pid)
-		_ = <-ended // that it was killed
+		<-ended
 		reapGroup(cmd.Process.Pid)
 		reap(killed)
 		return fmt.Errorf("build: %w", context.Cause(ctx))
