@@ -105,8 +105,10 @@ func (a *api) summary(ctx context.Context, q query) (flows.Summary, error) {
 		by = flows.ByPartner
 	}
 	out, err := a.store.Summarize(ctx, by, f)
-	if errors.Is(err, flows.ErrBy) {
-		return out, badRequest("%s", err.Error())
+	for _, known := range [...]error{flows.ErrBy, flows.ErrSumTooLarge} {
+		if errors.Is(err, known) {
+			return out, badRequest("%s", known.Error())
+		}
 	}
 	if err != nil {
 		return out, err

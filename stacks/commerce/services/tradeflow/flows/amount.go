@@ -95,6 +95,12 @@ func (a Amount) String() string {
 	return s
 }
 
+// plus adds, and reports whether the sum fits.
+func (a Amount) plus(b Amount) (Amount, bool) {
+	sum := a + b
+	return sum, (sum < a) == (b < 0)
+}
+
 // MarshalJSON writes the amount as a string, so that no reader loses digits.
 func (a Amount) MarshalJSON() ([]byte, error) {
 	return []byte(`"` + a.String() + `"`), nil

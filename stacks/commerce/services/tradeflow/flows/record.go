@@ -39,7 +39,8 @@ func compareKeys(a, b Key) int {
 		cmp.Compare(a.Flow, b.Flow), cmp.Compare(a.Partner, b.Partner),
 		cmp.Compare(a.Cmd, b.Cmd), cmp.Compare(a.Class, b.Class),
 		cmp.Compare(a.Partner2, b.Partner2), cmp.Compare(a.Customs, b.Customs),
-		cmp.Compare(a.Mot, b.Mot))
+		cmp.Compare(a.Mot, b.Mot),
+	)
 }
 
 // Chapter returns the two-digit HS chapter, or "" for TOTAL.

@@ -74,11 +74,11 @@ func (e *ReadError) Unwrap() error { return e.Cause }
 // guard bounds what may be read between two records, so that one endless record
 // cannot fill the memory, and remembers why reading failed.
 type guard struct {
-	r     io.Reader
-	packed bool // r decompresses
-	left  int   // bytes until the next record must be complete
-	total int64 // bytes of the whole upload that may still come
-	err   error
+	r      io.Reader
+	packed bool  // r decompresses
+	left   int   // bytes until the next record must be complete
+	total  int64 // bytes of the whole upload that may still come
+	err    error
 }
 
 var (
@@ -185,7 +185,8 @@ func readError(err error) error {
 	case errors.As(err, &read):
 		return read
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return &FormatError{Problem: endsEarly, Cause: err}
+		// Not io.EOF itself, which means that all is well.
+		return &FormatError{Problem: endsEarly, Cause: io.ErrUnexpectedEOF}
 	default:
 		return &FormatError{Problem: err.Error(), Cause: err}
 	}
@@ -367,7 +368,10 @@ func (s *jsonSource) end() error {
 	if !s.seen {
 		return &FormatError{Problem: "the upload has no list of records called data"}
 	}
-	if _, err := s.dec.Token(); !errors.Is(err, io.EOF) {
+	switch _, err := s.dec.Token(); {
+	case s.g.err != nil:
+		return s.g.err
+	case !errors.Is(err, io.EOF):
 		return &FormatError{Problem: "something follows after the end of the answer"}
 	}
 	return io.EOF
@@ -456,16 +460,14 @@ func (s *csvSource) read(w *raw) (int, error) {
 	s.g.next()
 	fields, err := s.r.Read()
 	if err != nil {
-		line, _ := s.r.FieldPos(0)
-		if errors.Is(err, io.EOF) {
-			return line, io.EOF
+		if errors.Is(err, io.EOF) && s.g.err == nil {
+			return 0, io.EOF
 		}
 		var parse *csv.ParseError
 		if errors.As(err, &parse) {
-			line = parse.Line
 			err = &FormatError{Problem: fmt.Sprintf("line %d: %s", parse.StartLine, parse.Err), Cause: err}
 		}
-		return line, readError(err)
+		return 0, readError(err)
 	}
 	line, _ := s.r.FieldPos(0)
 	if len(fields) != s.width {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"modernc.org/sqlite"
@@ -95,9 +96,13 @@ func busy(err error) bool {
 	return errors.As(err, &e) && (e.Code()&0xff == sqlite3.SQLITE_BUSY || e.Code()&0xff == sqlite3.SQLITE_LOCKED)
 }
 
-// overflow reports a sum that left the 64-bit integers: STRICT tables refuse the
-// floating point number that SQLite would fall back to.
+// overflow reports a sum that left the 64-bit integers: SUM says so itself, and a
+// STRICT table refuses the floating point number that + falls back to.
 func overflow(err error) bool {
+	if errors.Is(err, ErrSumTooLarge) {
+		return true
+	}
 	var e *sqlite.Error
-	return errors.As(err, &e) && e.Code() == sqlite3.SQLITE_CONSTRAINT_DATATYPE
+	return errors.As(err, &e) && (e.Code() == sqlite3.SQLITE_CONSTRAINT_DATATYPE ||
+		e.Code() == sqlite3.SQLITE_ERROR && strings.Contains(e.Error(), "integer overflow"))
 }

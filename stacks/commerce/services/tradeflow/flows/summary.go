@@ -103,17 +103,19 @@ func (s *Sums) of(flow string) **Amount {
 	}
 }
 
-var errSumTooLarge = errors.New("a sum is larger than 64 bits hold")
+// ErrSumTooLarge is a sum that 64 bits do not hold, above 9 * 10^15.
+var ErrSumTooLarge = errors.New("a sum is larger than 9223372036854775.807")
 
 func (s *Sums) add(flow string, value Amount, records int) error {
 	sum := s.of(flow)
 	if *sum == nil {
 		*sum = new(Amount)
 	}
-	if **sum+value < **sum {
-		return errSumTooLarge
+	total, ok := (*sum).plus(value)
+	if !ok {
+		return ErrSumTooLarge
 	}
-	**sum += value
+	**sum = total
 	s.Records += records
 	return nil
 }
@@ -149,7 +151,8 @@ func (s *Sums) weight() Amount {
 //   - A month counts only where the reporter has no figures for its year and flow.
 //
 // Rows by partner and reporter come largest first, by year and chapter in order.
-// Names are not filled in. The error is [ErrBy] when by is none of those.
+// Names are not filled in. Errors: [ErrBy] when by is none of those,
+// [ErrSumTooLarge].
 func (s *Store) Summarize(ctx context.Context, by By, f Filter) (Summary, error) {
 	out := Summary{By: by, Rows: []SummaryRow{}}
 	var key string
@@ -183,7 +186,11 @@ func (s *Store) Summarize(ctx context.Context, by By, f Filter) (Summary, error)
 	)
 	query := "SELECT " + key + ", t.flow, SUM(" + value + "), SUM(" + records + ") FROM " + from +
 		" WHERE " + strings.Join(conditions, " AND ") + " GROUP BY 1, 2"
-	if err := s.sum(ctx, query, args, &out); err != nil {
+	err := s.sum(ctx, query, args, &out)
+	if overflow(err) {
+		err = ErrSumTooLarge
+	}
+	if err != nil {
 		return out, fmt.Errorf("sum flows by %s: %w", by, err)
 	}
 	for i := range out.Rows {

@@ -22,19 +22,27 @@ type difference struct {
 }
 
 // sums collects what a batch changes in the tables slices and totals.
-type sums struct{ parts map[part]difference }
+type sums struct {
+	parts    map[part]difference
+	overflow bool
+}
 
 func newSums() *sums { return &sums{parts: map[part]difference{}} }
 
 func (s *sums) add(k Key, value Amount, records int) {
 	p := part{group{k.Reporter, k.Period, k.Flow, k.Partner}, k.slice(), k.Chapter()}
 	d := s.parts[p]
-	s.parts[p] = difference{d.value + value, d.records + records}
+	sum, ok := d.value.plus(value)
+	s.overflow = s.overflow || !ok
+	s.parts[p] = difference{sum, d.records + records}
 }
 
 // save adds the differences to slices, and works out anew which slice counts in
 // every group that was touched.
 func (s *sums) save(ctx context.Context, conn *sql.Conn) error {
+	if s.overflow {
+		return ErrSumTooLarge
+	}
 	if len(s.parts) == 0 {
 		return nil
 	}
