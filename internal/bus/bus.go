@@ -43,7 +43,7 @@ type Options struct {
 	Listen string
 	// System is the system's name, shown by NATS's tools.
 	System string
-	// Logger gets the server's log; required.
+	// Logger gets the server's log; nil discards it.
 	Logger *slog.Logger
 	// MaxPayload is the largest message in bytes, headers included; 0 is
 	// [DefaultMaxPayload], at most 64 MiB.
