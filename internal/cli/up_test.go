@@ -27,6 +27,7 @@ type fakeNode struct {
 	start func(ctx context.Context, n *fakeNode) error
 	stop  func(n *fakeNode) error
 	kill  chan struct{}
+	made  chan struct{} // closed when opts is set
 
 	await   error
 	done    chan struct{}
@@ -36,6 +37,7 @@ type fakeNode struct {
 }
 
 func (n *fakeNode) tell(kind control.EventKind, service, instance, text string, took time.Duration) {
+	<-n.made
 	n.opts.Events(control.Event{Time: time.Now(), Kind: kind, Service: service, Instance: instance, Text: text, Took: took})
 }
 
@@ -133,7 +135,7 @@ func runUp(t *testing.T, n *fakeNode, live bool, args ...string) *upRun {
 		t.Fatal(err)
 	}
 	r := &upRun{n: n, out: &bytes.Buffer{}, err: &bytes.Buffer{}, term: &terminal{}, signals: make(chan os.Signal, 4), code: make(chan int, 1)}
-	n.kill, n.done = make(chan struct{}), make(chan struct{})
+	n.kill, n.done, n.made = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	if n.sys == nil {
 		n.sys = &system.System{Name: "commerce", Services: []system.Service{
 			{Name: "auth", Replicas: 1}, {Name: "mail", Replicas: 0}, {Name: "tradeflow", Replicas: 2, StopGracePeriod: 10 * time.Second},
@@ -146,6 +148,7 @@ func runUp(t *testing.T, n *fakeNode, live bool, args ...string) *upRun {
 	a.signals = func(...os.Signal) (<-chan os.Signal, func()) { return r.signals, func() {} }
 	a.start = func(o node.Options) (runner, error) {
 		n.opts = o
+		close(n.made)
 		return n, nil
 	}
 	go func() { r.code <- a.main(append([]string{"up", dir}, args...)) }()
@@ -298,10 +301,11 @@ func TestUp(t *testing.T) {
 						t.Errorf("exit code %d, want %d", code, tt.code)
 					}
 					golden(t, "up_"+strings.ReplaceAll(tt.name, " ", "_")+"_"+name, r.text(t))
+					time.Sleep(2 * time.Minute) // for what was given up
+					synctest.Wait()
 					if n.stops != 1 {
 						t.Errorf("the node was stopped %d times", n.stops)
 					}
-					time.Sleep(2 * time.Minute) // for what was given up
 				})
 			})
 		}

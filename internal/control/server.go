@@ -288,7 +288,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	out.end()
 }
 
-func (s *Server) serve(r *http.Request, out *answer) (err error) {
+func (s *Server) serve(r *http.Request, out *answer) (err error) { //nolint:contextcheck // joins the caller's context with the server's end
 	ctx := r.Context()
 	if refused, ok := ctx.Value(refusal{}).(error); ok {
 		return &Error{Code: CodeForbidden, Message: refused.Error()}
@@ -325,7 +325,7 @@ func (s *Server) serve(r *http.Request, out *answer) (err error) {
 	if m.stream {
 		closing = s.stream
 	}
-	stop := context.AfterFunc(closing, func() {
+	stop := context.AfterFunc(closing, func() { //nolint:contextcheck // the server's end, beside the caller's
 		cancel(context.Cause(closing))
 		out.hurry()
 	})
