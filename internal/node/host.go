@@ -146,7 +146,7 @@ func (h *host) grantSecrets(env map[string]string, svc *system.Service, g *grant
 	if len(svc.Secrets) == 0 {
 		return nil
 	}
-	dir := filepath.Join(h.n.data, "run", "secrets", strconv.Itoa(g.rev.Number), svc.Name)
+	dir := filepath.Join(h.n.secretFiles(), strconv.Itoa(g.rev.Number), svc.Name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -164,6 +164,10 @@ func (h *host) grantSecrets(env map[string]string, svc *system.Service, g *grant
 	}
 	return nil
 }
+
+// secretFiles is the folder of the files that give instances their secrets. It
+// exists only while the system runs.
+func (n *Node) secretFiles() string { return filepath.Join(n.data, "run", "secrets") }
 
 // Registered tells whether the instance answers, on the bus, every subject that
 // the door sends it, and has subscribed nothing more since the last look.

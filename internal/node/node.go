@@ -153,6 +153,10 @@ func (n *Node) open(ctx context.Context) error {
 	}
 	n.onStop("lock", func(context.Context) error { return n.lock.release() })
 	n.secrets = secret.Open(filepath.Join(n.data, "secrets"))
+	n.onStop("secret files", func(context.Context) error { return os.RemoveAll(n.secretFiles()) })
+	if err := os.RemoveAll(n.secretFiles()); err != nil { // of a run that was killed
+		return fmt.Errorf("remove old secret files: %w", err)
+	}
 
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

@@ -46,11 +46,13 @@ type answer struct {
 func echo() {
 	service.Main(func(s *service.Service) error {
 		mine := answer{Instance: s.Instance(), Greeting: os.Getenv("GREETING")}
-		service.Answer(s, "echo.say", func(_ context.Context, got map[string]any) (answer, error) {
-			a := mine
-			a.Got = got
-			return a, nil
-		})
+		if os.Getenv("NATS_URL") != "" {
+			service.Answer(s, "echo.say", func(_ context.Context, got map[string]any) (answer, error) {
+				a := mine
+				a.Got = got
+				return a, nil
+			})
+		}
 		s.HTTP("/http", func(w http.ResponseWriter, _ *http.Request) error {
 			return json.NewEncoder(w).Encode(mine)
 		})
@@ -317,42 +319,12 @@ func TestReloadThatFailsChangesNothing(t *testing.T) {
 
 func TestRestartUnderLoadFailsNothing(t *testing.T) {
 	f := newFixture(t)
-	n := f.up()
-	ctx, cancel := context.WithCancel(context.Background())
-	var sent, failed atomic.Int64
-	var wg sync.WaitGroup
-	for i := range 8 {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				path, method := "/http", "GET"
-				if i%2 == 0 {
-					path, method = "/say", "POST"
-				}
-				req, _ := http.NewRequest(method, n.URL()+path, strings.NewReader("{}"))
-				resp, err := http.DefaultClient.Do(req)
-				sent.Add(1)
-				if err != nil {
-					failed.Add(1)
-					t.Error(err)
-					continue
-				}
-				body, _ := io.ReadAll(resp.Body)
-				resp.Body.Close()
-				if resp.StatusCode != 200 {
-					failed.Add(1)
-					t.Errorf("%s %s: %s %s", method, path, resp.Status, body)
-				}
-			}
-		})
-	}
-	eventually(t, func() bool { return sent.Load() > 200 })
+	f.up()
+	stop := f.load()
 	r := must[control.Receipt](t)(verb[control.Receipt](f, control.VerbRestart, control.ServiceRequest{Service: "echo"}))
-	after := sent.Load()
-	eventually(t, func() bool { return sent.Load() > after+200 })
-	cancel()
-	wg.Wait()
-	if failed.Load() > 0 || r.Failed > 0 {
-		t.Errorf("%d of %d requests failed, the receipt says %d", failed.Load(), sent.Load(), r.Failed)
+	stop()
+	if r.Failed > 0 {
+		t.Errorf("the receipt says that %d requests failed", r.Failed)
 	}
 	sum := func(list []control.Served) (n uint64) {
 		for _, s := range list {
@@ -362,6 +334,66 @@ func TestRestartUnderLoadFailsNothing(t *testing.T) {
 	}
 	if len(r.Old) != 2 || len(r.New) != 2 || sum(r.Old) == 0 || sum(r.New) == 0 {
 		t.Errorf("receipt is %+v, want two old and two new instances that have served", r)
+	}
+}
+
+func TestReloadUnderLoadFailsNothing(t *testing.T) {
+	for _, order := range []string{"start-first", "stop-first"} {
+		t.Run(order, func(t *testing.T) {
+			f := newFixture(t)
+			f.edit("stop_grace_period: 5s", "stop_grace_period: 5s\n    update: {order: "+order+"}")
+			f.up()
+			stop := f.load()
+			for i, greeting := range []string{"bonjour", "salut"} {
+				f.edit(f.greeting(), greeting)
+				f.edit("routes:\n", fmt.Sprintf("routes:\n  GET /route%d: {request: echo.say}\n", i))
+				done := must[control.ReloadReply](t)(verb[control.ReloadReply](f, control.VerbReload, control.ReloadRequest{}))
+				if len(done.Replaces) != 1 || len(done.Receipts) != 1 || done.Receipts[0].Failed > 0 {
+					t.Errorf("reload: %+v", done)
+				}
+			}
+			stop()
+			if _, a := f.get("/http"); a.Greeting != "salut" {
+				t.Errorf("greeting is %q", a.Greeting)
+			}
+		})
+	}
+}
+
+func (f *fixture) greeting() string {
+	_, rest, _ := strings.Cut(f.text(), "GREETING: ")
+	word, _, _ := strings.Cut(rest, "}")
+	return word
+}
+
+func TestReloadAddsAndRemovesServices(t *testing.T) {
+	f := newFixture(t)
+	n := f.up()
+	with := strings.Replace(strings.Replace(f.text(), "secrets: {TOKEN", fmt.Sprintf("  more:\n    command: [%q, echo]\nsecrets: {TOKEN", os.Args[0]), 1),
+		"routes:\n", "routes:\n  /more: {service: more}\n", 1)
+	without := f.text()
+	f.write(with)
+	done := must[control.ReloadReply](t)(verb[control.ReloadReply](f, control.VerbReload, control.ReloadRequest{}))
+	if !slices.Equal(done.Replaces, []string{"more"}) {
+		t.Errorf("reload replaces %v, want [more]", done.Replaces)
+	}
+	f.edit("routes:\n  /more", "routes:\n  /http/more")
+	must[control.ReloadReply](t)(verb[control.ReloadReply](f, control.VerbReload, control.ReloadRequest{}))
+	if code, _ := f.get("/more"); code != 404 {
+		t.Errorf("the old path answers %d", code)
+	}
+	if code, _ := f.get("/http/more"); code != 404 { // the service itself does not know the path
+		t.Errorf("the new path answers %d", code)
+	}
+	f.write(without)
+	must[control.ReloadReply](t)(verb[control.ReloadReply](f, control.VerbReload, control.ReloadRequest{}))
+	for _, i := range n.sup.Instances() {
+		if i.Service == "more" {
+			t.Errorf("%s is %s after its service was removed", i.ID, i.State)
+		}
+	}
+	if code, _ := f.get("/http"); code != 200 {
+		t.Errorf("the service that stayed answers %d", code)
 	}
 }
 
@@ -477,6 +509,49 @@ func TestFileAtFaultIsTold(t *testing.T) {
 	findings, ok := errors.AsType[system.Findings](err)
 	if !ok || len(findings) != 1 || !strings.Contains(findings[0].String(), "replicas") {
 		t.Errorf("error is %v, want one finding that suggests replicas", err)
+	}
+}
+
+// load sends requests over HTTP and the bus from eight clients until stop is
+// called, and fails the test for every one that fails. It returns after 200
+// requests; stop sends 200 more first.
+func (f *fixture) load() (stop func()) {
+	f.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var sent atomic.Int64
+	var wg sync.WaitGroup
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	for i := range 8 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				path, method := "/http", "GET"
+				if i%2 == 0 {
+					path, method = "/say", "POST"
+				}
+				req, _ := http.NewRequest(method, f.node.URL()+path, strings.NewReader("{}"))
+				resp, err := client.Do(req)
+				sent.Add(1)
+				if err != nil {
+					f.t.Error(err)
+					continue
+				}
+				body, _ := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if resp.StatusCode != 200 {
+					f.t.Errorf("%s %s: %s %s", method, path, resp.Status, body)
+				}
+			}
+		})
+	}
+	more := func() {
+		before := sent.Load()
+		eventually(f.t, func() bool { return sent.Load() > before+200 })
+	}
+	more()
+	return func() {
+		more()
+		cancel()
+		wg.Wait()
 	}
 }
 
