@@ -156,6 +156,7 @@ func FuzzSubjects(f *testing.F) {
 		{"a.b.c", "a.b.c"},
 		{"a.>", "a"},
 		{"a.*", "a.>"},
+		{"0.0", "*0.*"},
 	} {
 		f.Add(s[0], s[1])
 	}
@@ -177,7 +178,10 @@ func FuzzSubjects(f *testing.F) {
 		if covers == outside {
 			t.Errorf("Answered(%q, %q) = %v", a, b, covers)
 		}
-		if got != server.SubjectsCollide(a, b) {
+		// The server takes any token that begins with a wildcard's character for
+		// one, which is why it is not asked instead.
+		odd := func(token string) bool { return len(token) > 1 && strings.ContainsRune("*>", rune(token[0])) }
+		if !slices.ContainsFunc(slices.Concat(as, bs), odd) && got != server.SubjectsCollide(a, b) {
 			t.Errorf("Overlap(%q, %q) = %v, the server says otherwise", a, b, got)
 		}
 	})

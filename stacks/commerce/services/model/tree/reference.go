@@ -183,7 +183,11 @@ func (e entry) commodity() (Commodity, string) {
 		return c, "the parent is not " + c.Parent
 	}
 	// "0101 - Horses": the code again, which a tree need not repeat.
-	c.Text = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(e.Text), c.Code+" - "))
+	// Dashes before it only show the depth.
+	c.Text = strings.TrimSpace(e.Text)
+	if rest, ok := strings.CutPrefix(c.Text, c.Code); ok {
+		c.Text = strings.TrimLeft(rest, " -")
+	}
 	if c.Text == "" || len(c.Text) > maxText || !utf8.ValidString(c.Text) {
 		return c, fmt.Sprintf("the text is empty or longer than %d bytes", maxText)
 	}

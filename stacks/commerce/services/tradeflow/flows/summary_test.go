@@ -25,13 +25,22 @@ func oracle(records []Record, by By, f Filter) map[string]map[string]*big.Int {
 		reporter, period, partner int
 		flow                      string
 	}
+	type around struct {
+		reporter, period int
+		flow             string
+	}
 	groups := map[group][]Record{}
+	partners, reported := map[around]bool{}, map[around]bool{}
 	for _, r := range last {
 		if by == ByChapter && r.Cmd == Total {
 			continue
 		}
 		g := group{r.Reporter, r.Period, r.Partner, r.Flow}
 		groups[g] = append(groups[g], r)
+		reported[around{r.Reporter, r.Period, r.Flow}] = true
+		if r.Partner != World {
+			partners[around{r.Reporter, r.Period, r.Flow}] = true
+		}
 	}
 	sums := map[string]map[string]*big.Int{}
 	for g, members := range groups {
@@ -43,13 +52,8 @@ func oracle(records []Record, by By, f Filter) map[string]map[string]*big.Int {
 			f.Year != 0 && f.Year != year || f.Flow != "" && f.Flow != g.flow {
 			continue
 		}
-		suppressed := false
-		for other := range groups {
-			same := other.reporter == g.reporter && other.flow == g.flow
-			suppressed = suppressed || same && g.partner == World && other.period == g.period && other.partner != World
-			suppressed = suppressed || same && g.period > 9999 && other.period == year
-		}
-		if suppressed {
+		if g.partner == World && partners[around{g.reporter, g.period, g.flow}] ||
+			g.period > 9999 && reported[around{g.reporter, year, g.flow}] {
 			continue
 		}
 		// The order of preference, spelled out.
