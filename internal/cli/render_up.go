@@ -436,6 +436,15 @@ func (v *upView) stop(now time.Time, why string) []string {
 	return []string{v.eventLine(now, "fairlead", text+again)}
 }
 
+// left lists the instances that have not ended.
+func (v *upView) left() []string {
+	var ids []string
+	for _, r := range v.rows {
+		ids = append(ids, r.live()...)
+	}
+	return ids
+}
+
 // stopped is the last line.
 func (v *upView) stopped(now, since time.Time) []string {
 	return []string{v.eventLine(now, "fairlead", "stopped in "+took(now.Sub(since)))}

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -209,7 +211,10 @@ func (f *foreground) run(ctx context.Context) error {
 				f.kill()
 			}
 		case <-f.late:
-			return errors.New("stop: it did not end although everything was killed")
+			left := strings.Join(f.view.left(), ", ")
+			f.view.phase = phaseRunning
+			f.show(nil)
+			return fmt.Errorf("stop: it did not end although everything was killed; last seen: %s", cmp.Or(left, "no instance"))
 		case <-done:
 			done, ended = nil, true
 			f.drain()
