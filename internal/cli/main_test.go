@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,12 +65,15 @@ func shown(lines []string) string { return strings.Join(lines, "\n") + "\n" }
 
 // terminal is as much of a terminal as painter needs.
 type terminal struct {
+	mu    sync.Mutex // guards the fields below
 	lines [][]rune
 	row   int
 	col   int
 }
 
 func (v *terminal) Write(b []byte) (int, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	s := []rune(string(b))
 	for i := 0; i < len(s); i++ {
 		switch {
@@ -107,6 +111,8 @@ func (v *terminal) Write(b []byte) (int, error) {
 }
 
 func (v *terminal) String() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	var b strings.Builder
 	for _, l := range v.lines {
 		b.WriteString(strings.TrimRight(string(l), " ") + "\n")
