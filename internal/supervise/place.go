@@ -60,7 +60,7 @@ type StartError struct {
 // Error is the reason, and the last lines of the output below it.
 func (e *StartError) Error() string {
 	text := "start " + e.Service + ": " + e.Reason
-	if len(e.Output) > 0 {
+	if len(e.Output) > 1 { // one line stands in the reason
 		text += "; it wrote at last:\n    " + strings.Join(e.Output, "\n    ")
 	}
 	return text
@@ -342,8 +342,8 @@ func (p *place) gone(a *attempt) {
 
 // failed decides what follows an instance that ended without being asked to.
 func (p *place) failed(a *attempt, reason string, hopeless bool, output []string) (pause time.Duration, again bool) {
-	if len(output) > 0 {
-		reason += fmt.Sprintf(": %q", output[len(output)-1])
+	if line := telling(output); line != "" {
+		reason += fmt.Sprintf(": %q", line)
 	}
 	if p.leaving.Err() != nil {
 		p.become(Stopped, reason)

@@ -163,14 +163,14 @@ func Prune(dir string, live map[string]bool, keep int) error {
 }
 
 // Recent keeps the last lines of a text in bounded memory. Its zero value keeps
-// 10 lines of at most 500 bytes. It is not safe for concurrent use.
+// 40 lines of at most 500 bytes. It is not safe for concurrent use.
 type Recent struct {
 	lines [][]byte
 	next  int
 }
 
 const (
-	recentLines = 10
+	recentLines = 40
 	recentBytes = 500
 )
 

@@ -129,7 +129,7 @@ func TestRotationKeepsTheLastLinesInOrder(t *testing.T) {
 	if len(lines) < 3 {
 		t.Errorf("only %d lines are kept", len(lines))
 	}
-	if got, want := w.Recent(Err), texts(lines[len(lines)-10:]); !slices.Equal(got, want) {
+	if got, want := w.Recent(Err), texts(lines[len(lines)-recentLines:]); !slices.Equal(got, want) {
 		t.Errorf("the last lines are %q, want %q", got, want)
 	}
 }
@@ -339,13 +339,13 @@ func TestDiskThatIsFull(t *testing.T) {
 
 func TestRecentIsBounded(t *testing.T) {
 	var r Recent
-	for i := range 25 {
+	for i := range recentLines + 15 {
 		r.Add(fmt.Appendf(nil, "%d%s\n", i, strings.Repeat("x", 1000)))
 		r.Add([]byte("  \r\n"))
 	}
 	lines := r.Lines()
-	if len(lines) != recentLines || !strings.HasPrefix(lines[0], "15x") || !strings.HasPrefix(lines[9], "24x") || len(lines[9]) != recentBytes {
-		t.Errorf("kept %d lines from %.5s to %.5s", len(lines), lines[0], lines[9])
+	if len(lines) != recentLines || !strings.HasPrefix(lines[0], "15x") || !strings.HasPrefix(lines[recentLines-1], "54x") || len(lines[9]) != recentBytes {
+		t.Errorf("kept %d lines from %.5s to %.5s", len(lines), lines[0], lines[recentLines-1])
 	}
 }
 
