@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -64,7 +65,9 @@ type Node struct {
 	host        *host
 	control     *control.Server
 
-	events sync.Mutex // one event at a time
+	events   sync.Mutex // one event at a time
+	killed   atomic.Bool
+	killable atomic.Pointer[supervise.Supervisor] // sup, once it has started
 
 	ops chan struct{} // holds one token: at most one change goes on
 
@@ -199,6 +202,10 @@ func (n *Node) open(ctx context.Context) error {
 		return err
 	}
 	n.onStop("services", n.sup.Stop)
+	n.killable.Store(n.sup)
+	if n.killed.Load() {
+		return errors.New("start: killed")
+	}
 	if err := n.gate.Start(ctx); err != nil {
 		return err
 	}
@@ -284,8 +291,9 @@ func (n *Node) Stop(ctx context.Context) error {
 // Kill ends all instances at once. A [Node.Stop] that waits for them returns
 // soon after.
 func (n *Node) Kill() {
-	if n.sup != nil {
-		n.sup.Kill()
+	n.killed.Store(true)
+	if sup := n.killable.Load(); sup != nil {
+		sup.Kill()
 	}
 }
 

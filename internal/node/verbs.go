@@ -23,7 +23,7 @@ import (
 
 // openControl serves the verbs on the data folder's socket.
 func (n *Node) openControl() error {
-	server, err := control.Listen(filepath.Join(n.data, control.SocketName), control.ServerOptions{Logger: n.log, Allow: n.allowPeer})
+	server, err := control.Listen(filepath.Join(n.data, control.SocketName), control.ServerOptions{Logger: n.log, Allow: n.allowPeer, Version: n.opts.Version})
 	if err != nil {
 		return err
 	}
@@ -384,7 +384,7 @@ func (n *Node) down(ctx context.Context, _ control.Empty, tell func(control.Even
 			running++
 		}
 	}
-	tell(control.Event{Time: time.Now(), Kind: control.EventInfo, Text: "stopping " + strconv.Itoa(running) + " instances"})
+	tell(control.Event{Time: time.Now(), Kind: control.EventInfo, Text: "stopping " + counted(running, "instance")})
 	ctx = context.WithoutCancel(ctx)
 	err := errors.Join(n.gate.Stop(ctx), n.sup.Stop(ctx))
 	go func() {
@@ -395,6 +395,14 @@ func (n *Node) down(ctx context.Context, _ control.Empty, tell func(control.Even
 		}
 	}()
 	return control.DownReply{Stopped: running}, err
+}
+
+// counted is a number with its noun.
+func counted(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return strconv.Itoa(n) + " " + noun
 }
 
 // parentOf reads a process's parent (proc(5), stat, field 4).

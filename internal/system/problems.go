@@ -44,6 +44,7 @@ const (
 	badCommand    code = "bad-command"
 	badVariable   code = "bad-variable"
 	takenVariable code = "taken-variable"
+	takenName     code = "taken-name"
 	badPath       code = "bad-path"
 	notFound      code = "not-found"
 	badSubject    code = "bad-subject"
@@ -117,6 +118,7 @@ var problems = map[code]words{
 	notLoopback:   {"must be a loopback address, is %[1]s", "the bus has no TLS yet and is for this machine only: write 127.0.0.1:PORT"},
 	badCommand:    {"cannot be split: %[1]s", "quote as in a shell, or write a list of arguments"},
 	badVariable:   {"is not the name of a variable", "write letters, digits and _, not beginning with a digit"},
+	takenName:     {"is a name of fairlead's own", "choose another name"},
 	takenVariable: {"is set by %[1]s", "%[2]s"},
 	badPath:       {"%[1]s", "%[2]s"},
 	notFound:      {"does not exist: %[1]s", "%[2]s"},

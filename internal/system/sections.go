@@ -275,10 +275,16 @@ func (r *reader) readDatabases(n *node) {
 	}
 }
 
+// ownNames are no names of services: on the bus they stand where a service's
+// name would.
+var ownNames = []string{"fairlead", "gateway", "operator"}
+
 func (r *reader) readServices(n *node) {
 	for _, m := range r.entries(n, "services by name") {
 		r.services[m.key] = m
-		r.name(m.keyAt, m.path, m.key)
+		if r.name(m.keyAt, m.path, m.key) && slices.Contains(ownNames, m.key) {
+			r.rec.add(m.keyAt, m.path, takenName)
+		}
 		if s, ok := r.readService(m); ok {
 			r.sys.Services = append(r.sys.Services, s)
 		}
