@@ -21,11 +21,15 @@ type result struct {
 	count    int
 	failed   int
 	took     time.Duration
+	spent    float64         // processor seconds of all processes
 	latency  []time.Duration // sorted
 	lastFail error
 }
 
 func (r result) perSecond() float64 { return float64(r.count) / r.took.Seconds() }
+
+// each is the processor time of one request, in microseconds.
+func (r result) each() float64 { return r.spent * 1e6 / float64(r.count) }
 
 func (r result) quantile(q float64) time.Duration {
 	if len(r.latency) == 0 {
@@ -41,7 +45,7 @@ func drive(n int, d time.Duration, connect func() (do func() error, end func(), 
 	var mu sync.Mutex // guards total
 	var total result
 	var wg sync.WaitGroup
-	begin := time.Now()
+	begin, before := time.Now(), spent()
 	for range n {
 		do, closeIt, err := connect()
 		if err != nil {
@@ -74,7 +78,7 @@ func drive(n int, d time.Duration, connect func() (do func() error, end func(), 
 		})
 	}
 	wg.Wait()
-	total.took = time.Since(begin)
+	total.took, total.spent = time.Since(begin), spent()-before
 	slices.Sort(total.latency)
 	return total, nil
 }
@@ -207,7 +211,7 @@ type side struct {
 }
 
 func (p pair) measure(rounds int) (row string, err error) {
-	var as, bs, ratios []float64
+	var as, bs, ca, cb, ratios []float64
 	var pa, pb []time.Duration
 	failed := 0
 	for range rounds {
@@ -224,11 +228,12 @@ func (p pair) measure(rounds int) (row string, err error) {
 		}
 		failed += ra.failed + rb.failed
 		as, bs, ratios = append(as, ra.perSecond()), append(bs, rb.perSecond()), append(ratios, ra.perSecond()/rb.perSecond())
+		ca, cb = append(ca, ra.each()), append(cb, rb.each())
 		pa, pb = append(pa, ra.quantile(0.99)), append(pb, rb.quantile(0.99))
 	}
-	return fmt.Sprintf("| %s | %s: %.0f/s, p99 %s | %s: %.0f/s, p99 %s | %.2f (%.2f to %.2f) | %s | %d |",
+	return fmt.Sprintf("| %s | %s: %.0f/s, p99 %s | %s: %.0f/s, p99 %s | %.2f (%.2f to %.2f) | %s | %.0f / %.0f us | %d |",
 		p.name, p.a.name, median(as), short(median(pa)), p.b.name, median(bs), short(median(pb)),
-		median(ratios), slices.Min(ratios), slices.Max(ratios), p.limit, failed), nil
+		median(ratios), slices.Min(ratios), slices.Max(ratios), p.limit, median(ca), median(cb), failed), nil
 }
 
 func median[T float64 | time.Duration](v []T) T {

@@ -211,9 +211,10 @@ func (b *bench) table(title, head string, rows ...string) {
 	fmt.Fprintf(b.out, "## %s\n\n%s\n|%s\n%s\n\n", title, head, strings.Repeat("---|", strings.Count(head, "|")-1), strings.Join(rows, "\n"))
 }
 
-const pairHead = "| what | fairlead | peer | ratio, median (range) | wanted | failed |"
+const pairHead = "| what | fairlead | peer | ratio, median (range) | wanted | processor time of a request | failed |"
 
-// bus: HTTP -> bus -> service -> back, against plain request/reply.
+// bus: HTTP -> bus -> service -> back, against plain request/reply, and against the
+// least that a program on net/http can do for the same.
 func (b *bench) bus() error {
 	u, err := b.up("bench", "/bus?x=1")
 	if err != nil {
@@ -233,19 +234,37 @@ func (b *bench) bus() error {
 		}
 		defer echo.stop()
 	}
+	bareAddress := freeAddress()
+	bare, err := b.spawn(b.self, "peer", "bare", bareAddress, natsAddress)
+	if err != nil {
+		return err
+	}
+	defer bare.stop()
+	if err := waitTCP(bareAddress); err != nil {
+		return err
+	}
 	var rows []string
 	for _, size := range []int{128, 1024} {
 		body := payload(size)
-		row, err := pair{
-			name:  fmt.Sprintf("HTTP to the bus and back, 64 connections, %d B", size),
-			a:     side{"POST", func() (result, error) { return drive(64, b.length, httpLoad(u.address, "POST", "/bus", body)) }},
-			b:     side{"nats.go, 64 requesters", func() (result, error) { return drive(64, b.length, natsLoad(natsAddress, body)) }},
-			limit: "0.40",
-		}.measure(b.rounds)
-		if err != nil {
-			return err
+		for _, peer := range []struct {
+			name, wanted string
+			load         func() (func() error, func(), error)
+		}{
+			{"nats.go, 64 requesters on one connection", "0.40", natsLoad(natsAddress, body, true)},
+			{"nats.go, 64 requesters, a connection each", "", natsLoad(natsAddress, body, false)},
+			{"a bare net/http handler that calls nats.go", "", httpLoad(bareAddress, "POST", "/", body)},
+		} {
+			row, err := pair{
+				name:  fmt.Sprintf("HTTP to the bus and back, 64 connections, %d B", size),
+				a:     side{"POST", func() (result, error) { return drive(64, b.length, httpLoad(u.address, "POST", "/bus", body)) }},
+				b:     side{peer.name, func() (result, error) { return drive(64, b.length, peer.load) }},
+				limit: peer.wanted,
+			}.measure(b.rounds)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, row)
 		}
-		rows = append(rows, row)
 	}
 	b.table("Requests over the bus", pairHead, rows...)
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -28,6 +29,8 @@ func peer(name string, args []string) error {
 		return peerNATS(ctx, args[0])
 	case "echo":
 		return peerEcho(ctx, args[0])
+	case "bare":
+		return peerBare(ctx, args[0], args[1])
 	case "proxy":
 		return peerProxy(ctx, args[0], args[1:])
 	}
@@ -73,25 +76,56 @@ func peerEcho(ctx context.Context, address string) error {
 }
 
 // natsLoad makes requesters for drive, which share one connection as the
-// requesters of a program would.
-func natsLoad(address string, body []byte) func() (func() error, func(), error) {
+// requesters of a program would, or have one each as HTTP's clients do.
+func natsLoad(address string, body []byte, share bool) func() (func() error, func(), error) {
 	var shared *nats.Conn
 	return func() (func() error, func(), error) {
-		if shared == nil {
+		nc, end := shared, func() {}
+		if nc == nil {
 			if err := waitTCP(address); err != nil {
 				return nil, nil, err
 			}
 			var err error
-			if shared, err = nats.Connect("nats://" + address); err != nil {
+			if nc, err = nats.Connect("nats://" + address); err != nil {
 				return nil, nil, err
+			}
+			if share {
+				shared = nc
+			} else {
+				end = nc.Close
 			}
 		}
 		do := func() error {
-			_, err := shared.Request("echo.back", body, 5*time.Second)
+			_, err := nc.Request("echo.back", body, 5*time.Second)
 			return err
 		}
-		return do, func() {}, nil
+		return do, end, nil
 	}
+}
+
+// peerBare is a handler that has nats.go ask echo.back, and nothing around it.
+func peerBare(ctx context.Context, address, bus string) error {
+	if err := waitTCP(bus); err != nil {
+		return err
+	}
+	nc, err := nats.Connect("nats://" + bus)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	return serve(ctx, address, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		m, err := nc.RequestWithContext(r.Context(), "echo.back", body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		_, _ = w.Write(m.Data) // the client counts
+	}))
 }
 
 // peerProxy is a bare httputil.ReverseProxy that takes the backends in turn. Its
@@ -119,7 +153,11 @@ func peerProxy(ctx context.Context, address string, backends []string) error {
 			r.SetXForwarded()
 		},
 	}
-	s := &http.Server{Addr: address, Handler: proxy, ReadHeaderTimeout: 10 * time.Second}
+	return serve(ctx, address, proxy)
+}
+
+func serve(ctx context.Context, address string, h http.Handler) error {
+	s := &http.Server{Addr: address, Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	go func() { <-ctx.Done(); _ = s.Close() }()
 	if err := s.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		return err

@@ -2,9 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -38,32 +35,4 @@ func (b *bench) start() error {
 		fmt.Sprintf("| resident memory, node / keeper | %.1f MiB / %.1f MiB |", median(node), median(keeper)),
 		fmt.Sprintf("| processor at rest, node / keeper | %.1f %% / %.1f %% of one |", median(nodeCPU), median(keeperCPU)))
 	return nil
-}
-
-// cpu reads the processor seconds that a process has used (proc(5), stat,
-// fields 14 and 15, in ticks of 10 ms).
-func cpu(pid int) float64 {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	user, _ := strconv.ParseFloat(fields[11], 64)
-	kernel, _ := strconv.ParseFloat(fields[12], 64)
-	return (user + kernel) / 100
-}
-
-// resident reads a process's resident memory in MiB (proc(5), status, VmRSS).
-func resident(pid int) float64 {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kb, _ := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 64)
-			return kb / 1024
-		}
-	}
-	return 0
 }
