@@ -135,7 +135,7 @@ on with new lines, through rotations and replaced instances, until Ctrl-C.`,
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&req.Follow, "follow", "f", false, "go on with new lines")
-	flags.IntVarP(&req.Tail, "lines", "n", 100, "last lines of each instance to begin with; -1 for all")
+	flags.IntVarP(&req.Tail, "lines", "n", 100, "last lines to begin with, of all instances together; -1 for all")
 	flags.StringVarP(&req.Instance, "instance", "i", "", "of one instance only")
 	flags.BoolVarP(&times, "timestamps", "t", false, "show the time of each line")
 	return cmd

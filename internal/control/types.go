@@ -142,7 +142,7 @@ type (
 		Service  string `json:"service"`
 		Instance string `json:"instance,omitempty"`
 		Follow   bool   `json:"follow,omitempty"`
-		Tail     int    `json:"tail,omitempty"` // last lines of each instance to begin with; -1 all
+		Tail     int    `json:"tail,omitempty"` // last lines, of all instances together, to begin with; at most 10,000; -1 all
 	}
 	// Line is one line of an instance's output.
 	Line struct {

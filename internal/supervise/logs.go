@@ -11,8 +11,8 @@ import (
 type Line = logfile.Line
 
 // Logs gives the output of a service's instances to emit, those that ended not
-// long ago too, merged by time: the last tail lines of each (negative: all that
-// is kept), and with follow what comes, of new instances too, until ctx ends.
+// long ago too, merged by time: the last tail lines of all together (negative:
+// all that is kept), and with follow what comes, of new instances too, until ctx ends.
 // instance names one of them, "" all. It works whether or not the supervisor is
 // started. An error of emit ends it and is returned.
 func (s *Supervisor) Logs(ctx context.Context, service, instance string, follow bool, tail int, emit func(Line) error) error {

@@ -143,8 +143,8 @@ func TestTail(t *testing.T) {
 		want  []string
 	}{
 		"none":         {Query{Tail: 0}, nil},
-		"one of each":  {Query{Tail: 1}, []string{"7", "y"}},
-		"of segments":  {Query{Tail: 5}, []string{"3", "4", "5", "6", "7", "x", "y"}},
+		"one of all":   {Query{Tail: 1}, []string{"y"}},
+		"of segments":  {Query{Tail: 5}, []string{"5", "6", "7", "x", "y"}},
 		"more than is": {Query{Tail: 99}, []string{"1", "2", "3", "4", "5", "6", "7", "x", "y"}},
 		"all of one":   {Query{Tail: -1, Instance: "b-1"}, []string{"x", "y"}},
 		"unknown":      {Query{Tail: -1, Instance: "c-1"}, nil},

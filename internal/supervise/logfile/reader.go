@@ -18,14 +18,17 @@ import (
 type Query struct {
 	Dir      string        // folder of one service
 	Instance string        // "" for all
-	Tail     int           // last lines of each instance to begin with; negative: all
+	Tail     int           // last lines to begin with, of all instances together, at most MaxTail; negative: all
 	Follow   bool          // go on with new lines and new instances until ctx ends
 	Poll     time.Duration // how often Follow looks; 0: 100 ms
 }
 
+// MaxTail is the largest Tail; a larger one means this many lines.
+const MaxTail = 10_000
+
 // Read gives the lines that a query asks for to emit, those that are there
 // merged by time, and with Follow the new ones as they come. It holds one line
-// of each instance in memory at most. Lines that were rotated away before Read
+// of each instance in memory at most, and Tail lines at the beginning. Lines that were rotated away before Read
 // came to them are missing; no others are. It returns nil at the end of the
 // files, or when ctx ends; an error of emit ends it and is returned.
 func Read(ctx context.Context, q Query, emit func(Line) error) error {
@@ -34,11 +37,16 @@ func Read(ctx context.Context, q Query, emit func(Line) error) error {
 	}
 	r := &reader{query: q, cursors: make(map[string]*cursor)}
 	defer r.close()
+	q.Tail = min(q.Tail, MaxTail)
 	for first := true; ; first = false {
 		if err := r.discover(first); err != nil {
 			return err
 		}
-		if err := r.drain(ctx, emit); err != nil {
+		drain := r.drain
+		if first && q.Tail >= 0 {
+			drain = r.drainLast
+		}
+		if err := drain(ctx, emit); err != nil {
 			if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 				return nil
 			}
@@ -102,6 +110,33 @@ func (r *reader) discover(first bool) error {
 	for instance, c := range r.cursors {
 		if _, there := found[instance]; !there {
 			c.segments = nil
+		}
+	}
+	return nil
+}
+
+// drainLast emits the last of all lines that are there now: each instance was
+// opened at its own last ones, the last of these together are asked for.
+func (r *reader) drainLast(ctx context.Context, emit func(Line) error) error {
+	last := make([]Line, 0, min(r.query.Tail, 1024))
+	next := 0
+	err := r.drain(ctx, func(l Line) error {
+		switch {
+		case r.query.Tail == 0:
+		case len(last) < r.query.Tail:
+			last = append(last, l)
+		default:
+			last[next] = l
+			next = (next + 1) % len(last)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := range last {
+		if err := emit(last[(next+i)%len(last)]); err != nil {
+			return err
 		}
 	}
 	return nil
