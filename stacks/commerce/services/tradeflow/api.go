@@ -174,7 +174,11 @@ func (a *api) importFlows(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		reply.Type, reply.Title = "about:blank", http.StatusText(reply.Status)
-		reply.Detail += fmt.Sprintf("; %d batches before it are stored: correct it and send all of it again, what is stored stays as it is", report.Batches)
+		if report.Batches == 0 {
+			reply.Detail += "; nothing was stored"
+		} else {
+			reply.Detail += "; what came before is stored, except the last records: correct it and send all of it again"
+		}
 		w.Header().Set("Content-Type", "application/problem+json")
 		w.WriteHeader(reply.Status)
 	} else {

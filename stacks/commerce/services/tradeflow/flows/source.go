@@ -188,7 +188,7 @@ func readError(err error) error {
 		// Not io.EOF itself, which means that all is well.
 		return &FormatError{Problem: endsEarly, Cause: io.ErrUnexpectedEOF}
 	default:
-		return &FormatError{Problem: err.Error(), Cause: err}
+		return &FormatError{Problem: "the JSON is broken: " + err.Error(), Cause: err}
 	}
 }
 
@@ -273,7 +273,13 @@ type jsonSource struct {
 
 func openJSON(r io.Reader, g *guard) (*jsonSource, error) {
 	s := &jsonSource{dec: json.NewDecoder(r), g: g}
-	if err := s.delim('{', "the upload is not a JSON object"); err != nil {
+	const problem = "the upload is not a JSON object"
+	err := s.delim('{', problem)
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		err = &FormatError{Problem: problem, Cause: syntax}
+	}
+	if err != nil {
 		return nil, err
 	}
 	return s, nil
