@@ -185,10 +185,7 @@ func (n *Node) open(ctx context.Context) error {
 		return err
 	}
 	n.onStop("gateway's connection", func(context.Context) error { gateConn.Close(); return nil })
-	access, err := openRotating(filepath.Join(n.data, "logs", "access.log"))
-	if err != nil {
-		return err
-	}
+	access := NewLogFile(filepath.Join(n.data, "logs", "access.log"))
 	n.onStop("access log", func(context.Context) error { return access.Close() })
 	n.gate = gateway.New(gateway.Options{
 		Listen: listen, Logger: n.log, AccessLog: access, Bus: gateConn,

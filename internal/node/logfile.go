@@ -1,4 +1,4 @@
-package cli
+package node
 
 import (
 	"errors"
@@ -12,13 +12,14 @@ import (
 
 const (
 	logLimit = 10 << 20 // bytes, then the file is moved aside
-	logOld   = 4        // files moved aside that are kept: fairlead.log.1 is the newest
+	logOld   = 4        // files moved aside that are kept: name.1 is the newest
 )
 
-// logFile is the node's own log: it appends to a file that it creates, with
-// its folder, at the first line, and moves aside when it grows. It is safe for
-// concurrent use.
-type logFile struct {
+// LogFile is a log that the node itself writes: what happens in it, or what its
+// door answers. It appends to a file that it creates, with its folder, at the
+// first line, and moves it aside when it has grown to 10 MiB; four old ones are
+// kept. What one call writes stays together. It is safe for concurrent use.
+type LogFile struct {
 	path  string
 	limit int64
 
@@ -27,13 +28,14 @@ type logFile struct {
 	size int64
 }
 
-func newLogFile(path string) *logFile { return &logFile{path: path, limit: logLimit} }
+// NewLogFile returns the log at path. It touches nothing yet.
+func NewLogFile(path string) *LogFile { return &LogFile{path: path, limit: logLimit} }
 
-// Write appends one line.
-func (l *logFile) Write(line []byte) (int, error) {
+// Write appends one or more whole lines.
+func (l *LogFile) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file != nil && l.size+int64(len(line)) > l.limit {
+	if l.size > 0 && l.file != nil && l.size+int64(len(line)) > l.limit {
 		if err := l.rotate(); err != nil {
 			return 0, err
 		}
@@ -51,7 +53,7 @@ func (l *logFile) Write(line []byte) (int, error) {
 	return n, nil
 }
 
-func (l *logFile) open() error {
+func (l *LogFile) open() error {
 	if err := os.MkdirAll(filepath.Dir(l.path), 0o700); err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}
@@ -67,7 +69,7 @@ func (l *logFile) open() error {
 	return nil
 }
 
-func (l *logFile) rotate() error {
+func (l *LogFile) rotate() error {
 	err := l.file.Close()
 	l.file = nil
 	for n := logOld; n > 0; n-- {
@@ -86,7 +88,7 @@ func (l *logFile) rotate() error {
 }
 
 // Close closes the file; a later write opens it again.
-func (l *logFile) Close() error {
+func (l *LogFile) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file == nil {
