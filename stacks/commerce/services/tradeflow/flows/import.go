@@ -52,7 +52,7 @@ type RejectedRecord struct {
 }
 
 // Import stores the records of an upload. It reads as it goes, with a bounded
-// amount of memory, in transactions of up to 4,096 records. It is idempotent: the
+// amount of memory, in transactions of up to 8,192 records. It is idempotent: the
 // same upload again changes nothing, so that one that broke off is simply sent
 // again. Of records with the same key the last one counts; what it does not tell
 // (a null, a column that is not there) keeps its stored value.
@@ -66,44 +66,111 @@ func (s *Store) Import(ctx context.Context, r io.Reader, f Format, areas *Areas)
 	if err != nil {
 		return report, err
 	}
-	var (
-		w       raw
-		intern  = interner{}
-		pending = make([]Record, 0, batchSize)
-	)
+	// While one batch is stored the next one is read.
+	c := s.startCommitter(ctx)
+	err = errors.Join(report.readAll(src, areas, c), c.finish())
+	report.Inserted, report.Updated, report.Unchanged = c.done.inserted, c.done.updated, c.done.unchanged
+	report.SamplesRemoved, report.Batches = c.done.samplesRemoved, c.batches
+	report.Complete = err == nil
+	report.NotStored = report.Received - report.Rejected - report.Inserted - report.Updated - report.Unchanged
+	return report, err
+}
+
+// readAll hands the records of src over in batches, up to its end or an error. Of a
+// source that breaks off, the batch that was begun is not handed over.
+func (r *Report) readAll(src source, areas *Areas, c *committer) error {
+	var w raw
+	intern := interner{}
+	pending := <-c.free
 	for {
 		at, err := src.read(&w)
 		if errors.Is(err, io.EOF) {
-			break
+			c.take(pending)
+			return nil
 		}
-		report.Received++
 		var record Record
 		var bad *Rejection
 		if err == nil {
 			record, bad = w.record(areas)
 		} else if !errors.As(err, &bad) {
-			report.Received--
-			report.NotStored = len(pending)
-			return report, err
+			return err
 		}
+		r.Received++
 		if bad != nil {
-			report.reject(at, bad)
+			r.reject(at, bad)
 			continue
 		}
 		intern.keep(&record.Key)
-		pending = append(pending, record)
-		if len(pending) == batchSize {
-			if err := s.commit(ctx, pending, &report); err != nil {
-				return report, err
-			}
-			pending = pending[:0]
+		if pending = append(pending, record); len(pending) < batchSize {
+			continue
 		}
+		if !c.take(pending) {
+			return nil // finish says why
+		}
+		pending = <-c.free
 	}
-	if err := s.commit(ctx, pending, &report); err != nil {
-		return report, err
+}
+
+// committer stores batches in a goroutine of its own, in order. There are two
+// buffers: one is stored while the other one is filled.
+type committer struct {
+	full, free chan []Record
+	stopped    chan struct{} // closed when no more batches are stored
+
+	// These belong to the goroutine until stopped is closed.
+	done    outcome
+	batches int
+	err     error
+}
+
+func (s *Store) startCommitter(ctx context.Context) *committer {
+	c := &committer{full: make(chan []Record), free: make(chan []Record, 2), stopped: make(chan struct{})}
+	c.free <- nil
+	c.free <- nil
+	go func() {
+		defer close(c.stopped)
+		for records := range c.full {
+			var batch outcome
+			c.err = s.write(ctx, func(ctx context.Context, conn *sql.Conn) error {
+				var err error
+				batch, err = apply(ctx, conn, records)
+				return err
+			})
+			if overflow(c.err) {
+				c.err = &FormatError{Problem: "the sums would no longer fit: the values are too large", Cause: c.err}
+			}
+			if c.err != nil {
+				return
+			}
+			c.done.add(batch)
+			c.batches++
+			c.free <- records[:0]
+		}
+	}()
+	return c
+}
+
+// take hands a batch over, and reports whether it will be stored unless that fails.
+func (c *committer) take(records []Record) bool {
+	if len(records) == 0 {
+		return true
 	}
-	report.Complete = true
-	return report, nil
+	select {
+	case c.full <- records:
+		return true
+	case <-c.stopped:
+		return false
+	}
+}
+
+// finish waits until everything is stored, and returns what went wrong.
+func (c *committer) finish() error {
+	close(c.full)
+	<-c.stopped
+	if c.err != nil {
+		return fmt.Errorf("store batch: %w", c.err)
+	}
+	return nil
 }
 
 func (r *Report) reject(at int, bad *Rejection) {
@@ -112,31 +179,6 @@ func (r *Report) reject(at int, bad *Rejection) {
 	if len(r.Rejections) < firstRejected {
 		r.Rejections = append(r.Rejections, RejectedRecord{At: at, Reason: bad.Reason, Detail: bad.Detail})
 	}
-}
-
-func (s *Store) commit(ctx context.Context, records []Record, report *Report) error {
-	if len(records) == 0 {
-		return nil
-	}
-	var done outcome
-	err := s.write(ctx, func(ctx context.Context, conn *sql.Conn) error {
-		var err error
-		done, err = apply(ctx, conn, records)
-		return err
-	})
-	if err != nil {
-		report.NotStored = len(records)
-		if overflow(err) {
-			return &FormatError{Problem: "the sums would no longer fit: the values are too large", Cause: err}
-		}
-		return fmt.Errorf("store batch: %w", err)
-	}
-	report.Inserted += done.inserted
-	report.Updated += done.updated
-	report.Unchanged += done.unchanged
-	report.SamplesRemoved += done.samplesRemoved
-	report.Batches++
-	return nil
 }
 
 // interner keeps one copy of the few texts that keys are made of, so that a
@@ -158,6 +200,13 @@ func (in interner) keep(k *Key) {
 
 // outcome counts what a batch did.
 type outcome struct{ inserted, updated, unchanged, samplesRemoved int }
+
+func (o *outcome) add(other outcome) {
+	o.inserted += other.inserted
+	o.updated += other.updated
+	o.unchanged += other.unchanged
+	o.samplesRemoved += other.samplesRemoved
+}
 
 // change is what happens to one flow in a batch.
 type change struct {
@@ -322,8 +371,14 @@ func (m *Measure) Scan(src any) error {
 
 // store writes the flows that are new or differ, and tells sums.
 func store(ctx context.Context, conn *sql.Conn, keys []Key, changes map[Key]*change, sums *sums) error {
-	insert, err := conn.PrepareContext(ctx, `INSERT INTO flows (reporter, period, flow, partner, cmd, class, partner2, customs, mot,
-		value, cif, fob, unit, qty, net, gross) VALUES (?`+strings.Repeat(", ?", recordColumns-1)+`)`)
+	const begin = `INSERT INTO flows (reporter, period, flow, partner, cmd, class, partner2, customs, mot, value`
+	// Most files tell nothing but the value: binding six times nothing takes its time.
+	brief, err := conn.PrepareContext(ctx, begin+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	if err != nil {
+		return fmt.Errorf("prepare insert: %w", err)
+	}
+	defer brief.Close()
+	insert, err := conn.PrepareContext(ctx, begin+`, cif, fob, unit, qty, net, gross) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
 	if err != nil {
 		return fmt.Errorf("prepare insert: %w", err)
 	}
@@ -352,7 +407,11 @@ func store(ctx context.Context, conn *sql.Conn, keys []Key, changes map[Key]*cha
 			}
 			continue
 		}
-		if _, err := insert.ExecContext(ctx, append(append(args[:0], key[:]...), amounts[:]...)...); err != nil {
+		stmt, given := insert, amounts[:]
+		if !r.measured() {
+			stmt, given = brief, amounts[:1]
+		}
+		if _, err := stmt.ExecContext(ctx, append(append(args[:0], key[:]...), given...)...); err != nil {
 			return fmt.Errorf("insert flow: %w", err)
 		}
 		sums.add(k, r.Value, 1)

@@ -101,16 +101,21 @@ type Record struct {
 	GrossWeight Measure // kilograms
 }
 
-// merge returns what is stored after r arrived for a flow that is there already:
-// what r does not tell stays.
-func (old Record) merge(r Record) Record {
-	r.CIF = r.CIF.or(old.CIF)
-	r.FOB = r.FOB.or(old.FOB)
-	r.Unit = r.Unit.or(old.Unit)
-	r.Quantity = r.Quantity.or(old.Quantity)
-	r.NetWeight = r.NetWeight.or(old.NetWeight)
-	r.GrossWeight = r.GrossWeight.or(old.GrossWeight)
-	return r
+// merge returns what is stored after next arrived for the flow r: what next does not
+// tell stays.
+func (r *Record) merge(next Record) Record {
+	next.CIF = next.CIF.or(r.CIF)
+	next.FOB = next.FOB.or(r.FOB)
+	next.Unit = next.Unit.or(r.Unit)
+	next.Quantity = next.Quantity.or(r.Quantity)
+	next.NetWeight = next.NetWeight.or(r.NetWeight)
+	next.GrossWeight = next.GrossWeight.or(r.GrossWeight)
+	return next
+}
+
+// measured reports whether anything but the value is known.
+func (r *Record) measured() bool {
+	return r.CIF.Known || r.FOB.Known || r.Unit.Known || r.Quantity.Known || r.NetWeight.Known || r.GrossWeight.Known
 }
 
 func (m Measure) or(other Measure) Measure {

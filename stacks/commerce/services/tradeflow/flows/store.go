@@ -35,6 +35,10 @@ const (
 	lockPauseMax = 200 * time.Millisecond
 )
 
+// writerSettings keep the pages that a batch changes in memory until it is committed
+// (8 MiB), and let several batches share one checkpoint of the log (16 MiB).
+const writerSettings = `PRAGMA cache_size = -8192; PRAGMA wal_autocheckpoint = 4000`
+
 // write runs do in an immediate transaction of its own connection, and commits.
 // While another process holds the lock it is tried again, [ErrBusy] after 30 s.
 func (s *Store) write(ctx context.Context, do func(context.Context, *sql.Conn) error) error {
@@ -49,6 +53,9 @@ func (s *Store) write(ctx context.Context, do func(context.Context, *sql.Conn) e
 		return fmt.Errorf("open connection: %w", err)
 	}
 	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, writerSettings); err != nil {
+		return fmt.Errorf("set up connection: %w", err)
+	}
 	deadline := time.Now().Add(lockPatience)
 	for pause := lockPause; ; pause = min(2*pause, lockPauseMax) {
 		err := transact(ctx, conn, do)
