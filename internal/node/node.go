@@ -78,6 +78,7 @@ type Node struct {
 	// last one that changed it.
 	runs map[string]int
 
+	ballast  []byte   // makes the collector run less often
 	closers  []closer // in the order of their start
 	stopOnce sync.Once
 	stopErr  error
@@ -121,6 +122,7 @@ func New(opts Options) (*Node, error) {
 // another node runs the system.
 func (n *Node) Start(ctx context.Context) (err error) {
 	n.started = time.Now()
+	n.ballast = newBallast()
 	defer func() {
 		if err != nil {
 			stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
