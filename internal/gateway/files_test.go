@@ -70,7 +70,7 @@ func TestFiles(t *testing.T) {
 		{"dot folder", "GET", "/.git/config", 404, "", ""},
 		{"dot folder below", "GET", "/sub/.hidden/x", 404, "", ""},
 		{"encoded dot file", "GET", "/%2eenv", 404, "", ""},
-		{"encoded slash to a dot file", "GET", "/sub%2f.hidden%2fx", 404, "", ""},
+		{"encoded slash to a dot file", "GET", "/sub%2f.hidden%2fx", 400, "", ""},
 		{"traversal", "GET", "/%2e%2e/secret", 400, "", ""},
 		{"traversal with a backslash", "GET", "/..%5csecret", 400, "", ""},
 		{"pipe", "GET", "/pipe", 404, "", ""},

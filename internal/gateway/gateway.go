@@ -106,8 +106,10 @@ func New(opts Options) *Gateway {
 		ReadHeaderTimeout: headTime,
 		IdleTimeout:       idleTime,
 		MaxHeaderBytes:    maxHead,
-		ConnState:         g.fresh.note,
-		ErrorLog:          slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
+		// OPTIONS * goes the way of every request: an id, a line in the access log.
+		DisableGeneralOptionsHandler: true,
+		ConnState:                    g.fresh.note,
+		ErrorLog:                     slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
 	}
 	return g
 }

@@ -219,7 +219,7 @@ func TestProxyPassesRequestAndAnswer(t *testing.T) {
 		chunked                  bool
 	}{
 		{"get", "GET", "/a/b?q=1&x=%20y", "", false},
-		{"encoded", "GET", "/a%2Fb/%C3%BC", "", false},
+		{"encoded", "GET", "/a%20b/%C3%BC", "", false},
 		{"empty post", "POST", "/a", "", false},
 		{"small post", "POST", "/a", "hello", false},
 		{"chunked post", "POST", "/a", "hello", true},

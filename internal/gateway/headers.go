@@ -50,6 +50,7 @@ var requestStripped = byInitial(
 	"te", "trailer", "transfer-encoding", "upgrade", "http2-settings",
 	"content-length", "expect", "host",
 	"forwarded", "x-forwarded", "x-real-ip", "x-original-uri", "x-original-url", "x-rewrite-url",
+	"x-http-method-override", "x-http-method", "x-method-override",
 	"x-request-id", "traceparent",
 )
 

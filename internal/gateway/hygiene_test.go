@@ -312,7 +312,7 @@ func TestExpectContinue(t *testing.T) {
 func TestUncleanPathsAreRefused(t *testing.T) {
 	d := openDoor(t, Options{})
 	d.apply([]system.Route{{Path: "/public/", Service: "api"}, {Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {mirror(t)}})
-	for _, path := range []string{"/public/../admin", "/public/%2e%2e/admin", "/public/..%2fadmin", "/public//admin", "/public/..;/admin", "/public/%252e%252e/admin", `/public/..\admin`} {
+	for _, path := range []string{"/public/../admin", "/public/%2e%2e/admin", "/public/..%2fadmin", "/public//admin", "/public/..;/admin", "/public/%252e%252e/admin", `/public/..\admin`, "/secure%2fx", "/%2fsecure/x", "/secure%5cx", "/secure%252fx", "/a%0d%0ab", "/a%7f"} {
 		got := d.raw("GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 		if !strings.HasPrefix(got, "HTTP/1.1 400 ") {
 			t.Errorf("%s: %.60q", path, got)
@@ -323,7 +323,7 @@ func TestUncleanPathsAreRefused(t *testing.T) {
 func TestAccessLogLine(t *testing.T) {
 	d := openDoor(t, Options{})
 	d.apply([]system.Route{{Method: "GET", Path: "/a/{x}", Service: "api"}}, map[string][]Endpoint{"api": {serviceOf(t, "api-1", text("hello"))}})
-	res, _ := d.do("GET", "/a/%22%C3%BC%0A?token=secret", nil, func(r *http.Request) { r.Header.Set("X-Request-Id", "request-17") })
+	res, _ := d.do("GET", "/a/%22%C3%BC?token=secret", nil, func(r *http.Request) { r.Header.Set("X-Request-Id", "request-17") })
 	if res.StatusCode != http.StatusOK {
 		t.Fatal(res.Status)
 	}
@@ -338,7 +338,7 @@ func TestAccessLogLine(t *testing.T) {
 		lines = append(lines, line)
 	}
 	want := map[string]any{
-		"request_id": "request-17", "client": "127.0.0.1", "method": "GET", "path": "/a/%22%C3%BC%0A", "route": "GET /a/{x}",
+		"request_id": "request-17", "client": "127.0.0.1", "method": "GET", "path": "/a/%22%C3%BC", "route": "GET /a/{x}",
 		"status": 200.0, "bytes": 5.0, "service": "api", "instance": "api-1", "host": d.Addr().String(),
 	}
 	for k, v := range want {
@@ -354,6 +354,30 @@ func TestAccessLogLine(t *testing.T) {
 	}
 	if lines[1]["status"] != 404.0 || lines[1]["route"] != nil {
 		t.Errorf("second line %v", lines[1])
+	}
+}
+
+// A service that raises methods to capitals would take "get" for GET, behind the
+// back of a role on GET; one that believes an override header, POST.
+func TestMethodsAndHostsMeanTheSameToEveryone(t *testing.T) {
+	d := openDoor(t, Options{})
+	d.apply([]system.Route{{Path: "/", Service: "api"}, {Method: "GET", Path: "/admin", Service: "api"}}, map[string][]Endpoint{"api": {mirror(t)}})
+	for _, request := range []string{
+		"get /admin HTTP/1.1\r\nHost: x",
+		"gEt / HTTP/1.1\r\nHost: x",
+		"GET http://[fe80::1%25a%20\"b]/ HTTP/1.1\r\nHost: x",
+		"GET http://a%22b/ HTTP/1.1\r\nHost: x",
+	} {
+		if got := d.raw(request + "\r\nConnection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 400 ") {
+			t.Errorf("%q: %.100q", request, got)
+		}
+	}
+	got := d.raw("POST / HTTP/1.1\r\nHost: x\r\nX-HTTP-Method-Override: DELETE\r\nX-Method-Override: DELETE\r\nX-Http-Method: DELETE\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+	if !strings.HasPrefix(got, "HTTP/1.1 200 ") || strings.Contains(got, "DELETE") {
+		t.Errorf("with override headers: %q", got)
+	}
+	if got := d.raw("OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); !strings.Contains(got, "X-Request-Id: ") {
+		t.Errorf("OPTIONS * is answered past the door: %q", got)
 	}
 }
 

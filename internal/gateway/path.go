@@ -8,9 +8,10 @@ import (
 // safePath reports whether an escaped path means the same to everyone who reads
 // it. A service may decode a path once more than the gateway does, take a
 // backslash or %2F for a slash, cut off parameters after a semicolon, and clean
-// the result; after that /public/..%2fadmin is no longer under /public/. Paths in
-// which any such reading finds a dot segment, empty segments inside the path, and
-// control characters are therefore not routed at all.
+// the result; after that /public/..%2fadmin is no longer under /public/, and
+// /secure%2fx is under /secure/. Paths in which any such reading finds a dot
+// segment, another slash or a control character, and paths with empty segments
+// inside, are therefore not routed at all.
 func safePath(path string) bool {
 	if path == "" || path[0] != '/' {
 		return false
@@ -42,9 +43,9 @@ func safeSegment(text string) bool {
 	plain := true
 	for i := range len(text) {
 		switch c := text[i]; {
-		case c < 0x20 || c == 0x7f:
+		case c < 0x20 || c == 0x7f || c == '\\':
 			return false
-		case c == '%' || c == ';' || c == '\\' || c == '.' && i == 0:
+		case c == '%' || c == ';' || c == '.' && i == 0:
 			plain = false
 		}
 	}
@@ -64,7 +65,38 @@ func safeSegment(text string) bool {
 			break
 		}
 		text = decoded
-		if dotted(text) || strings.IndexByte(text, 0) >= 0 {
+		if dotted(text) || strings.ContainsFunc(text, separates) {
+			return false
+		}
+	}
+	return true
+}
+
+// separates tells the characters that must not come out of a decoded segment:
+// slashes of either kind and control characters.
+func separates(c rune) bool { return c == '/' || c == '\\' || c < 0x20 || c == 0x7f }
+
+// safeMethod reports whether everyone takes the method for the same one. Methods
+// are told apart by case, but some services raise them to capitals before they
+// look.
+func safeMethod(method string) bool {
+	for i := range len(method) {
+		if c := method[i]; 'a' <= c && c <= 'z' {
+			return false
+		}
+	}
+	return true
+}
+
+// safeHost reports whether a Host header holds nothing but what names, addresses
+// and ports are made of. net/http is content with less when the request's target
+// is a whole URL.
+func safeHost(host string) bool {
+	for i := range len(host) {
+		switch c := host[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9',
+			c == '.', c == '-', c == '_', c == ':', c == '[', c == ']':
+		default:
 			return false
 		}
 	}
