@@ -33,7 +33,7 @@ type Key struct {
 	Mot      int
 }
 
-func compareKeys(a, b Key) int {
+func compareKeys(a, b *Key) int {
 	return cmp.Or(
 		cmp.Compare(a.Reporter, b.Reporter), cmp.Compare(a.Period, b.Period),
 		cmp.Compare(a.Flow, b.Flow), cmp.Compare(a.Partner, b.Partner),
@@ -113,24 +113,11 @@ func (r *Record) merge(next Record) Record {
 	return next
 }
 
-// measured reports whether anything but the value is known.
-func (r *Record) measured() bool {
-	return r.CIF.Known || r.FOB.Known || r.Unit.Known || r.Quantity.Known || r.NetWeight.Known || r.GrossWeight.Known
-}
-
 func (m Measure) or(other Measure) Measure {
 	if m.Known {
 		return m
 	}
 	return other
-}
-
-// arg is how database/sql takes the measure.
-func (m Measure) arg() any {
-	if !m.Known {
-		return nil
-	}
-	return int64(m.Amount)
 }
 
 // Reason says in one word why a record was rejected.
@@ -227,10 +214,10 @@ func (w *raw) record(areas *Areas) (Record, *Rejection) {
 	if r.Mot, bad = transport(w.mot); bad != nil {
 		return r, bad
 	}
-	return r, w.amounts(&r)
+	return r, w.readAmounts(&r)
 }
 
-func (w *raw) amounts(r *Record) *Rejection {
+func (w *raw) readAmounts(r *Record) *Rejection {
 	if w.value == "" {
 		return reject(BadNumber, "the primary value is missing")
 	}

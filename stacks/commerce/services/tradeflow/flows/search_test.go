@@ -21,7 +21,7 @@ func TestFindPagesCoverEverythingOnce(t *testing.T) {
 	for _, r := range records {
 		want = append(want, r.Key)
 	}
-	slices.SortFunc(want, compareKeys)
+	slices.SortFunc(want, func(a, b Key) int { return compareKeys(&a, &b) })
 	after := ""
 	for pages := 0; pages < 20; pages++ {
 		page, err := s.Find(t.Context(), Filter{}, after, 100, testAreas())

@@ -67,12 +67,12 @@ func (s *sums) save(ctx context.Context, conn *sql.Conn) error {
 	var last group
 	for i, p := range parts {
 		d := s.parts[p]
-		if _, err := add.ExecContext(ctx, p.reporter, p.period, p.flow, p.partner, p.slice, p.chapter, int64(d.value), d.records); err != nil {
+		if _, err := add.ExecContext(ctx, int64(p.reporter), int64(p.period), p.flow, int64(p.partner), int64(p.slice), p.chapter, int64(d.value), int64(d.records)); err != nil {
 			return fmt.Errorf("add to sums: %w", err)
 		}
 		if i == 0 || p.group != last {
 			last = p.group
-			if _, err := touch.ExecContext(ctx, p.reporter, p.period, p.flow, p.partner); err != nil {
+			if _, err := touch.ExecContext(ctx, int64(p.reporter), int64(p.period), p.flow, int64(p.partner)); err != nil {
 				return fmt.Errorf("mark sums: %w", err)
 			}
 		}
