@@ -12,8 +12,9 @@ import (
 // log what was written, and keeps inside headers inside.
 type answer struct {
 	http.ResponseWriter
-	control *http.ResponseController
-	status  int // 0 until the head is written
+	control http.ResponseController
+	clean   bool // no header of a service is among the head's
+	status  int  // 0 until the head is written
 	bytes   int64
 	// moved is when the write deadline was put off last.
 	moved time.Time
@@ -29,7 +30,9 @@ func (a *answer) WriteHeader(status int) {
 	}
 	if status >= http.StatusOK {
 		a.status = status
-		cleanAnswer(a.Header())
+		if !a.clean {
+			cleanAnswer(a.Header())
+		}
 	}
 	a.ResponseWriter.WriteHeader(status)
 }

@@ -50,7 +50,7 @@ func (x *exchange) guardBody(r *http.Request, limit int64) bool {
 	if r.ContentLength > limit {
 		return false
 	}
-	r.Body = &guardedBody{src: r.Body, control: x.answer.control, limit: limit, left: limit, until: x.deadline}
+	r.Body = &guardedBody{src: r.Body, control: &x.answer.control, limit: limit, left: limit, until: x.deadline}
 	return true
 }
 

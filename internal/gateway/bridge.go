@@ -165,6 +165,12 @@ func (b *bridge) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 	}
 }
 
+// Headers of answers that are always the same. Nobody may write to them.
+var (
+	mediaJSON = []string{"application/json"}
+	noSniff   = []string{"nosniff"}
+)
+
 // prepare makes the bus's request out of r.
 func (b *bridge) prepare(c *call, r *http.Request, x *exchange) error {
 	br := x.route.bus
@@ -289,7 +295,7 @@ func writeRaw(w http.ResponseWriter, r *http.Request, x *exchange, m *nats.Msg) 
 	default:
 		status = http.StatusOK
 	}
-	writeBody(w, status, replyMedia(m.Header.Get(wire.HeaderType)), m.Data)
+	writeBody(w, x, status, replyMedia(m.Header.Get(wire.HeaderType)), m.Data)
 }
 
 // number reads a status, 0 for none.
@@ -314,11 +320,11 @@ func writeNest(w http.ResponseWriter, r *http.Request, x *exchange, a *reply) {
 	}
 	switch len(a.stream.values) {
 	case 0:
-		writeBody(w, http.StatusNoContent, "", nil)
+		writeBody(w, x, http.StatusNoContent, "", nil)
 	case 1:
-		writeBody(w, http.StatusOK, "application/json", a.stream.values[0])
+		writeBody(w, x, http.StatusOK, "application/json", a.stream.values[0])
 	default:
-		writeBody(w, http.StatusOK, "application/json", a.stream.appendTo(make([]byte, 0, a.stream.size())))
+		writeBody(w, x, http.StatusOK, "application/json", a.stream.appendTo(make([]byte, 0, a.stream.size())))
 	}
 }
 
@@ -344,15 +350,21 @@ func clip(s string) string {
 	}, s)
 }
 
-func writeBody(w http.ResponseWriter, status int, media string, body []byte) {
+func writeBody(w http.ResponseWriter, x *exchange, status int, media string, body []byte) {
 	h := w.Header()
 	if status != http.StatusNoContent {
-		if media != "" {
-			h.Set("Content-Type", media)
+		switch media {
+		case "":
+		case mediaJSON[0]:
+			h["Content-Type"] = mediaJSON
+		default:
+			h["Content-Type"] = []string{media}
 		}
-		h.Set("Content-Length", strconv.Itoa(len(body)))
-		h.Set("X-Content-Type-Options", "nosniff")
+		x.length[0] = strconv.Itoa(len(body))
+		h["Content-Length"] = x.length[:1:1]
+		h["X-Content-Type-Options"] = noSniff
 	}
+	x.answer.clean = true
 	w.WriteHeader(status)
 	if status != http.StatusNoContent {
 		_, _ = w.Write(body) // a client that is gone is nothing to report

@@ -69,6 +69,8 @@ type exchange struct {
 	snap    *snapshot
 	answer  answer
 	varsBuf [8]pathValue
+	idLine  [1]string // id, as a header
+	length  [1]string // of the answer, as a header
 }
 
 // fail answers with a problem document. The detail is public and is also kept
@@ -95,6 +97,7 @@ func (x *exchange) fail(w http.ResponseWriter, r *http.Request, status int, deta
 		h.Set("Retry-After", strconv.Itoa(retryAfter))
 	}
 	x.leaveBody(w, r)
+	x.answer.stretch(time.Now()) // the deadline of the connection's last request may have passed
 	wire.WriteProblem(w, r, wire.Problem{Status: status, Detail: detail, RequestID: x.id})
 }
 

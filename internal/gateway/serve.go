@@ -19,6 +19,8 @@ const (
 	// statusClientGone is what the access log says when the client left before it
 	// was answered, as nginx does.
 	statusClientGone = 499
+
+	traceSampled = 0x01 // of W3C Trace Context's flags
 )
 
 // ServeHTTP serves one request. It is the handler of the gateway's own server, and
@@ -28,9 +30,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.open.Add(1)
 	x := &exchange{g: g, start: now, snap: g.snap.Load()}
 	x.answer.ResponseWriter = w
-	x.answer.control = http.NewResponseController(w)
+	x.answer.control = *http.NewResponseController(w) // a copy saves an allocation
 	x.identify(r)
-	w.Header()[wire.HeaderRequestID] = []string{x.id}
+	x.idLine[0] = x.id
+	w.Header()[wire.HeaderRequestID] = x.idLine[:1:1]
 	defer x.end(r)
 	x.serve(&x.answer, r)
 }
@@ -49,6 +52,9 @@ func (x *exchange) identify(r *http.Request) {
 		}
 	}
 	x.trace = wire.NewTrace()
+	// Nobody records what began here; and of sampled traces the bus's server takes
+	// every message's headers apart (docs/decisions/0006).
+	x.trace.Flags &^= traceSampled
 }
 
 // end writes the access log and deals with panics of what is below.
@@ -93,9 +99,13 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 		x.fail(w, r, http.StatusRequestHeaderFieldsTooLarge, "the request's head is too large")
 		return
 	}
+	if !safeMethod(r.Method) || !safeHost(r.Host) {
+		x.fail(w, r, http.StatusBadRequest, "the method must be in capitals, and the host a name or an address")
+		return
+	}
 	path := r.URL.EscapedPath()
 	if !safePath(path) {
-		x.fail(w, r, http.StatusBadRequest, "the path is not clean: it must not hold empty or dot segments, however they are written")
+		x.fail(w, r, http.StatusBadRequest, "the path is not clean: it must not hold empty or dot segments, or slashes and control characters in disguise")
 		return
 	}
 	x.route, x.vars = s.matcher.match(r.Method, r.Host, path, x.varsBuf[:0])
