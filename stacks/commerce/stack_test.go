@@ -264,6 +264,7 @@ func TestCommerce(t *testing.T) {
 }
 
 func (s *stack) testFresh(t *testing.T, admin *user) {
+	t.Helper()
 	status, page := s.anybody().call(t, http.MethodGet, "/", nil)
 	if status != http.StatusOK || !bytes.Contains(page, []byte("Content-Security-Policy")) {
 		t.Errorf("start page: %d", status)
@@ -281,6 +282,7 @@ func (s *stack) testFresh(t *testing.T, admin *user) {
 }
 
 func (s *stack) testUsers(t *testing.T, admin *user) {
+	t.Helper()
 	nobody := s.anybody()
 	nobody.want(t, http.StatusUnauthorized, nil, http.MethodGet, "/api/auth/me", nil)
 	nobody.want(t, http.StatusUnauthorized, nil, http.MethodGet, "/api/flows", nil)
@@ -366,6 +368,7 @@ func (s *stack) testUsers(t *testing.T, admin *user) {
 }
 
 func (s *stack) testModels(t *testing.T, admin *user) {
+	t.Helper()
 	nobody := s.anybody()
 	var countries struct {
 		Items []struct {
@@ -408,6 +411,7 @@ func (s *stack) testModels(t *testing.T, admin *user) {
 }
 
 func (s *stack) testWrong(t *testing.T, admin *user) {
+	t.Helper()
 	for _, tt := range []struct {
 		method, path string
 		body         any
@@ -453,6 +457,7 @@ type report struct {
 }
 
 func (s *stack) testFlows(t *testing.T, analyst *user) {
+	t.Helper()
 	world, partners := files(t)
 	upload := func(body io.Reader, header ...string) report {
 		t.Helper()
@@ -508,6 +513,7 @@ func (s *stack) testFlows(t *testing.T, analyst *user) {
 
 // testTwoAtOnce has both instances write the one database at the same time.
 func (s *stack) testTwoAtOnce(t *testing.T, analyst *user) {
+	t.Helper()
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -529,6 +535,7 @@ func (s *stack) testTwoAtOnce(t *testing.T, analyst *user) {
 // testBrokenExport kills the instance that sends an export: the client must see
 // that the file is not whole.
 func (s *stack) testBrokenExport(t *testing.T, analyst *user) {
+	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/api/flows/export.csv", nil)
 	if err != nil {
 		t.Fatal(err)

@@ -252,6 +252,7 @@ func expected(records []record, by string) map[string]*big.Rat {
 }
 
 func (s *stack) testSums(t *testing.T, u *user, records []record) {
+	t.Helper()
 	for _, by := range []string{"partner", "reporter", "year", "chapter"} {
 		want := expected(records, by)
 		var got summary
@@ -278,6 +279,7 @@ func (s *stack) testSums(t *testing.T, u *user, records []record) {
 }
 
 func (s *stack) testSearch(t *testing.T, u *user, records []record) {
+	t.Helper()
 	type page struct {
 		Items []struct {
 			Reporter, Partner struct{ ISO string }

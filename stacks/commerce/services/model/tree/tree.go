@@ -69,8 +69,8 @@ func (s *Store) Seed(ctx context.Context) (bool, error) {
 	seeded := false
 	err := s.write(ctx, func(tx *sql.Tx) error {
 		seeded = false
-		var any bool
-		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM countries)`).Scan(&any); err != nil || any {
+		var used bool
+		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM countries)`).Scan(&used); err != nil || used {
 			return err
 		}
 		seeded = true
@@ -310,6 +310,7 @@ func (s *Store) FindCountries(ctx context.Context, q CountryQuery) (Countries, e
 	if q.After != nil {
 		where, args = where+" AND code > ?", append(args, *q.After)
 	}
+	//nolint:gosec // where is made of constants, the values are arguments
 	rows, err := s.db.QueryContext(ctx, `SELECT code, iso, kind, name`+where+` ORDER BY code LIMIT ?`, append(args, limit+1)...)
 	if err != nil {
 		return out, fmt.Errorf("find countries: %w", err)

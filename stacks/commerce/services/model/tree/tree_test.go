@@ -253,8 +253,7 @@ func TestBrokenReferenceChangesNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := s.ImportReference(t.Context(), strings.NewReader(in))
-			var format *FormatError
-			if !errors.As(err, &format) {
+			if _, ok := errors.AsType[*FormatError](err); !ok {
 				t.Errorf("got %v", err)
 			}
 		})

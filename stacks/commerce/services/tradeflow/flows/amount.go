@@ -1,3 +1,14 @@
+// Package flows keeps trade flows: what one country reports to have traded with
+// another, per commodity and period, in the form of the UN Comtrade API.
+//
+// It guarantees: values are exact, whole thousandths from the file to the sum. An
+// import may be repeated at any time and changes nothing the second time. What was
+// committed is in the sums, which are kept in the same transaction; a sum counts
+// nothing together with its parts, see [Store.Summarize]. Memory is bounded,
+// however large the upload or the export. Several processes may work on one
+// database.
+//
+// It does not know who may do what, and gets the names of areas from its caller.
 package flows
 
 import (

@@ -11,7 +11,7 @@ import (
 
 // partnerFile returns the by-partner rows: the real ones where FAIRLEAD_DATA names
 // their folder, otherwise as many generated ones of the same shape.
-func partnerFile(tb testing.TB, rows int) []byte {
+func partnerFile(tb testing.TB) []byte {
 	tb.Helper()
 	if dir := os.Getenv("FAIRLEAD_DATA"); dir != "" {
 		b, err := os.ReadFile(filepath.Join(dir, "comtrade-eu-imports-by-partner.csv.gz"))
@@ -20,13 +20,13 @@ func partnerFile(tb testing.TB, rows int) []byte {
 		}
 		return unzip(tb, b)
 	}
-	return generatedCSV(rows)
+	return generatedCSV(allRows)
 }
 
 const allRows = 173_358
 
 func BenchmarkImport(b *testing.B) {
-	file := partnerFile(b, allRows)
+	file := partnerFile(b)
 	for b.Loop() {
 		s := openStore(b)
 		report, err := s.Import(b.Context(), bytes.NewReader(file), Detect, testAreas())
@@ -37,7 +37,7 @@ func BenchmarkImport(b *testing.B) {
 }
 
 func BenchmarkImportAgain(b *testing.B) {
-	file := partnerFile(b, allRows)
+	file := partnerFile(b)
 	s := openStore(b)
 	if _, err := s.Import(b.Context(), bytes.NewReader(file), Detect, testAreas()); err != nil {
 		b.Fatal(err)
@@ -54,7 +54,7 @@ func BenchmarkImportAgain(b *testing.B) {
 // into SQLite in one transaction with one prepared statement, and nothing else: no
 // checks, no areas, no sums, and no way to send them twice.
 func BenchmarkBare(b *testing.B) {
-	file := partnerFile(b, allRows)
+	file := partnerFile(b)
 	for b.Loop() {
 		db := openDatabase(b, filepath.Join(b.TempDir(), "bare.db"))
 		if err := bareImport(b.Context(), db, bytes.NewReader(file)); err != nil {
@@ -65,7 +65,7 @@ func BenchmarkBare(b *testing.B) {
 
 func BenchmarkSummary(b *testing.B) {
 	s := openStore(b)
-	if _, err := s.Import(b.Context(), bytes.NewReader(partnerFile(b, allRows)), Detect, testAreas()); err != nil {
+	if _, err := s.Import(b.Context(), bytes.NewReader(partnerFile(b)), Detect, testAreas()); err != nil {
 		b.Fatal(err)
 	}
 	for _, by := range []By{ByPartner, ByReporter, ByYear, ByChapter} {
@@ -82,7 +82,7 @@ func BenchmarkSummary(b *testing.B) {
 // BenchmarkNaiveSummary is the peer of BenchmarkSummary: plain SQL over all rows.
 func BenchmarkNaiveSummary(b *testing.B) {
 	s := openStore(b)
-	if _, err := s.Import(b.Context(), bytes.NewReader(partnerFile(b, allRows)), Detect, testAreas()); err != nil {
+	if _, err := s.Import(b.Context(), bytes.NewReader(partnerFile(b)), Detect, testAreas()); err != nil {
 		b.Fatal(err)
 	}
 	for _, by := range []string{"partner", "reporter", "period", "substr(cmd, 1, 2)"} {
@@ -104,7 +104,7 @@ func BenchmarkNaiveSummary(b *testing.B) {
 
 func BenchmarkFind(b *testing.B) {
 	s := openStore(b)
-	if _, err := s.Import(b.Context(), bytes.NewReader(partnerFile(b, allRows)), Detect, testAreas()); err != nil {
+	if _, err := s.Import(b.Context(), bytes.NewReader(partnerFile(b)), Detect, testAreas()); err != nil {
 		b.Fatal(err)
 	}
 	partner := 276
@@ -121,7 +121,7 @@ func BenchmarkFind(b *testing.B) {
 
 func BenchmarkExport(b *testing.B) {
 	s := openStore(b)
-	if _, err := s.Import(b.Context(), bytes.NewReader(partnerFile(b, allRows)), Detect, testAreas()); err != nil {
+	if _, err := s.Import(b.Context(), bytes.NewReader(partnerFile(b)), Detect, testAreas()); err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {

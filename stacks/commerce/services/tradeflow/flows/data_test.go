@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -174,7 +175,7 @@ func bareImport(ctx context.Context, db *sql.DB, r io.Reader) error {
 	}
 	for {
 		f, err := in.Read()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return tx.Commit()
 		}
 		if err != nil {

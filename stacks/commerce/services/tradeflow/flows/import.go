@@ -83,7 +83,7 @@ func (r *Report) readAll(src source, areas *Areas, c *committer) error {
 			return nil
 		}
 		var record Record
-		var bad *Rejection
+		var bad *RejectError
 		if err == nil {
 			record, bad = w.record(areas)
 		} else if !errors.As(err, &bad) {
@@ -167,7 +167,7 @@ func (c *committer) finish() error {
 	return nil
 }
 
-func (r *Report) reject(at int, bad *Rejection) {
+func (r *Report) reject(at int, bad *RejectError) {
 	r.Rejected++
 	r.Reasons[bad.Reason]++
 	if len(r.Rejections) < firstRejected {

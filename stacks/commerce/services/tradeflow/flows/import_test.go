@@ -198,7 +198,7 @@ func TestTwoInstancesImportAtOnce(t *testing.T) {
 		t.Errorf("inserted %d, unchanged %d, want %d and %d", total.Inserted, total.Unchanged, 3*batchSize, 9*batchSize)
 	}
 	s := NewStore(openDatabase(t, path))
-	records, _, _, err := readAll(bytes.NewReader(file), CSV)
+	records, _, err := readAll(bytes.NewReader(file), CSV)
 	if err != nil {
 		t.Fatal(err)
 	}

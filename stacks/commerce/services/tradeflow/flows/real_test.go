@@ -37,7 +37,7 @@ func TestRealData(t *testing.T) {
 				continue
 			}
 			wantCounts(t, report, report.Received, report.Received, 0, 0, 0)
-			records, _, _, err := readAll(bytes.NewReader(file), Detect)
+			records, _, err := readAll(bytes.NewReader(file), Detect)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -83,6 +83,8 @@ func (k Key) slice() int {
 }
 
 // Measure is an amount that a record may leave out.
+//
+//nolint:recvcheck // Scan must change it, the others are of a value
 type Measure struct {
 	Amount Amount
 	Known  bool
@@ -137,17 +139,17 @@ const (
 	BadNumber         Reason = "bad_number" // missing value, negative, more than three decimals, too large
 )
 
-// Rejection is why a record was not taken. Its Detail may be shown to the sender.
-type Rejection struct {
+// RejectError is why a record was not taken. Its Detail may be shown to the sender.
+type RejectError struct {
 	Reason Reason
 	Detail string
 }
 
-// Error makes a Rejection an error.
-func (r *Rejection) Error() string { return string(r.Reason) + ": " + r.Detail }
+// Error makes it an error.
+func (r *RejectError) Error() string { return string(r.Reason) + ": " + r.Detail }
 
-func reject(reason Reason, format string, args ...any) *Rejection {
-	return &Rejection{Reason: reason, Detail: fmt.Sprintf(format, args...)}
+func reject(reason Reason, format string, args ...any) *RejectError {
+	return &RejectError{Reason: reason, Detail: fmt.Sprintf(format, args...)}
 }
 
 // raw is a record as text, the common form of the JSON answers and the CSV files.
@@ -171,12 +173,12 @@ var flowNames = map[string]string{
 }
 
 // record checks the text and fills in the defaults.
-func (w *raw) record(areas *Areas) (Record, *Rejection) {
+func (w *raw) record(areas *Areas) (Record, *RejectError) {
 	var r Record
 	if w.typeCode != "" && w.typeCode != "C" {
 		return r, reject(BadClassification, "typeCode %s is not goods (C)", quote(w.typeCode))
 	}
-	var bad *Rejection
+	var bad *RejectError
 	if r.Period, bad = w.periodNumber(); bad != nil {
 		return r, bad
 	}
@@ -217,7 +219,7 @@ func (w *raw) record(areas *Areas) (Record, *Rejection) {
 	return r, w.readAmounts(&r)
 }
 
-func (w *raw) readAmounts(r *Record) *Rejection {
+func (w *raw) readAmounts(r *Record) *RejectError {
 	if w.value == "" {
 		return reject(BadNumber, "the primary value is missing")
 	}
@@ -258,7 +260,7 @@ func (w *raw) readAmounts(r *Record) *Rejection {
 
 // periodNumber reads "2022" or "202203"; without a period the year counts, with
 // the month unless it is 52, Comtrade's word for the whole year.
-func (w *raw) periodNumber() (int, *Rejection) {
+func (w *raw) periodNumber() (int, *RejectError) {
 	text := w.period
 	if text == "" {
 		text = w.year
@@ -282,7 +284,7 @@ func (w *raw) periodNumber() (int, *Rejection) {
 
 // area reads the code, or else finds the ISO letters. missing is the default, or
 // -1 where there is none.
-func area(field, code, iso string, areas *Areas, missing int) (int, *Rejection) {
+func area(field, code, iso string, areas *Areas, missing int) (int, *RejectError) {
 	if code != "" {
 		n, ok := number(code, maxArea)
 		if !ok {
@@ -303,7 +305,7 @@ func area(field, code, iso string, areas *Areas, missing int) (int, *Rejection) 
 	return missing, nil
 }
 
-func transport(text string) (int, *Rejection) {
+func transport(text string) (int, *RejectError) {
 	if text == "" {
 		return DefaultMot, nil
 	}

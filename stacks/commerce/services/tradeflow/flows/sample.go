@@ -13,11 +13,11 @@ func (s *Store) Seed(ctx context.Context) (int, error) {
 	seeded := 0
 	err := s.write(ctx, func(ctx context.Context, conn *sql.Conn) error {
 		seeded = 0
-		var any bool
-		if err := conn.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM flows)`).Scan(&any); err != nil {
+		var used bool
+		if err := conn.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM flows)`).Scan(&used); err != nil {
 			return fmt.Errorf("look for flows: %w", err)
 		}
-		if any {
+		if used {
 			return nil
 		}
 		records := Sample()

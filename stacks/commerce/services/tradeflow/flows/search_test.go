@@ -13,7 +13,7 @@ func TestFindPagesCoverEverythingOnce(t *testing.T) {
 	s := openStore(t)
 	file := generatedCSV(1003)
 	imports(t, s, string(file))
-	records, _, _, err := readAll(bytes.NewReader(file), CSV)
+	records, _, err := readAll(bytes.NewReader(file), CSV)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func TestFindPagesCoverEverythingOnce(t *testing.T) {
 	}
 	slices.SortFunc(want, func(a, b Key) int { return compareKeys(&a, &b) })
 	after := ""
-	for pages := 0; pages < 20; pages++ {
+	for range 20 {
 		page, err := s.Find(t.Context(), Filter{}, after, 100, testAreas())
 		if err != nil {
 			t.Fatal(err)

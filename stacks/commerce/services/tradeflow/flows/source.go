@@ -11,6 +11,7 @@ import (
 	"io"
 	"math"
 	"mime"
+	"slices"
 	"strings"
 )
 
@@ -123,7 +124,7 @@ func (g *guard) next() { g.left = maxRecord }
 // source yields the records of an upload one after the other.
 type source interface {
 	// read fills w with the next record and returns its number: the record's, from
-	// 1, or the line's. A *Rejection leaves the source usable; io.EOF is the end.
+	// 1, or the line's. A *RejectError leaves the source usable; io.EOF is the end.
 	read(w *raw) (int, error)
 }
 
@@ -275,8 +276,7 @@ func openJSON(r io.Reader, g *guard) (*jsonSource, error) {
 	s := &jsonSource{dec: json.NewDecoder(r), g: g}
 	const problem = "the upload is not a JSON object"
 	err := s.delim('{', problem)
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		err = &FormatError{Problem: problem, Cause: syntax}
 	}
 	if err != nil {
@@ -329,8 +329,7 @@ func (s *jsonSource) read(w *raw) (int, error) {
 }
 
 func shapeProblem(err error) string {
-	var shape *json.UnmarshalTypeError
-	if errors.As(err, &shape) {
+	if shape, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return "a " + shape.Value + " where an object should be"
 	}
 	return err.Error()
@@ -451,11 +450,7 @@ func openCSV(r io.Reader, g *guard) (*csvSource, error) {
 		{"cmdcode"},
 		{"primaryvalue"},
 	} {
-		any := false
-		for _, name := range need {
-			any = any || found[name]
-		}
-		if !any {
+		if !slices.ContainsFunc(need, func(name string) bool { return found[name] }) {
 			return nil, &FormatError{Problem: "the header line has no column " + strings.Join(need, " or ")}
 		}
 	}
@@ -469,8 +464,7 @@ func (s *csvSource) read(w *raw) (int, error) {
 		if errors.Is(err, io.EOF) && s.g.err == nil {
 			return 0, io.EOF
 		}
-		var parse *csv.ParseError
-		if errors.As(err, &parse) {
+		if parse, ok := errors.AsType[*csv.ParseError](err); ok {
 			err = &FormatError{Problem: fmt.Sprintf("line %d: %s", parse.StartLine, parse.Err), Cause: err}
 		}
 		return 0, readError(err)

@@ -15,21 +15,21 @@ const header = "reporter_iso,flow_desc,partner_iso,cmd_code,primary_value,ref_ye
 
 // readAll reads an upload to its end and returns the records, the rejections as
 // "at reason", and the error that ended it.
-func readAll(r io.Reader, f Format) (records []Record, rejections []string, format Format, err error) {
-	src, format, err := openSource(r, f)
+func readAll(r io.Reader, f Format) (records []Record, rejections []string, err error) {
+	src, _, err := openSource(r, f)
 	if err != nil {
-		return nil, nil, format, err
+		return nil, nil, err
 	}
 	for {
 		var w raw
 		at, err := src.read(&w)
-		var bad *Rejection
+		var bad *RejectError
 		switch {
 		case errors.Is(err, io.EOF):
-			return records, rejections, format, nil
+			return records, rejections, nil
 		case errors.As(err, &bad):
 		case err != nil:
-			return records, rejections, format, err
+			return records, rejections, err
 		default:
 			var r Record
 			if r, bad = w.record(testAreas()); bad == nil {
@@ -91,7 +91,7 @@ func TestRecordsOfAnUpload(t *testing.T) {
 				if compressed {
 					in = bytes.NewReader(zip([]byte(tt.in)))
 				}
-				got, rejections, _, err := readAll(iotest.OneByteReader(in), Detect)
+				got, rejections, err := readAll(iotest.OneByteReader(in), Detect)
 				if err != nil || len(rejections) > 0 || len(got) != 1 {
 					t.Fatalf("got %d records, %v, %v", len(got), rejections, err)
 				}
@@ -165,7 +165,7 @@ func TestRejectedRecords(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			records, rejections, _, err := readAll(strings.NewReader(tt.in), Detect)
+			records, rejections, err := readAll(strings.NewReader(tt.in), Detect)
 			at := "1 "
 			if tt.in[0] != '{' {
 				at = "2 "
@@ -214,7 +214,7 @@ func TestBrokenUploads(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			records, rejections, _, err := readAll(bytes.NewReader(tt.in), tt.format)
+			records, rejections, err := readAll(bytes.NewReader(tt.in), tt.format)
 			var format *FormatError
 			if !errors.As(err, &format) || format.Problem != tt.want || len(records) != tt.records || len(rejections) > 0 {
 				t.Errorf("got %d records, %v, %q, want %d and %q", len(records), rejections, err, tt.records, tt.want)
@@ -232,7 +232,7 @@ func TestUploadThatBreaksOff(t *testing.T) {
 		"begin": iotest.ErrReader(gone),
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, _, _, err := readAll(in, Detect)
+			_, _, err := readAll(in, Detect)
 			var read *ReadError
 			if !errors.As(err, &read) || !errors.Is(err, gone) {
 				t.Errorf("got %v, want a ReadError", err)
@@ -259,7 +259,7 @@ func FuzzSource(f *testing.F) {
 	f.Add(zip([]byte(header)), string(CSV))
 	f.Add([]byte(`{"data":[{"cmdCode":{}},[],null,1]}`), "")
 	f.Fuzz(func(t *testing.T, in []byte, format string) {
-		records, _, _, err := readAll(bytes.NewReader(in), Format(format))
+		records, _, err := readAll(bytes.NewReader(in), Format(format))
 		var broken *FormatError
 		var read *ReadError
 		if err != nil && !errors.As(err, &broken) && !errors.As(err, &read) {
