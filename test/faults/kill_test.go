@@ -23,8 +23,9 @@ routes:
 // a grandchild of each.
 const family = 5
 
-// TestKilledAtOnce kills parts of the program while services run that have left
-// processes of their own behind: with another session, parent and environment.
+// TestKilledAtOnce kills parts of the program while services run that do not end
+// when asked to, and have left processes of their own behind: with another
+// session, parent and environment.
 func TestKilledAtOnce(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -79,6 +80,7 @@ func downed(t *testing.T, w *world, st control.Status) {
 	if code := w.wait(); code != 0 {
 		t.Errorf("up ended with %d:\n%s", code, w.output)
 	}
+	contains(t, "what up writes", w.output.String(), "killed: it had not ended within its grace period")
 	if alive(st.KeeperPID) {
 		t.Error("the keeper is left")
 	}
@@ -134,6 +136,9 @@ func bothKilled(t *testing.T, w *world, st control.Status) {
 		}
 		return true
 	})
+	if left := w.processes(); len(left) != 2 {
+		t.Errorf("%v are left, want the two grandchildren, for the next up to find", left)
+	}
 }
 
 // alive reports whether a process is there and no zombie.

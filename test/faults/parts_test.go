@@ -177,9 +177,9 @@ func notes(s *service.Service) error {
 }
 
 // fork starts a child that leaves it: a session, an environment and a parent of
-// its own, and deaf to SIGTERM. It listens once that child has done so.
+// its own. Both are deaf to SIGTERM. It listens once that child is there.
 func fork(args []string) int {
-	end := terminated()
+	signal.Ignore(syscall.SIGTERM)
 	between := exec.Command("/proc/self/exe", "part", "lost", args[0], "fork")
 	between.Env = []string{"NOTHING=1"}
 	between.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -191,8 +191,7 @@ func fork(args []string) int {
 		return say("listen: %v", err)
 	}
 	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Getpid()) }))
-	<-end
-	return 0
+	select {}
 }
 
 // lost is what fork leaves behind: by a double fork, as daemons do it. Its
