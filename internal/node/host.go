@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -169,23 +170,34 @@ func (h *host) grantSecrets(env map[string]string, svc *system.Service, g *grant
 // exists only while the system runs.
 func (n *Node) secretFiles() string { return filepath.Join(n.data, "run", "secrets") }
 
-// Registered tells whether the instance answers, on the bus, every subject that
-// the door sends it, and has subscribed nothing more since the last look.
-func (h *host) Registered(id string) bool {
+// Unregistered says what the instance lacks on the bus: it must answer every
+// subject that the door sends it, and have subscribed nothing more since the
+// last look.
+func (h *host) Unregistered(id string) string {
 	reg, err := h.n.bus.Registered(id)
-	if err != nil || !reg.Connected || reg.Subscriptions == 0 {
-		return false
+	switch {
+	case err != nil:
+		return "is unknown to the bus: " + err.Error()
+	case !reg.Connected:
+		return "has not connected to the bus: it must use " + wire.EnvNATSURL + ", " + wire.EnvNATSUser + " and " + wire.EnvNATSPass
+	case reg.Subscriptions == 0:
+		return "has subscribed nothing of what it answers"
 	}
 	now := time.Now()
 	h.mu.Lock()
 	last, again := h.seen[id]
 	if !again || last.count != reg.Subscriptions {
-		h.seen[id] = look{now, reg.Subscriptions}
-		h.mu.Unlock()
-		return false
+		last = look{now, reg.Subscriptions}
+		h.seen[id] = last
 	}
 	h.mu.Unlock()
-	return now.Sub(last.at) >= settled && len(h.missing(id, reg)) == 0
+	if missing := h.missing(id, reg); len(missing) > 0 {
+		return "is on the bus, but does not answer " + strings.Join(missing, " and ") + ", which a route asks"
+	}
+	if now.Sub(last.at) < settled {
+		return "is on the bus, but its subscriptions are not settled yet"
+	}
+	return ""
 }
 
 // missing returns the subjects that the door sends the instance's service and

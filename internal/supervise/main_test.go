@@ -179,10 +179,13 @@ func (h *host) Grant(_ context.Context, s Spec, id string) ([]string, error) {
 	return append([]string{"PATH=/usr/bin:/bin", wire.EnvService + "=" + s.Service, wire.EnvInstance + "=" + id}, h.env...), nil
 }
 
-func (h *host) Registered(id string) bool {
+func (h *host) Unregistered(id string) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return !h.strict || h.registered[id]
+	if !h.strict || h.registered[id] {
+		return ""
+	}
+	return "has not connected to the bus"
 }
 
 func (h *host) register(id string) {

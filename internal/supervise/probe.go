@@ -117,8 +117,8 @@ func (p *probe) missing(ctx context.Context) string {
 	} else {
 		p.endpoint = Endpoint{Network: "bus"}
 	}
-	if p.spec.OnBus && !p.host.Registered(p.id) {
-		return "not registered on the bus"
+	if p.spec.OnBus {
+		return p.host.Unregistered(p.id)
 	}
 	return ""
 }

@@ -53,7 +53,7 @@ type Spec struct {
 	UpdateOrder     system.UpdateOrder // "" is start-first
 	StopGracePeriod time.Duration      // between SIGTERM and SIGKILL, and the longest drain before; 0: 10 s
 
-	// OnBus makes an instance ready only when Host.Registered says so.
+	// OnBus makes an instance ready only when Host.Unregistered finds nothing missing.
 	OnBus bool
 	// HTTP makes an instance ready only when its PORT or socket accepts
 	// connections. A Healthcheck with a probe implies it. Without OnBus and HTTP
@@ -105,9 +105,10 @@ type Host interface {
 	// FAIRLEAD_SOCKET and the marks of its processes, which supervise adds. An
 	// error counts as an end of the instance; it is tried again.
 	Grant(ctx context.Context, s Spec, id string) (env []string, err error)
-	// Registered reports whether the instance was seen on the bus with its
-	// subscriptions.
-	Registered(id string) bool
+	// Unregistered says what the instance lacks on the bus, as the end of a
+	// sentence about it ("has not connected to the bus"); "" when it is there with
+	// all its subscriptions. It is asked again and again until then.
+	Unregistered(id string) (reason string)
 	// Admit gives a ready instance traffic, and returns when it may get some. It
 	// may be called more than once for an instance.
 	Admit(i Instance)

@@ -248,7 +248,7 @@ func TestNotReadyReasons(t *testing.T) {
 		},
 		"not on the bus": {
 			func() Spec { return spec("s", 1, "idle") },
-			"not registered on the bus",
+			"has not connected to the bus",
 		},
 		"no such command": {
 			func() Spec { s := spec("s", 1); s.Command = []string{"nosuch"}; return s },
@@ -345,11 +345,11 @@ func TestRegisteredOnTheBus(t *testing.T) {
 	}
 	eventually(t, "status says what is missing", func() bool {
 		all := w.Instances()
-		return len(all) == 1 && all[0].Reason == "not registered on the bus"
+		return len(all) == 1 && all[0].Reason == "has not connected to the bus"
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := w.Await(ctx, "s"); err == nil || !strings.Contains(err.Error(), "s-1 is starting since") || !strings.Contains(err.Error(), "not registered on the bus") {
+	if err := w.Await(ctx, "s"); err == nil || !strings.Contains(err.Error(), "s-1 is starting since") || !strings.Contains(err.Error(), "has not connected to the bus") {
 		t.Errorf("await says %v", err)
 	}
 	w.host.register("s-1")
