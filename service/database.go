@@ -16,20 +16,46 @@ import (
 const databaseTimeout = 15 * time.Second // to open a database, above SQLite's busy time-out
 
 var (
-	driversMu sync.Mutex // guards drivers
-	drivers   = map[string]func(url string) (*sql.DB, error){}
+	driversMu sync.RWMutex // guards drivers
+	drivers   = map[string]databaseDriver{}
 )
+
+// databaseDriver is what a package below service/ has registered.
+type databaseDriver struct {
+	open  func(url string) (*sql.DB, error)
+	judge func(err error) (status int, public string)
+}
 
 // RegisterDatabase teaches [Service.Database] the scheme of a database's URL. The
 // packages below service/ do it when they are imported. It panics if the scheme is
 // known already.
-func RegisterDatabase(scheme string, open func(url string) (*sql.DB, error)) {
+//
+// judge, which may be nil, is asked about every error that a handler returns and
+// that is no [Error] of its own. If it knows the error as a condition of the
+// database, and not a defect of the program, it returns the status and the text that
+// the client is told; otherwise 0. It must be safe for concurrent use.
+func RegisterDatabase(scheme string, open func(url string) (*sql.DB, error), judge func(err error) (status int, public string)) {
 	driversMu.Lock()
 	defer driversMu.Unlock()
 	if _, ok := drivers[scheme]; ok {
 		panic("service: database scheme " + scheme + " is registered twice")
 	}
-	drivers[scheme] = open
+	drivers[scheme] = databaseDriver{open, judge}
+}
+
+// judgeDatabase asks the databases' packages about an error; 0 if none knows it.
+func judgeDatabase(err error) (status int, public string) {
+	driversMu.RLock()
+	defer driversMu.RUnlock()
+	for _, d := range drivers {
+		if d.judge == nil {
+			continue
+		}
+		if status, public := d.judge(err); status >= 400 && status <= 599 {
+			return status, public
+		}
+	}
+	return 0, ""
 }
 
 // Database opens the database of that name, which must be one of the service's in
@@ -63,13 +89,13 @@ func (s *Service) openDatabase(name string) (*sql.DB, error) {
 	if !ok {
 		return nil, fmt.Errorf("read %s: must be a URL", variable)
 	}
-	driversMu.Lock()
-	open := drivers[scheme]
-	driversMu.Unlock()
-	if open == nil {
+	driversMu.RLock()
+	d, ok := drivers[scheme]
+	driversMu.RUnlock()
+	if !ok {
 		return nil, fmt.Errorf("no driver for %s: import _ \"fairlead/service/%s\"", scheme, scheme)
 	}
-	db, err := open(url)
+	db, err := d.open(url)
 	if err != nil {
 		return nil, err
 	}

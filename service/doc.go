@@ -19,8 +19,9 @@
 // Handlers run concurrently, at most 64 of each Answer at a time unless
 // [AnswerOptions] say otherwise; more requests wait in order, and what cannot wait
 // is answered with 503. Every request gets exactly one reply: an error has a status
-// and a public text, see [Error]; any other error, and a panic, is "internal error"
-// for the client while its cause is logged. A reply that is too large for the bus
+// and a public text, see [Error]; a database that is locked, full or read-only is
+// 503 by itself; any other error, and a panic, is "internal error" for the client.
+// The cause is logged. A reply that is too large for the bus
 // becomes an error instead of silence.
 //
 // The context of a handler ends at the request's deadline, and when the grace

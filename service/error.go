@@ -100,5 +100,8 @@ func judge(ctx context.Context, err error) outcome {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return outcome{499, "the client is gone", slog.LevelDebug}
 	}
+	if status, public := judgeDatabase(err); status != 0 {
+		return outcome{status, public, slog.LevelError} // the client may try again, an operator must look
+	}
 	return outcome{http.StatusInternalServerError, publicInternal, slog.LevelError}
 }

@@ -10,6 +10,10 @@
 // [database/sql.TxOptions] with ReadOnly takes none. The file must exist: fairlead
 // makes it.
 //
+// A handler that returns an error of SQLite tells the client 503 if the database is
+// locked for longer than that, read-only, full or cannot be reached; every other
+// error of SQLite is the program's defect, hence 500.
+//
 // It does not limit the size of write transactions: keep them short, other
 // instances wait for them.
 package sqlite
@@ -18,11 +22,13 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"path/filepath"
 	"time"
 
-	_ "modernc.org/sqlite" // the driver
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"fairlead/service"
 )
@@ -35,7 +41,7 @@ const (
 )
 
 func init() {
-	service.RegisterDatabase(scheme, open)
+	service.RegisterDatabase(scheme, open, judge)
 }
 
 // open opens sqlite:///absolute/path.db. It does not touch the file yet.
@@ -74,4 +80,26 @@ func filePath(address string) (string, error) {
 		return "", fmt.Errorf("read address %q: must be sqlite:///absolute/path.db", u.Redacted())
 	}
 	return u.Path, nil
+}
+
+// primaryCode masks the part of SQLite's extended result codes that says what kind
+// of error it is.
+const primaryCode = 0xff
+
+// judge tells conditions of the database, which pass or which an operator mends,
+// from defects of the program.
+func judge(err error) (status int, public string) {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return 0, ""
+	}
+	switch e.Code() & primaryCode {
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		return http.StatusServiceUnavailable, "the database is busy; try again"
+	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL:
+		return http.StatusServiceUnavailable, "the database cannot be written at present"
+	case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN:
+		return http.StatusServiceUnavailable, "the database cannot be used at present"
+	}
+	return 0, ""
 }

@@ -4,10 +4,16 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -172,4 +178,116 @@ func TestServiceDatabase(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// TestConditionsAreNoDefects breaks a database in the ways that are no fault of the
+// program, and in one that is.
+func TestConditionsAreNoDefects(t *testing.T) {
+	tests := []struct {
+		name, before, statement string
+		status                  int
+		public                  string
+	}{
+		{"locked", "PRAGMA busy_timeout = 0", "INSERT INTO t VALUES (1)", 503, "the database is busy; try again"},
+		{"read-only", "PRAGMA query_only = ON", "INSERT INTO t VALUES (1)", 503, "the database cannot be written at present"},
+		{"full", "PRAGMA max_page_count = 1", "INSERT INTO u VALUES (zeroblob(100000))", 503, "the database cannot be written at present"},
+		{"wrong statement", "", "INSRT INTO t", 0, ""},
+		{"constraint", "", "INSERT INTO u VALUES (NULL)", 0, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			db, err := open(address(empty(t)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			if _, err := db.ExecContext(t.Context(), "CREATE TABLE t (n INTEGER); CREATE TABLE u (b BLOB NOT NULL)"); err != nil {
+				t.Fatal(err)
+			}
+			if tt.name == "locked" {
+				other, err := db.BeginTx(t.Context(), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer other.Rollback()
+			}
+			conn, err := db.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := conn.ExecContext(t.Context(), tt.before); err != nil {
+				t.Fatal(err)
+			}
+			_, err = conn.ExecContext(t.Context(), tt.statement)
+			if err == nil {
+				t.Fatal("the statement succeeded")
+			}
+			if status, public := judge(fmt.Errorf("store: %w", err)); status != tt.status || public != tt.public {
+				t.Errorf("%v is %d %q, want %d %q", err, status, public, tt.status, tt.public)
+			}
+		})
+	}
+	missing, err := open(address(filepath.Join(t.TempDir(), "none.db")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer missing.Close()
+	if status, public := judge(missing.PingContext(t.Context())); status != 503 || public != "the database cannot be used at present" {
+		t.Errorf("a missing file is %d %q", status, public)
+	}
+	if status, _ := judge(sql.ErrNoRows); status != 0 {
+		t.Errorf("no rows are %d", status)
+	}
+}
+
+// TestClientIsTold has a handler return the error of a database that cannot be
+// written.
+func TestClientIsTold(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	t.Setenv("FAIRLEAD_SOCKET", socket)
+	t.Setenv("DATABASE_URL", address(empty(t)))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- service.Run(ctx, func(s *service.Service) error {
+			db := s.Database("notes")
+			s.HTTP("POST /notes", func(_ http.ResponseWriter, r *http.Request) error {
+				conn, err := db.Conn(r.Context())
+				if err != nil {
+					return err
+				}
+				defer conn.Close()
+				_, err = conn.ExecContext(r.Context(), "PRAGMA query_only = ON; CREATE TABLE t (n INTEGER)")
+				return fmt.Errorf("store: %w", err)
+			})
+			return nil
+		})
+	}()
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			for { // until the service listens
+				conn, err := d.DialContext(ctx, "unix", socket)
+				if err == nil || ctx.Err() != nil {
+					return conn, err
+				}
+				runtime.Gosched()
+			}
+		},
+	}, Timeout: 10 * time.Second}
+	resp, err := client.Post("http://service/notes", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != 503 || !strings.Contains(string(body), "the database cannot be written at present") {
+		t.Errorf("the client is told %d %s, %v", resp.StatusCode, body, err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }

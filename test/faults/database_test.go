@@ -94,7 +94,7 @@ func TestDatabaseLocked(t *testing.T) {
 	go func() { over <- w.ask("POST", "/notes/http", "") }()
 	a = w.ask("POST", "/notes", `{"text": "never"}`, "Content-Type", media)
 	for _, a := range []answer{a, <-over} {
-		a.refused(t, 500, "internal error")
+		a.refused(t, 503, "the database is busy; try again")
 		if a.took.Seconds() > 15 {
 			t.Errorf("a writer was held for %v", a.took)
 		}
@@ -155,8 +155,8 @@ func TestDatabaseReadOnly(t *testing.T) {
 		if n := w.notes(t); n != "1" {
 			t.Errorf("readers see %s notes, want 1", n)
 		}
-		w.ask("POST", "/notes", `{"text": "no"}`, "Content-Type", media).refused(t, 500, "internal error")
-		w.ask("POST", "/notes/http", "").refused(t, 500, "internal error")
+		w.ask("POST", "/notes", `{"text": "no"}`, "Content-Type", media).refused(t, 503, "the database cannot be written at present")
+		w.ask("POST", "/notes/http", "").refused(t, 503, "the database cannot be written at present")
 	}
 	if s := w.service("notes"); s.Ready != 2 {
 		t.Errorf("the service cannot be read any more: %+v", s)
