@@ -38,15 +38,17 @@ func (r result) quantile(q float64) time.Duration {
 	return r.latency[min(int(q*float64(len(r.latency))), len(r.latency)-1)]
 }
 
-// drive runs do in n goroutines for d, each a loop of one request after the other.
-func drive(n int, d time.Duration, connect func() (do func() error, end func(), err error)) (result, error) {
+const requesters = 64
+
+// drive runs do in 64 goroutines for d, each a loop of one request after the other.
+func drive(d time.Duration, connect func() (do func() error, end func(), err error)) (result, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	var mu sync.Mutex // guards total
 	var total result
 	var wg sync.WaitGroup
 	begin, before := time.Now(), spent()
-	for range n {
+	for range requesters {
 		do, closeIt, err := connect()
 		if err != nil {
 			return total, err

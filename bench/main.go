@@ -256,8 +256,8 @@ func (b *bench) bus() error {
 		} {
 			row, err := pair{
 				name:  fmt.Sprintf("HTTP to the bus and back, 64 connections, %d B", size),
-				a:     side{"POST", func() (result, error) { return drive(64, b.length, httpLoad(u.address, "POST", "/bus", body)) }},
-				b:     side{peer.name, func() (result, error) { return drive(64, b.length, peer.load) }},
+				a:     side{"POST", func() (result, error) { return drive(b.length, httpLoad(u.address, "POST", "/bus", body)) }},
+				b:     side{peer.name, func() (result, error) { return drive(b.length, peer.load) }},
 				limit: peer.wanted,
 			}.measure(b.rounds)
 			if err != nil {
@@ -303,10 +303,10 @@ func (b *bench) proxy() error {
 		row, err := pair{
 			name: "proxied " + shape.name + ", 64 connections",
 			a: side{"with access log and request ids", func() (result, error) {
-				return drive(64, b.length, httpLoad(u.address, shape.method, "/http", shape.body))
+				return drive(b.length, httpLoad(u.address, shape.method, "/http", shape.body))
 			}},
 			b: side{"bare ReverseProxy", func() (result, error) {
-				return drive(64, b.length, httpLoad(peerAddress, shape.method, "/http", shape.body))
+				return drive(b.length, httpLoad(peerAddress, shape.method, "/http", shape.body))
 			}},
 			limit: "0.85",
 		}.measure(b.rounds)
