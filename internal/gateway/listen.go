@@ -32,6 +32,16 @@ func (e *AddressInUseError) Error() string {
 // Unwrap returns the system's error.
 func (e *AddressInUseError) Unwrap() error { return e.Cause }
 
+// CheckFree returns an [AddressInUseError] if something listens on a TCP address
+// already, or another error if nobody could. Port 0 is always free.
+func CheckFree(ctx context.Context, address string) error {
+	l, err := listen(ctx, address)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
 func listen(ctx context.Context, address string) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
@@ -90,7 +100,7 @@ func listeners(table string, port int, inodes map[string]bool) {
 	if err != nil {
 		return
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	const (
 		local, state, inode = 1, 3, 9
 		listening           = "0A"
