@@ -24,7 +24,11 @@ func (n *Node) launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g, err := n.prepare(ctx, n.first, last+1, n.tell)
+	before, _, err := n.state.revision(ctx, last)
+	if err != nil {
+		return err
+	}
+	g, err := n.prepare(ctx, n.first, last+1, before)
 	if err != nil {
 		return err
 	}
@@ -88,27 +92,27 @@ func (n *Node) load(rec record) (*revision, error) {
 
 // prepare makes all that the instances of a new revision need, and changes
 // nothing of what runs: values of secrets, databases, builds.
-func (n *Node) prepare(ctx context.Context, sys *system.System, number int, tell func(control.Event)) (*grants, error) {
-	g, err := n.stock(ctx, sys, tell)
+func (n *Node) prepare(ctx context.Context, sys *system.System, number int, before record) (*grants, error) {
+	g, err := n.stock(ctx, sys)
 	if err != nil {
 		return nil, err
 	}
-	g.rev, err = n.build(ctx, sys, number, tell)
+	g.rev, err = n.build(ctx, sys, number, before)
 	return g, err
 }
 
 // stock resolves the secrets and databases of sys.
-func (n *Node) stock(ctx context.Context, sys *system.System, tell func(control.Event)) (*grants, error) {
+func (n *Node) stock(ctx context.Context, sys *system.System) (*grants, error) {
 	values, generated, err := n.secrets.Resolve(sys.Secrets, os.LookupEnv)
 	for _, name := range generated {
-		tell(control.Event{Kind: control.EventSecret, Text: name + ": " + n.secrets.Path(name)})
+		n.tell(control.Event{Kind: control.EventSecret, Text: name + ": " + n.secrets.Path(name)})
 	}
 	if err != nil {
 		return nil, err
 	}
 	urls, created, err := database.Ensure(ctx, filepath.Join(n.data, "databases"), sys.Databases)
 	for _, name := range created {
-		tell(control.Event{Kind: control.EventDatabase, Text: name + ": " + database.Path(filepath.Join(n.data, "databases"), name)})
+		n.tell(control.Event{Kind: control.EventDatabase, Text: name + ": " + database.Path(filepath.Join(n.data, "databases"), name)})
 	}
 	if err != nil {
 		return nil, err
@@ -257,11 +261,11 @@ func (n *Node) reload(ctx context.Context, req control.ReloadRequest, tell func(
 		p := n.compare(old, nil, nil, sys, nil)
 		return control.ReloadReply{Changes: changes(p.changes), Replaces: p.replace}, nil
 	}
-	g, err := n.prepare(ctx, sys, n.nextNumber(ctx, old), tell)
+	g, err := n.prepare(ctx, sys, n.nextNumber(ctx, old), old.record)
 	if err != nil {
 		return control.ReloadReply{}, err
 	}
-	return n.apply(ctx, old, g, tell)
+	return n.apply(ctx, old, g)
 }
 
 // rollback takes an earlier revision up again, as a new one, with what its builds
@@ -300,13 +304,13 @@ func (n *Node) rollback(ctx context.Context, req control.RollbackRequest, tell f
 	}
 	g := &grants{}
 	if err = fixed(old.sys, rev.sys); err == nil {
-		g, err = n.stock(ctx, rev.sys, tell)
+		g, err = n.stock(ctx, rev.sys)
 	}
 	if err != nil {
 		return control.ReloadReply{}, errors.Join(err, os.RemoveAll(rev.dir))
 	}
 	g.rev = rev
-	return n.apply(ctx, old, g, tell)
+	return n.apply(ctx, old, g)
 }
 
 // nextNumber is one above every number that was ever recorded.
@@ -320,7 +324,7 @@ func (n *Node) nextNumber(ctx context.Context, old *revision) int {
 
 // apply replaces the revision that runs by g's: it starts everything new, swaps
 // once, drains the old. Until the swap, a failure changes nothing.
-func (n *Node) apply(ctx context.Context, old *revision, g *grants, tell func(control.Event)) (reply control.ReloadReply, err error) {
+func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply control.ReloadReply, err error) {
 	rev := g.rev
 	swapped := false
 	defer func() {
@@ -357,7 +361,7 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants, tell func(co
 		return reply, errors.Join(fallBack(err), change.Abort(context.WithoutCancel(ctx)))
 	}
 	swapped = true
-	tell(control.Event{Kind: control.EventSwapped, Text: fmt.Sprintf("the door serves revision %d", rev.Number)})
+	n.tell(control.Event{Kind: control.EventSwapped, Text: fmt.Sprintf("the door serves revision %d", rev.Number)})
 
 	// From here on the new revision is what runs, whatever becomes of the caller.
 	ctx = context.WithoutCancel(ctx)

@@ -244,9 +244,11 @@ func (h *host) Admit(i supervise.Instance) {
 func (h *host) Withdraw(ctx context.Context, i supervise.Instance) {
 	h.leave(i)
 	answered, err := h.n.bus.Drain(i.ID)
-	if err != nil {
+	switch {
+	case errors.Is(err, bus.ErrUnknownInstance): // it has no part in the bus
+	case err != nil:
 		h.n.log.WarnContext(ctx, "instance not drained on the bus", wire.KeyInstance, i.ID, wire.KeyError, err)
-	} else {
+	default:
 		h.remember(i.ID, answered)
 	}
 	if err := h.n.gate.Drain(ctx, i.Service, i.ID); err != nil && !errors.Is(err, context.Canceled) {

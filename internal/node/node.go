@@ -34,6 +34,9 @@ import (
 	"fairlead/internal/wire"
 )
 
+// ErrDown is returned by [Node.Start] when `down` ended it.
+var ErrDown = errors.New("the system was told to stop while it started")
+
 // Options say which system a node runs, and how.
 type Options struct {
 	Path        string              // the file, or the folder that holds fairlead.yaml
@@ -65,11 +68,14 @@ type Node struct {
 	host        *host
 	control     *control.Server
 
-	events   sync.Mutex // one event at a time
+	events   sync.Mutex                        // one event at a time; guards watchers
+	watchers map[*func(control.Event)]struct{} // callers of verbs, told what goes on
 	killed   atomic.Bool
 	killable atomic.Pointer[supervise.Supervisor] // sup, once it has started
 
-	ops chan struct{} // holds one token: at most one change goes on
+	ops chan struct{} // holds one token: at most one change goes on, the start is the first
+
+	giveUp context.CancelCauseFunc // ends a start that goes on
 
 	mu        sync.Mutex // guards what follows
 	applied   *revision
@@ -110,7 +116,7 @@ func New(opts Options) (*Node, error) {
 	}
 	n := &Node{
 		opts: opts, file: sys.File, data: data, log: opts.Logger, first: sys,
-		ops: make(chan struct{}, 1), overrides: map[string]control.Override{}, runs: map[string]int{}, done: make(chan struct{}),
+		ops: make(chan struct{}, 1), overrides: map[string]control.Override{}, runs: map[string]int{}, watchers: map[*func(control.Event)]struct{}{}, done: make(chan struct{}),
 	}
 	n.host = newHost(n)
 	return n, nil
@@ -123,8 +129,14 @@ func New(opts Options) (*Node, error) {
 func (n *Node) Start(ctx context.Context) (err error) {
 	n.started = time.Now()
 	n.ballast = newBallast()
+	ctx, n.giveUp = context.WithCancelCause(ctx)
+	n.ops <- struct{}{}
+	defer func() { <-n.ops }()
 	defer func() {
 		if err != nil {
+			if cause := context.Cause(ctx); errors.Is(cause, ErrDown) {
+				err = cause
+			}
 			stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 			defer cancel()
 			err = errors.Join(err, n.Stop(stopping))
@@ -173,6 +185,9 @@ func (n *Node) open(ctx context.Context) error {
 	listen := n.first.Gateway.Listen
 	if n.opts.Listen != "" {
 		listen = n.opts.Listen
+	}
+	if err := gateway.CheckFree(ctx, n.first.Bus.Listen); err != nil {
+		return fmt.Errorf("open bus: %w", err)
 	}
 	n.bus, err = bus.Open(ctx, bus.Options{Dir: filepath.Join(n.data, "bus"), Listen: n.first.Bus.Listen, System: n.first.Name, Logger: n.log})
 	if err != nil {
@@ -296,18 +311,33 @@ func (n *Node) Kill() {
 	}
 }
 
-// tell passes an event on, with its time.
+// tell passes an event on, with its time, to the node's owner and to the callers
+// of verbs.
 func (n *Node) tell(e control.Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
 	n.log.Debug("event", "kind", string(e.Kind), wire.KeyService, e.Service, wire.KeyInstance, e.Instance, "text", e.Text)
-	if n.opts.Events == nil {
-		return
-	}
 	n.events.Lock()
 	defer n.events.Unlock()
-	n.opts.Events(e)
+	if n.opts.Events != nil {
+		n.opts.Events(e)
+	}
+	for tell := range n.watchers {
+		(*tell)(e)
+	}
+}
+
+// watch tells a caller all events until the returned function is called.
+func (n *Node) watch(tell func(control.Event)) (end func()) {
+	n.events.Lock()
+	defer n.events.Unlock()
+	n.watchers[&tell] = struct{}{}
+	return func() {
+		n.events.Lock()
+		defer n.events.Unlock()
+		delete(n.watchers, &tell)
+	}
 }
 
 // onInstance turns the supervisor's events into those that a person sees.

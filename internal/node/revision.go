@@ -62,14 +62,20 @@ type BuildError struct {
 }
 
 // Error tells which service's build failed, and how.
-func (e *BuildError) Error() string { return fmt.Sprintf("build %s: %v", e.Service, e.Err) }
+func (e *BuildError) Error() string {
+	if b, ok := errors.AsType[*supervise.BuildError](e.Err); ok {
+		return fmt.Sprintf("build %s: %s", e.Service, b.Reason) // without its output
+	}
+	return fmt.Sprintf("build %s: %v", e.Service, e.Err)
+}
 
 // Unwrap returns how the build ended.
 func (e *BuildError) Unwrap() error { return e.Err }
 
 // build runs the builds of all services of sys into the folder of a new revision
 // and returns it. On an error the folder is gone again.
-func (n *Node) build(ctx context.Context, sys *system.System, number int, tell func(control.Event)) (*revision, error) {
+// What came out as it did for the revision before is linked to that, not kept twice.
+func (n *Node) build(ctx context.Context, sys *system.System, number int, before record) (*revision, error) {
 	r := &revision{record: record{Number: number, Environment: sys.Environment, Builds: map[string]string{}}, sys: sys, dir: n.revisionDir(number)}
 	if err := os.RemoveAll(r.dir); err != nil { // of a reload that was cut off
 		return nil, fmt.Errorf("make revision %d: %w", number, err)
@@ -85,9 +91,18 @@ func (n *Node) build(ctx context.Context, sys *system.System, number int, tell f
 			continue
 		}
 		g.Go(func() error {
-			hash, err := n.buildService(ctx, &svc, r.out(svc.Name), tell)
+			if ctx.Err() != nil { // a neighbour failed: that is the error
+				return nil
+			}
+			out := r.out(svc.Name)
+			hash, err := n.buildService(ctx, &svc, out)
 			if err != nil {
 				return err
+			}
+			if hash == before.Builds[svc.Name] {
+				if err := relink(filepath.Join(n.revisionDir(before.Number), svc.Name), out); err != nil {
+					return fmt.Errorf("build %s: %w", svc.Name, err)
+				}
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -105,8 +120,8 @@ func (n *Node) build(ctx context.Context, sys *system.System, number int, tell f
 	return r, nil
 }
 
-func (n *Node) buildService(ctx context.Context, svc *system.Service, out string, tell func(control.Event)) (hash string, err error) {
-	tell(control.Event{Kind: control.EventBuilding, Service: svc.Name})
+func (n *Node) buildService(ctx context.Context, svc *system.Service, out string) (hash string, err error) {
+	n.tell(control.Event{Kind: control.EventBuilding, Service: svc.Name})
 	start := time.Now()
 	if err := os.MkdirAll(out, 0o700); err != nil {
 		return "", fmt.Errorf("build %s: %w", svc.Name, err)
@@ -115,7 +130,7 @@ func (n *Node) buildService(ctx context.Context, svc *system.Service, out string
 	err = supervise.Build(ctx, supervise.BuildOptions{Command: svc.Build, Dir: svc.WorkingDir, Out: out, Env: os.Environ(), Output: output})
 	if err != nil {
 		if ctx.Err() == nil { // not just cancelled because a neighbour failed
-			tell(control.Event{Kind: control.EventBuildError, Service: svc.Name, Text: output.String(), Took: time.Since(start)})
+			n.tell(control.Event{Kind: control.EventBuildError, Service: svc.Name, Text: output.String(), Took: time.Since(start)})
 		}
 		return "", &BuildError{Service: svc.Name, Output: output.String(), Err: err}
 	}
@@ -123,7 +138,7 @@ func (n *Node) buildService(ctx context.Context, svc *system.Service, out string
 	if err != nil {
 		return "", fmt.Errorf("build %s: %w", svc.Name, err)
 	}
-	tell(control.Event{Kind: control.EventBuilt, Service: svc.Name, Took: time.Since(start)})
+	n.tell(control.Event{Kind: control.EventBuilt, Service: svc.Name, Took: time.Since(start)})
 	return hash, nil
 }
 
@@ -232,6 +247,18 @@ func linkTree(from, to string) error {
 			return os.Link(path, target)
 		}
 	})
+}
+
+// relink replaces the folder to, which holds what from holds, by links to its
+// files, if from still exists.
+func relink(from, to string) error {
+	if _, err := os.Stat(from); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	return linkTree(from, to)
 }
 
 // tail keeps the last bytes written to it.

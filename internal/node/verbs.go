@@ -67,18 +67,26 @@ func (n *Node) allowPeer(pid int) error {
 	return nil
 }
 
-// begin waits until no other change goes on. The caller gives the turn back.
+// begin waits until no other change goes on. From then on the caller's tell gets
+// all events of the node, until it gives the turn back.
 func (n *Node) begin(ctx context.Context, tell func(control.Event)) (release func(), err error) {
-	release = func() { <-n.ops }
+	take := func() func() {
+		end := n.watch(tell)
+		return func() { end(); <-n.ops }
+	}
 	select {
 	case n.ops <- struct{}{}:
-		return release, nil
+		return take(), nil
 	default:
 	}
-	tell(control.Event{Time: time.Now(), Kind: control.EventInfo, Text: "another change goes on; waiting for its end"})
+	why := "waiting until another change is done"
+	if n.current() == nil {
+		why = "waiting until the system has started"
+	}
+	tell(control.Event{Time: time.Now(), Kind: control.EventInfo, Text: why})
 	select {
 	case n.ops <- struct{}{}:
-		return release, nil
+		return take(), nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for another change: %w", ctx.Err())
 	case <-n.done:
@@ -384,7 +392,9 @@ func (n *Node) down(ctx context.Context, _ control.Empty, tell func(control.Even
 			running++
 		}
 	}
-	tell(control.Event{Time: time.Now(), Kind: control.EventInfo, Text: "stopping " + counted(running, "instance")})
+	defer n.watch(tell)()
+	n.giveUp(ErrDown)
+	n.tell(control.Event{Kind: control.EventInfo, Text: "stopping " + counted(running, "instance")})
 	ctx = context.WithoutCancel(ctx)
 	err := errors.Join(n.gate.Stop(ctx), n.sup.Stop(ctx))
 	go func() {
