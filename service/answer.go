@@ -141,6 +141,7 @@ type endpoint struct {
 
 // deliver takes a request or refuses it. It does not block.
 func (e *endpoint) deliver(m *nats.Msg) {
+	e.s.confineReply(m)
 	e.mu.Lock()
 	if e.waiting() >= e.maxQueued+e.limit-e.active || e.queuedBytes+len(m.Data) > maxWaitingBytes {
 		e.rejected++
@@ -167,6 +168,20 @@ func (e *endpoint) deliver(m *nats.Msg) {
 	if begin {
 		go e.work()
 	}
+}
+
+// confineReply takes a reply subject that is no inbox away. The bus lets an asker
+// name any, and a reply there would be a message that this service sends and the
+// asker may not: whoever may ask would have what this service may publish.
+func (s *Service) confineReply(m *nats.Msg) {
+	if m.Reply == "" || strings.HasPrefix(m.Reply, wire.InboxPrefix+".") || strings.HasPrefix(m.Reply, nats.InboxPrefix) {
+		return
+	}
+	now := time.Now().UnixNano()
+	if last := s.toldForeign.Load(); now-last >= int64(tellBusyEvery) && s.toldForeign.CompareAndSwap(last, now) {
+		s.logger.Warn("request asks for its reply elsewhere than in an inbox: it gets none", wire.KeySubject, m.Subject, "reply", headerText(m.Reply))
+	}
+	m.Reply = ""
 }
 
 // waiting needs the lock.

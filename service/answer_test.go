@@ -440,3 +440,49 @@ func TestMicroToolsSeeTheService(t *testing.T) {
 		}
 	}
 }
+
+// TestReplyGoesToInboxesOnly: the bus lets an asker name any reply subject, and the
+// reply would be a message that this service sends.
+func TestReplyGoesToInboxesOnly(t *testing.T) {
+	srv := startBus(t, server.Options{})
+	nc := busConn(t, srv)
+	i := start(t, testEnv(t, srv, "tradeflow"), func(s *Service) error {
+		Answer(s, "echo", echo)
+		return nil
+	})
+	others, err := nc.SubscribeSync("bank.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, subject := range []string{"echo", "$SRV.PING.tradeflow"} {
+		for _, reply := range []string{"bank.pay", "bank._FL.x", "bank._INBOX.x"} {
+			if err := nc.PublishRequest(subject, reply, []byte(`{"hs": "8517"}`)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, prefix := range []string{"_INBOX.", "_FL.gateway.x."} {
+		inbox, err := nc.SubscribeSync(prefix + "1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.PublishRequest("echo", prefix+"1", []byte(`{"hs": "8517"}`)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := inbox.NextMsg(5 * time.Second); err != nil {
+			t.Errorf("no reply in %s: %v", prefix, err)
+		}
+	}
+	if err := i.stop(); err != nil { // all is handled and flushed
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := others.Pending(); err != nil || n != 0 {
+		t.Errorf("%d replies went elsewhere, %v", n, err)
+	}
+	if told := i.log.records(t, "request asks for its reply elsewhere than in an inbox: it gets none"); len(told) != 1 || told[0]["level"] != "WARN" {
+		t.Errorf("the log has %v, want one warning", told)
+	}
+}

@@ -57,7 +57,7 @@ func (s *Service) registerMicro() {
 }
 
 func (s *Service) tell(m *nats.Msg, v any) {
-	if m.Reply == "" {
+	if s.confineReply(m); m.Reply == "" {
 		return
 	}
 	b, err := json.Marshal(v)

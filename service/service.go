@@ -86,6 +86,7 @@ type Service struct {
 	closed       chan struct{} // closed when conn is closed
 	lastBusError atomic.Value  // string
 	denials      denials
+	toldForeign  atomic.Int64 // Unix nanoseconds, when a reply subject was last warned of
 	endpoints    []*endpoint
 	listeners    []*listener
 

@@ -27,7 +27,8 @@ var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>{{.Status}} {{.Title}}</title>
-<style>body{font:1.1em/1.5 sans-serif;max-width:40em;margin:4em auto;padding:0 1em}small{color:#666}</style>
+<meta name="color-scheme" content="light dark">
+<style>:root{color-scheme:light dark}body{font:1.1em/1.5 system-ui,sans-serif;max-width:40em;margin:4em auto;padding:0 1em}small{opacity:.7}</style>
 <h1>{{.Status}} {{.Title}}</h1>
 {{- with .Detail}}
 <p>{{.}}</p>

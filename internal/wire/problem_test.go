@@ -88,6 +88,18 @@ func TestWriteProblemEscapes(t *testing.T) {
 	}
 }
 
+func TestWriteProblemPage(t *testing.T) {
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.Header.Set("Accept", "text/html")
+	w := httptest.NewRecorder()
+	WriteProblem(w, r, Problem{Status: 404, Detail: "there is no route for this path", RequestID: "r-12345678"})
+	for _, part := range []string{"color-scheme:light dark", "<h1>404 Not Found</h1>", "<p>there is no route for this path</p>", "r-12345678"} {
+		if !strings.Contains(w.Body.String(), part) {
+			t.Errorf("the page lacks %s:\n%s", part, w.Body)
+		}
+	}
+}
+
 func TestWriteProblemStatusAndHead(t *testing.T) {
 	for _, status := range []int{0, 99, 200, 302, 399, 600, 99999} {
 		w := httptest.NewRecorder()
