@@ -39,7 +39,7 @@ func (e *BuildError) Error() string {
 	if len(e.Output) == 0 {
 		return "build: " + e.Reason
 	}
-	return "build: " + e.Reason + "; it wrote at last:\n    " + strings.Join(e.Output, "\n    ")
+	return "build: " + e.Reason + "; last output:\n    " + strings.Join(e.Output, "\n    ")
 }
 
 // Build runs a build command in a process group of its own and waits for it.

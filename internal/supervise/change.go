@@ -43,11 +43,11 @@ func (s *Supervisor) Prepare(ctx context.Context, specs []Spec, remove []string)
 	names := slices.Concat(serviceNames(specs), remove)
 	held, release, err := s.hold(ctx, names)
 	if err != nil {
-		return nil, fmt.Errorf("prepare change: %w", err)
+		return nil, err
 	}
 	if len(held) != len(names) {
 		release()
-		return nil, errors.New("prepare change: a service is named twice")
+		return nil, errors.New("a service is named twice")
 	}
 	c := &Change{sup: s, release: release}
 	s.mu.Lock()
@@ -56,7 +56,7 @@ func (s *Supervisor) Prepare(ctx context.Context, specs []Spec, remove []string)
 		if !svc.known {
 			s.mu.Unlock()
 			release()
-			return nil, fmt.Errorf("prepare change: %w", &UnknownError{Service: name})
+			return nil, &UnknownError{Service: name}
 		}
 		c.parts = append(c.parts, &part{svc: svc, remove: true, old: slices.Clone(svc.places)})
 	}
@@ -70,7 +70,7 @@ func (s *Supervisor) Prepare(ctx context.Context, specs []Spec, remove []string)
 	s.mu.Unlock()
 	slices.SortFunc(c.parts, func(a, b *part) int { return strings.Compare(a.svc.name, b.svc.name) })
 	if err := c.prepare(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("prepare change: %w", err), c.Abort(context.WithoutCancel(ctx)))
+		return nil, errors.Join(err, c.Abort(context.WithoutCancel(ctx)))
 	}
 	return c, nil
 }

@@ -25,8 +25,12 @@ func lookUp(name, dir string, env []string) (string, error) {
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(dir, path)
 		}
-		if err := executable(path); err != nil {
-			return "", fmt.Errorf("command %q: %w", name, err)
+		err := executable(path)
+		if why, ok := errors.AsType[*fs.PathError](err); ok && path == name {
+			err = why.Err // the path is the name
+		}
+		if err != nil {
+			return "", fmt.Errorf("command %q: %w", name, plain(err))
 		}
 		return path, nil
 	}
@@ -45,7 +49,7 @@ func lookUp(name, dir string, env []string) (string, error) {
 			return candidate, nil
 		}
 		if refused == nil && !errors.Is(err, fs.ErrNotExist) {
-			refused = err
+			refused = plain(err)
 		}
 	}
 	if refused != nil {
@@ -58,7 +62,7 @@ func executable(path string) error {
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
-		return plain(err)
+		return err
 	case info.IsDir():
 		return fmt.Errorf("%s is a folder", path)
 	case info.Mode().Perm()&0o111 == 0:

@@ -37,6 +37,7 @@ func TestLookUp(t *testing.T) {
 		"not executable":      {name: "plain", dir: dir, env: []string{path}, problem: `command "plain": ` + plainFile + " is not executable"},
 		"a folder":            {name: "./bin", dir: dir, problem: `command "./bin": ` + dir + "/bin is a folder"},
 		"no such file":        {name: "./nosuch", dir: dir, problem: `command "./nosuch": ` + dir + "/nosuch: no such file or directory"},
+		"no such path":        {name: dir + "/nosuch", dir: dir, problem: `command "` + dir + `/nosuch": no such file or directory`},
 		"no working folder":   {name: "tool", dir: dir + "/gone", env: []string{path}, problem: "working folder: " + dir + "/gone: no such file or directory"},
 		"working folder file": {name: "tool", dir: tool, env: []string{path}, problem: "working folder: " + tool + " is not a folder"},
 		"empty":               {name: "", dir: dir, problem: "the command is empty"},

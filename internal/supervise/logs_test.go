@@ -94,7 +94,7 @@ func TestBuild(t *testing.T) {
 	}
 	opts.Command = "echo out; echo main.go:3: undefined >&2; exit 2"
 	err = Build(t.Context(), opts)
-	if want := "build: exit status 2; it wrote at last:\n    out\n    main.go:3: undefined"; err == nil || err.Error() != want {
+	if want := "build: exit status 2; last output:\n    out\n    main.go:3: undefined"; err == nil || err.Error() != want {
 		t.Errorf("error is %v, want %s", err, want)
 	}
 	if failure, ok := errors.AsType[*BuildError](err); !ok || len(failure.Output) != 2 {

@@ -44,7 +44,8 @@ type place struct {
 
 	// Supervisor.mu guards what others see.
 	view    Instance
-	serving bool // admitted, and not dismissed yet
+	serving bool      // admitted, and not dismissed yet
+	ending  time.Time // when its process was asked to end; zero: not
 
 	restarts int
 	quick    int
@@ -55,13 +56,14 @@ type StartError struct {
 	Service, Instance string
 	Reason            string
 	Output            []string // last lines that it wrote
+	Quoted            bool     // Reason quotes the line of Output that tells most
 }
 
 // Error is the reason, and the last lines of the output below it.
 func (e *StartError) Error() string {
 	text := "start " + e.Service + ": " + e.Reason
-	if len(e.Output) > 1 { // one line stands in the reason
-		text += "; it wrote at last:\n    " + strings.Join(e.Output, "\n    ")
+	if len(e.Output) > 1 || len(e.Output) == 1 && !e.Quoted {
+		text += "; last output:\n    " + strings.Join(e.Output, "\n    ")
 	}
 	return text
 }
@@ -160,25 +162,26 @@ func (p *place) serve() (pause time.Duration, again bool) {
 	defer p.release(a)
 	if reason, hopeless := p.start(a); reason != "" {
 		p.gone(a)
-		return p.failed(a, reason, hopeless, nil)
+		return p.failed(a, reason, hopeless, nil, false)
 	}
 	stopKilling := context.AfterFunc(p.sup.now, func() { a.process.Stop(0) })
 	defer stopKilling()
 	reason := p.live(a)
 	if reason == "" {
-		p.become(Draining, "")
+		p.leave(a, "")
 		p.dismiss(a, p.spec.StopGracePeriod)
 		<-a.process.Gone()
 		p.become(Stopped, stopReason(a.process.Exit()))
 		return 0, false
 	}
+	quote := false
 	select {
 	case <-a.process.Ended():
 		// More telling than a probe that failed at the same time.
-		reason = exitReason(a.process.Exit())
+		reason, quote = exitReason(a.process.Exit()), speaks(a.process.Exit())
 		p.gone(a)
 	default:
-		p.become(Draining, reason)
+		p.leave(a, reason)
 		p.dismiss(a, p.spec.Healthcheck.Timeout)
 	}
 	var output []string
@@ -188,7 +191,7 @@ func (p *place) serve() (pause time.Duration, again bool) {
 	case <-time.After(time.Second):
 		// A tree that is slow to die; its end is waited for below.
 	}
-	pause, again = p.failed(a, reason, false, output)
+	pause, again = p.failed(a, reason, false, output, quote)
 	<-a.process.Gone()
 	return pause, again
 }
@@ -303,6 +306,17 @@ func (p *place) live(a *attempt) string {
 	}
 }
 
+// leave begins the end of an instance that lives. One that never was ready has
+// nothing to drain, and stays starting until its process has ended.
+func (p *place) leave(a *attempt, reason string) {
+	p.update(func(*Instance) { p.ending = time.Now() })
+	if a.ready.IsZero() {
+		p.note("ending")
+		return
+	}
+	p.become(Draining, reason)
+}
+
 // dismiss takes an instance out of traffic, for at most drain, and ends its
 // process within the grace. It returns when the process has ended.
 func (p *place) dismiss(a *attempt, drain time.Duration) {
@@ -341,9 +355,11 @@ func (p *place) gone(a *attempt) {
 }
 
 // failed decides what follows an instance that ended without being asked to.
-func (p *place) failed(a *attempt, reason string, hopeless bool, output []string) (pause time.Duration, again bool) {
-	if line := telling(output); line != "" {
-		reason += fmt.Sprintf(": %q", line)
+// With quote, the reason quotes what the program said of it.
+func (p *place) failed(a *attempt, reason string, hopeless bool, output []string, quote bool) (pause time.Duration, again bool) {
+	line := telling(output)
+	if quote = quote && line != ""; quote {
+		reason += ": " + quoted(line)
 	}
 	if p.leaving.Err() != nil {
 		p.become(Stopped, reason)
@@ -352,7 +368,7 @@ func (p *place) failed(a *attempt, reason string, hopeless bool, output []string
 	}
 	if p.onTrial() {
 		p.become(Failed, reason)
-		p.tell(&StartError{Service: p.spec.Service, Instance: a.id, Reason: reason, Output: output})
+		p.tell(&StartError{Service: p.spec.Service, Instance: a.id, Reason: reason, Output: output, Quoted: quote})
 		return 0, false
 	}
 	d := p.sup.opts.Policy.Decide(History{
@@ -384,7 +400,7 @@ func (p *place) begin(id string) {
 		ID: id, Service: p.spec.Service, Revision: p.spec.Revision, State: Starting, Since: time.Now(), Restarts: p.restarts,
 	}
 	view := p.view
-	p.serving = false
+	p.serving, p.ending = false, time.Time{}
 	p.sup.broadcast()
 	p.sup.mu.Unlock()
 	p.sup.announce(Event{Time: view.Since, Kind: Starting, Instance: view})
@@ -432,12 +448,15 @@ func (p *place) become(state State, reason string) {
 	}
 	p.view.State, p.view.Since, p.view.Reason = state, now, reason
 	p.serving = p.serving && state == Ready
-	view := p.view
+	view, ending := p.view, p.ending
 	p.sup.broadcast()
 	p.sup.mu.Unlock()
 	e := Event{Time: now, Kind: state, Instance: view, Text: reason}
-	if state == Ready || (state == Stopped && before.State == Draining) {
+	switch {
+	case state == Ready:
 		e.Took = now.Sub(before.Since)
+	case state == Stopped && !ending.IsZero():
+		e.Took = now.Sub(ending)
 	}
 	p.sup.announce(e)
 }
@@ -474,6 +493,19 @@ func exitReason(e keeper.Exit) string {
 		return text
 	default:
 		return "exited with code " + strconv.Itoa(e.Code)
+	}
+}
+
+// speaks reports whether a program that ended so may have said why: it exited
+// by itself or crashed. Who was killed from outside knew nothing of it.
+func speaks(e keeper.Exit) bool {
+	switch unix.Signal(e.Signal) {
+	case 0:
+		return e.Lost == ""
+	case unix.SIGSEGV, unix.SIGABRT, unix.SIGBUS, unix.SIGILL, unix.SIGFPE, unix.SIGTRAP, unix.SIGSYS:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -7,7 +7,7 @@ type State string
 
 // The states of an instance.
 const (
-	Starting State = "starting" // its process is being started, or runs and is not ready
+	Starting State = "starting" // its process is being started, or runs and was never ready
 	Ready    State = "ready"    // may take traffic
 	Draining State = "draining" // takes no new traffic, ends what it has, then its process is ended
 	Stopped  State = "stopped"  // ended because that was wanted
@@ -18,7 +18,7 @@ const (
 // next holds every change of state that may happen. An instance is never
 // started twice: the successor of one in backoff or failed is a new instance.
 var next = map[State][]State{
-	Starting: {Ready, Draining, Backoff, Failed, Stopped},
+	Starting: {Ready, Backoff, Failed, Stopped}, // what was never ready has nothing to drain
 	Ready:    {Draining, Backoff, Failed, Stopped},
 	Draining: {Stopped, Backoff, Failed}, // the latter two when it was taken out for being unhealthy
 	Backoff:  {Stopped},

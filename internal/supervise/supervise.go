@@ -129,7 +129,7 @@ type Event struct {
 	Kind     EventKind
 	Instance Instance
 	Text     string        // for a person, the reason
-	Took     time.Duration // Ready: since starting; Stopped: since draining
+	Took     time.Duration // Ready: since starting; Stopped: since it was asked to end
 }
 
 // Options are for [New].

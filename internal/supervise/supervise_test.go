@@ -196,7 +196,7 @@ func TestRestartThatFailsLeavesTheOldServing(t *testing.T) {
 	os.Remove(gate)
 	r, err := w.Restart(t.Context(), "web")
 	const want = "restart web: 0 of 2 instances were replaced: start web: exited with code 3: \"missing "
-	if err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "it wrote at last") {
+	if err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "last output") {
 		t.Errorf("error is %v, want %s...", err, want)
 	}
 	if start, ok := errors.AsType[*StartError](err); !ok || start.Service != "web" || len(start.Output) != 1 {
@@ -571,7 +571,7 @@ func TestChange(t *testing.T) {
 		before := w.Instances()
 		specs := append(next(), httpSpec("broken", 1, "exit", "3"))
 		_, err := w.Prepare(t.Context(), specs, []string{"old"})
-		if err == nil || !strings.HasPrefix(err.Error(), `prepare change: start broken: exited with code 3: "panic: cannot go on"`) {
+		if err == nil || !strings.HasPrefix(err.Error(), `start broken: exited with code 3: "panic: cannot go on"`) {
 			t.Errorf("error is %v", err)
 		}
 		if err != nil && strings.Contains(err.Error(), "interrupted") {

@@ -3,6 +3,7 @@ package supervise
 import (
 	"encoding/json"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -41,4 +42,13 @@ func telling(output []string) string {
 		line = strings.ToValidUTF8(line[:tellingLimit], "") + " ..."
 	}
 	return line
+}
+
+// quoted puts a line of output into quotes, escaping what has to be; a line that
+// holds quotes itself stays readable in others.
+func quoted(line string) string {
+	if strings.Contains(line, `"`) && strconv.CanBackquote(line) {
+		return "`" + line + "`"
+	}
+	return strconv.Quote(line)
 }

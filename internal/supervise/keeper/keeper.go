@@ -233,8 +233,13 @@ func (k *keeper) serve() time.Duration {
 // instance waits for a node that does not read.
 func (k *keeper) send(m message) {
 	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.queue(m)
+}
+
+// queue is send for who holds mu.
+func (k *keeper) queue(m message) {
 	k.out = append(k.out, m)
-	k.mu.Unlock()
 	select {
 	case k.wake <- struct{}{}:
 	default:
@@ -318,13 +323,13 @@ func (k *keeper) reapAll() {
 			in.exit = exitOf(status)
 			in.exit.Ours = in.stopping
 			in.exit.Memory = in.exit.Signal == int(unix.SIGKILL) && !in.stopping && memoryKills() > in.memoryKills
+			// Queued before anybody is woken: the node must not hear that it is gone
+			// before it hears how it ended.
+			exit := in.exit
+			k.queue(message{Kind: kindEnded, ID: in.id, Exit: &exit})
 			close(in.ended)
 		}
 		k.mu.Unlock()
-		if in != nil {
-			exit := in.exit
-			k.send(message{Kind: kindEnded, ID: in.id, Exit: &exit})
-		}
 	}
 }
 

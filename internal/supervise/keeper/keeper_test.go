@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"fairlead/internal/supervise/logfile"
 	"fairlead/internal/supervise/process"
@@ -398,4 +399,38 @@ func BenchmarkFlood(b *testing.B) {
 			f.Close()
 		}
 	})
+}
+
+// Whoever is woken by an end finds the message about it queued: what is told of
+// the instance later comes later.
+func TestEndIsToldBeforeAnybodyActsOnIt(t *testing.T) {
+	for range 20 {
+		k := &keeper{instances: make(map[string]*instance), pids: make(map[int]*instance), wake: make(chan struct{}, 1)}
+		c := exec.Command("/bin/sh", "-c", "kill -SEGV $$")
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		in := &instance{id: "a-1", ended: make(chan struct{})}
+		k.pids[c.Process.Pid] = in
+		told := make(chan []message)
+		go func() {
+			<-in.ended
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			told <- k.out
+		}()
+		var queue []message
+		for done := false; !done; {
+			k.reapAll()
+			select {
+			case queue = <-told:
+				done = true
+			case <-time.After(time.Millisecond):
+			}
+		}
+		if len(queue) != 1 || queue[0].Kind != kindEnded || queue[0].Exit.Signal != int(unix.SIGSEGV) {
+			t.Fatalf("queued are %+v", queue)
+		}
+		_ = c.Process.Release()
+	}
 }
