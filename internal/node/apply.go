@@ -239,13 +239,14 @@ func fixed(old, next *system.System) error {
 }
 
 // reload applies the file as it is now.
-func (n *Node) reload(ctx context.Context, req control.ReloadRequest, tell func(control.Event)) (control.ReloadReply, error) {
+func (n *Node) reload(ctx context.Context, req control.ReloadRequest, tell func(control.Event)) (reply control.ReloadReply, err error) {
 	release, err := n.begin(ctx, tell)
 	if err != nil {
 		return control.ReloadReply{}, err
 	}
 	defer release()
 	old := n.current()
+	defer func() { err = goesOn(err, reply, old) }()
 	environment := req.Environment
 	if environment == "" {
 		environment = old.Environment
@@ -270,13 +271,14 @@ func (n *Node) reload(ctx context.Context, req control.ReloadRequest, tell func(
 
 // rollback takes an earlier revision up again, as a new one, with what its builds
 // left.
-func (n *Node) rollback(ctx context.Context, req control.RollbackRequest, tell func(control.Event)) (control.ReloadReply, error) {
+func (n *Node) rollback(ctx context.Context, req control.RollbackRequest, tell func(control.Event)) (reply control.ReloadReply, err error) {
 	release, err := n.begin(ctx, tell)
 	if err != nil {
 		return control.ReloadReply{}, err
 	}
 	defer release()
 	old := n.current()
+	defer func() { err = goesOn(err, reply, old) }()
 	all, err := n.state.revisions(ctx)
 	if err != nil {
 		return control.ReloadReply{}, err
@@ -311,6 +313,19 @@ func (n *Node) rollback(ctx context.Context, req control.RollbackRequest, tell f
 	}
 	g.rev = rev
 	return n.apply(ctx, old, g)
+}
+
+// goesOn adds to the error of a change that came to nothing that the revision
+// before is still served.
+func goesOn(err error, reply control.ReloadReply, old *revision) error {
+	if err == nil || reply.Revision != 0 {
+		return err
+	}
+	e := control.ErrorFrom(err)
+	if e.Hint == "" {
+		e.Hint = fmt.Sprintf("nothing changed; revision %d goes on", old.Number)
+	}
+	return e
 }
 
 // nextNumber is one above every number that was ever recorded.
@@ -361,6 +376,7 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 		return reply, errors.Join(fallBack(err), change.Abort(context.WithoutCancel(ctx)))
 	}
 	swapped = true
+	reply.Revision = rev.Number
 	n.tell(control.Event{Kind: control.EventSwapped, Text: fmt.Sprintf("the door serves revision %d", rev.Number)})
 
 	// From here on the new revision is what runs, whatever becomes of the caller.
@@ -376,11 +392,32 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 	}
 	errs = append(errs, n.bus.Apply(rev.sys), n.prune(ctx))
 	n.host.forget(n.inUse)
-	reply.Revision = rev.Number
+	n.warnUnanswered(rev, p.replace)
 	for _, r := range replaced {
 		reply.Receipts = append(reply.Receipts, n.receipt(r, before))
 	}
 	return reply, errors.Join(errs...)
+}
+
+// warnUnanswered tells of routes to subjects that a service which was left alone
+// does not answer. One that was started now would not have become ready.
+func (n *Node) warnUnanswered(rev *revision, replaced []string) {
+	told := map[string]bool{}
+	for _, i := range n.sup.Instances() {
+		if i.State != supervise.Ready || slices.Contains(replaced, i.Service) {
+			continue
+		}
+		reg, err := n.bus.Registered(i.ID)
+		if err != nil { // it has no part in the bus, or has just ended
+			continue
+		}
+		for _, subject := range n.host.missing(i.ID, reg) {
+			if text := fmt.Sprintf("a route of revision %d asks %s, which %s does not answer", rev.Number, subject, i.Service); !told[text] {
+				told[text] = true
+				n.tell(control.Event{Kind: control.EventWarning, Service: i.Service, Text: text})
+			}
+		}
+	}
 }
 
 // readyAfter says which instances the pools hold right after the swap: the new

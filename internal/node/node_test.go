@@ -303,7 +303,9 @@ func TestReloadThatFailsChangesNothing(t *testing.T) {
 			if err == nil {
 				t.Fatal("the reload succeeded")
 			}
-			t.Log(err)
+			if name != "fixed port" && !strings.Contains(fmt.Sprint(hint(err)), "revision 1 goes on") && name != "file" {
+				t.Errorf("error %v has the hint %q", err, hint(err))
+			}
 			if code, a := f.get("/http"); code != 200 || a.Greeting != "hello" {
 				t.Errorf("after the failed reload: %d %+v", code, a)
 			}
@@ -315,6 +317,77 @@ func TestReloadThatFailsChangesNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+func hint(err error) string {
+	if e, ok := errors.AsType[*control.Error](err); ok {
+		return e.Hint
+	}
+	return ""
+}
+
+func TestReloadWarnsOfARouteThatNobodyAnswers(t *testing.T) {
+	f := newFixture(t)
+	f.up()
+	f.edit("routes:\n", "routes:\n  GET /x: {request: echo.forgotten}\n")
+	must[control.ReloadReply](t)(verb[control.ReloadReply](f, control.VerbReload, control.ReloadRequest{}))
+	warned := f.told(control.EventWarning)
+	if len(warned) != 1 || !strings.Contains(warned[0].Text, "asks echo.forgotten, which echo does not answer") {
+		t.Errorf("warnings are %+v", warned)
+	}
+}
+
+func TestVerbsWaitUntilTheSystemHasStarted(t *testing.T) {
+	f := newFixture(t)
+	gate := filepath.Join(f.dir, "gate")
+	f.edit("replicas: 2", "replicas: 2\n    build: {command: \"until [ -e "+gate+" ]; do sleep 0.01; done\"}")
+	n, err := New(Options{Path: f.dir, Events: f.note})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.node = n
+	t.Cleanup(func() { _ = n.Stop(context.Background()) })
+	started := make(chan error, 1)
+	go func() { started <- n.Start(context.Background()) }()
+	eventually(t, func() bool { return len(f.told(control.EventBuilding)) > 0 })
+	waits := make(chan string, 8)
+	done := make(chan error, 1)
+	go func() {
+		c, err := control.Dial(n.Data())
+		if err != nil {
+			done <- err
+			return
+		}
+		_, err = control.Call[control.ReloadRequest, control.ReloadReply](context.Background(), c, control.VerbReload, control.ReloadRequest{DryRun: true}, func(e control.Event) { waits <- e.Text })
+		done <- err
+	}()
+	if text := <-waits; text != "waiting until the system has started" {
+		t.Errorf("told %q", text)
+	}
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(<-started, <-done); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDownEndsAStart(t *testing.T) {
+	f := newFixture(t)
+	f.edit("replicas: 2", "replicas: 2\n    build: {command: \"sleep 600\"}")
+	n, err := New(Options{Path: f.dir, Events: f.note})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.node = n
+	started := make(chan error, 1)
+	go func() { started <- n.Start(context.Background()) }()
+	eventually(t, func() bool { return len(f.told(control.EventBuilding)) > 0 })
+	must[control.DownReply](t)(verb[control.DownReply](f, control.VerbDown, control.Empty{}))
+	if err := <-started; !errors.Is(err, ErrDown) {
+		t.Errorf("start ended with %v, want ErrDown", err)
+	}
+	<-n.Done()
 }
 
 func TestRestartUnderLoadFailsNothing(t *testing.T) {
