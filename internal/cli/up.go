@@ -282,6 +282,12 @@ func (f *foreground) kill() {
 // notUp ends a start that failed, or that a signal ended; the node has stopped
 // again by itself.
 func (f *foreground) notUp(err error) error {
+	if errors.Is(err, node.ErrDown) {
+		f.stopping, f.downed = f.app.now(), true
+		f.view.phase = phaseRunning
+		f.show([]string{f.view.eventLine(f.stopping, "fairlead", "stopped by fairlead down")})
+		return f.over(nil)
+	}
 	if f.stopping.IsZero() || !f.killed && !errors.Is(err, context.Canceled) {
 		if f.titled {
 			f.show(f.view.failed(f.app.now()))
