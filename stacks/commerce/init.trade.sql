@@ -21,7 +21,17 @@ CREATE TABLE flows (
   PRIMARY KEY (reporter, period, flow, partner, cmd, class, partner2, customs, mot)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX flows_by_cmd ON flows (cmd);
+-- How many flows of which commodities a reporter has in a period and flow: the
+-- short way to the flows, whatever is searched. It has a row where flows has a
+-- hundred, so that it costs an import next to nothing, unlike an index.
+CREATE TABLE codes (
+  reporter INTEGER NOT NULL,
+  period   INTEGER NOT NULL,
+  flow     TEXT    NOT NULL,
+  cmd      TEXT    NOT NULL,
+  records  INTEGER NOT NULL,
+  PRIMARY KEY (reporter, period, flow, cmd)
+) STRICT, WITHOUT ROWID;
 
 -- What the flows of one reporter, period, flow and partner add up to, per slice
 -- (level, detail and classification in one number; the smallest is the most
@@ -39,17 +49,28 @@ CREATE TABLE slices (
   PRIMARY KEY (reporter, period, flow, partner, slice, chapter)
 ) STRICT, WITHOUT ROWID;
 
--- What counts of each group: the sum of its smallest slice, and the number of its
--- smallest slice below TOTAL, where chapters are asked for.
+-- What counts of each group: the sum of its smallest slice.
 CREATE TABLE totals (
-  reporter      INTEGER NOT NULL,
-  period        INTEGER NOT NULL,
-  flow          TEXT    NOT NULL,
-  partner       INTEGER NOT NULL,
-  value         INTEGER NOT NULL,
-  records       INTEGER NOT NULL,
-  chapter_slice INTEGER,         -- NULL where there is only TOTAL
+  reporter INTEGER NOT NULL,
+  period   INTEGER NOT NULL,
+  flow     TEXT    NOT NULL,
+  partner  INTEGER NOT NULL,
+  value    INTEGER NOT NULL,
+  records  INTEGER NOT NULL,
   PRIMARY KEY (reporter, period, flow, partner)
+) STRICT, WITHOUT ROWID;
+
+-- What counts of each group where chapters are asked for: its smallest slice below
+-- TOTAL.
+CREATE TABLE chapters (
+  reporter INTEGER NOT NULL,
+  period   INTEGER NOT NULL,
+  flow     TEXT    NOT NULL,
+  partner  INTEGER NOT NULL,
+  chapter  TEXT    NOT NULL,
+  value    INTEGER NOT NULL,
+  records  INTEGER NOT NULL,
+  PRIMARY KEY (reporter, period, flow, partner, chapter)
 ) STRICT, WITHOUT ROWID;
 
 -- One row: whether the flows are the invented samples of a fresh system.

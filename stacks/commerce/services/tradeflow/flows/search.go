@@ -1,7 +1,9 @@
 package flows
 
 import (
+	"cmp"
 	"context"
+	"database/sql"
 	"encoding/base64"
 	"encoding/csv"
 	"encoding/json"
@@ -66,62 +68,147 @@ func (s *Store) Find(ctx context.Context, f Filter, after string, limit int, are
 		}
 		from = &k
 	}
-	// One more than asked for tells whether there is a next page.
-	found, err := s.page(ctx, f, from, limit+1)
+	// In one transaction, so that the total and the page belong together.
+	tx, err := s.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return Page{}, fmt.Errorf("begin: %w", err)
+	}
+	defer tx.Rollback() //nolint:errcheck // it has only read
+	all, err := findSeries(ctx, tx, f)
 	if err != nil {
 		return Page{}, err
 	}
-	page := Page{Items: make([]Flow, 0, min(len(found), limit))}
-	for i := range found[:min(len(found), limit)] {
-		page.Items = append(page.Items, shown(&found[i], areas))
+	page := Page{Items: []Flow{}}
+	if page.Total, err = count(ctx, tx, f, all); err != nil {
+		return Page{}, err
+	}
+	// One more than asked for tells whether there is a next page.
+	var found []Record
+	for i := range all {
+		if len(found) > limit {
+			break
+		}
+		order := 1
+		if from != nil {
+			order = all[i].compare(from)
+		}
+		if order < 0 {
+			continue
+		}
+		behind := from
+		if order > 0 {
+			behind = nil
+		}
+		if found, err = readSeries(ctx, tx, found, all[i], f, behind, limit+1-len(found)); err != nil {
+			return Page{}, err
+		}
 	}
 	if len(found) > limit {
+		found = found[:limit]
 		page.Next = mark(found[limit-1].Key)
 	}
-	conditions, args := f.where()
-	query := `SELECT COUNT(*) FROM flows t`
-	if len(conditions) > 0 {
-		query += ` WHERE ` + strings.Join(conditions, " AND ")
-	}
-	if err := s.db.QueryRowContext(ctx, query, args...).Scan(&page.Total); err != nil {
-		return Page{}, fmt.Errorf("count flows: %w", err)
+	for i := range found {
+		page.Items = append(page.Items, shown(&found[i], areas))
 	}
 	return page, nil
 }
 
-// page reads up to n flows behind from.
-func (s *Store) page(ctx context.Context, f Filter, from *Key, n int) ([]Record, error) {
-	conditions, args := f.where()
+// querier is a database or a transaction.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// series is what one reporter has in one period and flow.
+type series struct {
+	reporter, period int
+	flow             string
+	records          int // of the commodities that were asked for
+}
+
+// compare orders a series before or behind that of a key.
+func (s *series) compare(k *Key) int {
+	return cmp.Or(cmp.Compare(s.reporter, k.Reporter), cmp.Compare(s.period, k.Period), cmp.Compare(s.flow, k.Flow))
+}
+
+// findSeries returns the series that have what the filter means, but for the
+// partner, in order.
+func findSeries(ctx context.Context, q querier, f Filter) ([]series, error) {
+	var c conditions
+	f.series(&c)
+	f.commodity(&c)
+	rows, err := q.QueryContext(ctx, `SELECT reporter, period, flow, SUM(records) FROM codes t`+c.where()+
+		` GROUP BY reporter, period, flow ORDER BY reporter, period, flow`, c.args...)
+	if err != nil {
+		return nil, fmt.Errorf("find series: %w", err)
+	}
+	defer rows.Close()
+	var found []series
+	for rows.Next() {
+		var s series
+		if err := rows.Scan(&s.reporter, &s.period, &s.flow, &s.records); err != nil {
+			return nil, fmt.Errorf("read series: %w", err)
+		}
+		found = append(found, s)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("find series: %w", err)
+	}
+	return found, nil
+}
+
+// count returns how many flows the filter means, all of which are in the series.
+func count(ctx context.Context, q querier, f Filter, all []series) (int, error) {
+	total := 0
+	if f.Partner == nil {
+		for _, s := range all {
+			total += s.records
+		}
+		return total, nil
+	}
+	// Series by series, as one statement: in each the partner is found at once.
+	var which, what conditions
+	f.series(&which)
+	f.commodity(&which)
+	f.partner(&what)
+	f.commodity(&what)
+	query := `SELECT COUNT(*) FROM (SELECT DISTINCT reporter, period, flow FROM codes t` + which.where() + `)
+		CROSS JOIN flows t USING (reporter, period, flow)` + what.where()
+	if err := q.QueryRowContext(ctx, query, append(which.args, what.args...)...).Scan(&total); err != nil {
+		return 0, fmt.Errorf("count flows: %w", err)
+	}
+	return total, nil
+}
+
+// readSeries appends up to n flows of one series that the filter means, behind from
+// where it is not nil.
+func readSeries(ctx context.Context, q querier, to []Record, s series, f Filter, from *Key, n int) ([]Record, error) {
+	var c conditions
+	c.add("t.reporter = ? AND t.period = ? AND t.flow = ?", s.reporter, s.period, s.flow)
+	f.partner(&c)
+	f.commodity(&c)
 	if from != nil {
-		conditions = append(conditions, `(t.reporter, t.period, t.flow, t.partner, t.cmd, t.class, t.partner2, t.customs, t.mot)
-			> (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
-		args = append(args, from.Reporter, from.Period, from.Flow, from.Partner, from.Cmd, from.Class, from.Partner2, from.Customs, from.Mot)
+		c.add("(t.partner, t.cmd, t.class, t.partner2, t.customs, t.mot) > (?, ?, ?, ?, ?, ?)",
+			from.Partner, from.Cmd, from.Class, from.Partner2, from.Customs, from.Mot)
 	}
-	query := `SELECT reporter, period, flow, partner, cmd, class, partner2, customs, mot,
-		value, cif, fob, unit, qty, net, gross FROM flows t`
-	if len(conditions) > 0 {
-		query += ` WHERE ` + strings.Join(conditions, " AND ")
-	}
-	//nolint:gosec // the conditions are constants, the values are arguments
-	query += ` ORDER BY reporter, period, flow, partner, cmd, class, partner2, customs, mot LIMIT ?`
-	rows, err := s.db.QueryContext(ctx, query, append(args, n)...)
+	rows, err := q.QueryContext(ctx, `SELECT partner, cmd, class, partner2, customs, mot, value, cif, fob, unit, qty, net, gross FROM flows t`+
+		c.where()+` ORDER BY partner, cmd, class, partner2, customs, mot LIMIT ?`, append(c.args, n)...)
 	if err != nil {
 		return nil, fmt.Errorf("find flows: %w", err)
 	}
 	defer rows.Close()
-	var found []Record
 	for rows.Next() {
-		var r Record
-		if err := rows.Scan(&r.Reporter, &r.Period, &r.Flow, &r.Partner, &r.Cmd, &r.Class, &r.Partner2, &r.Customs, &r.Mot,
+		r := Record{Key: Key{Reporter: s.reporter, Period: s.period, Flow: s.flow}}
+		if err := rows.Scan(&r.Partner, &r.Cmd, &r.Class, &r.Partner2, &r.Customs, &r.Mot,
 			&r.Value, &r.CIF, &r.FOB, &r.Unit, &r.Quantity, &r.NetWeight, &r.GrossWeight); err != nil {
 			return nil, fmt.Errorf("read flow: %w", err)
 		}
-		found = append(found, r)
+		to = append(to, r)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("find flows: %w", err)
 	}
-	return found, nil
+	return to, nil
 }
 
 func shown(r *Record, areas *Areas) Flow {
@@ -185,26 +272,33 @@ func (s *Store) Export(ctx context.Context, w io.Writer, f Filter, areas *Areas)
 	if err := out.Write(exportHeader); err != nil {
 		return fmt.Errorf("write header: %w", err)
 	}
-	var from *Key
-	for {
-		found, err := s.page(ctx, f, from, exportPage)
-		if err != nil {
-			return err
-		}
-		for i := range found {
-			if err := out.Write(exportRow(&found[i], areas)); err != nil {
-				return fmt.Errorf("write flow: %w", err)
+	all, err := findSeries(ctx, s.db, f)
+	if err != nil {
+		return err
+	}
+	page := make([]Record, 0, exportPage)
+	for _, one := range all {
+		for from, more := (*Key)(nil), true; more; {
+			if page, err = readSeries(ctx, s.db, page[:0], one, f, from, exportPage); err != nil {
+				return err
+			}
+			for i := range page {
+				if err := out.Write(exportRow(&page[i], areas)); err != nil {
+					return fmt.Errorf("write flow: %w", err)
+				}
+			}
+			out.Flush()
+			if err := out.Error(); err != nil {
+				return fmt.Errorf("write flows: %w", err)
+			}
+			if more = len(page) == exportPage; more {
+				last := page[exportPage-1].Key
+				from = &last
 			}
 		}
-		out.Flush()
-		if err := out.Error(); err != nil {
-			return fmt.Errorf("write flows: %w", err)
-		}
-		if len(found) < exportPage {
-			return nil
-		}
-		from = &found[len(found)-1].Key
 	}
+	out.Flush()
+	return out.Error()
 }
 
 func exportRow(r *Record, areas *Areas) []string {

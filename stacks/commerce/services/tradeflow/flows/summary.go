@@ -34,32 +34,52 @@ type Filter struct {
 	Flow     string // M, X, RM or RX
 }
 
-// where returns the conditions on a table called t and their arguments.
-func (f Filter) where() (conditions []string, args []any) {
-	add := func(condition string, values ...any) {
-		conditions = append(conditions, condition)
-		args = append(args, values...)
+// conditions are parts of a WHERE clause, with their arguments.
+type conditions struct {
+	texts []string
+	args  []any
+}
+
+func (c *conditions) add(text string, args ...any) {
+	c.texts = append(c.texts, text)
+	c.args = append(c.args, args...)
+}
+
+// where returns the clause, empty without conditions.
+func (c *conditions) where() string {
+	if len(c.texts) == 0 {
+		return ""
 	}
+	return " WHERE " + strings.Join(c.texts, " AND ")
+}
+
+// series adds what the filter says of the reporter, period and flow.
+func (f Filter) series(c *conditions) {
 	if f.Reporter != nil {
-		add("t.reporter = ?", *f.Reporter)
-	}
-	if f.Partner != nil {
-		add("t.partner = ?", *f.Partner)
+		c.add("t.reporter = ?", *f.Reporter)
 	}
 	if f.Year != 0 {
-		add("(t.period = ? OR t.period BETWEEN ? AND ?)", f.Year, f.Year*100+1, f.Year*100+12)
+		c.add("(t.period = ? OR t.period BETWEEN ? AND ?)", f.Year, f.Year*100+1, f.Year*100+12)
 	}
 	if f.Flow != "" {
-		add("t.flow = ?", f.Flow)
+		c.add("t.flow = ?", f.Flow)
 	}
+}
+
+func (f Filter) partner(c *conditions) {
+	if f.Partner != nil {
+		c.add("t.partner = ?", *f.Partner)
+	}
+}
+
+func (f Filter) commodity(c *conditions) {
 	switch {
 	case f.HS == Total:
-		add("t.cmd = ?", Total)
+		c.add("t.cmd = ?", Total)
 	case f.HS != "":
 		// All codes are digits, and ':' is what follows the digits.
-		add("t.cmd >= ? AND t.cmd < ?", f.HS, f.HS+":")
+		c.add("t.cmd >= ? AND t.cmd < ?", f.HS, f.HS+":")
 	}
-	return conditions, args
 }
 
 // Sums are the sums of one row of a summary, one per flow: they are never added
@@ -155,38 +175,30 @@ func (s *Sums) weight() Amount {
 // [ErrSumTooLarge].
 func (s *Store) Summarize(ctx context.Context, by By, f Filter) (Summary, error) {
 	out := Summary{By: by, Rows: []SummaryRow{}}
-	var key string
-	value, records, from, counted := "t.value", "t.records", "totals t", ""
+	// Grouped in the order of the table where that is possible, which needs no
+	// sorting; sum puts the groups of one key together.
+	table, key, groups := "totals", "", "t.reporter, t.period, t.flow"
 	switch by {
-	case ByPartner:
-		key = "t.partner"
 	case ByReporter:
 		key = "t.reporter"
 	case ByYear:
 		key = "CASE WHEN t.period > 9999 THEN t.period / 100 ELSE t.period END"
+	case ByPartner:
+		key, groups = "t.partner", "t.partner, t.flow"
 	case ByChapter:
-		key, value, records = "s.chapter", "s.value", "s.records"
-		from = "totals t CROSS JOIN slices s USING (reporter, period, flow, partner)"
-		// Groups with nothing below TOTAL are as good as not there.
-		counted = " AND chapter_slice IS NOT NULL"
+		table, key, groups = "chapters", "t.chapter", "t.chapter, t.flow"
 	default:
 		return out, ErrBy
 	}
-	f.HS = ""
-	conditions, args := f.where()
-	if by == ByChapter {
-		conditions = append(conditions, "s.slice = t.chapter_slice")
-	}
-	conditions = append(
-		conditions,
-		`(t.partner <> 0 OR NOT EXISTS (SELECT 1 FROM totals WHERE reporter = t.reporter
-			AND period = t.period AND flow = t.flow AND partner > 0`+counted+`))`,
-		`(t.period <= 9999 OR NOT EXISTS (SELECT 1 FROM totals WHERE reporter = t.reporter
-			AND period = t.period / 100 AND flow = t.flow`+counted+`))`,
-	)
-	query := "SELECT " + key + ", t.flow, SUM(" + value + "), SUM(" + records + ") FROM " + from +
-		" WHERE " + strings.Join(conditions, " AND ") + " GROUP BY 1, 2"
-	err := s.sum(ctx, query, args, &out)
+	var c conditions
+	f.series(&c)
+	f.partner(&c)
+	c.add(`(t.partner <> 0 OR NOT EXISTS (SELECT 1 FROM ` + table + ` WHERE reporter = t.reporter
+		AND period = t.period AND flow = t.flow AND partner > 0))`)
+	c.add(`(t.period <= 9999 OR NOT EXISTS (SELECT 1 FROM ` + table + ` WHERE reporter = t.reporter
+		AND period = t.period / 100 AND flow = t.flow))`)
+	query := "SELECT " + key + ", t.flow, SUM(t.value), SUM(t.records) FROM " + table + " t" + c.where() + " GROUP BY " + groups
+	err := s.sum(ctx, query, c.args, &out)
 	if overflow(err) {
 		err = ErrSumTooLarge
 	}

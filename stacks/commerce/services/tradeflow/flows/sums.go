@@ -21,13 +21,20 @@ type difference struct {
 	records int
 }
 
-// sums collects what a batch changes in the tables slices and totals.
+// code is one row of the table codes.
+type code struct {
+	reporter, period int
+	flow, cmd        string
+}
+
+// sums collects what a batch changes in the tables slices, totals, chapters and codes.
 type sums struct {
 	parts    map[part]difference
+	codes    map[code]int
 	overflow bool
 }
 
-func newSums() *sums { return &sums{parts: map[part]difference{}} }
+func newSums() *sums { return &sums{parts: map[part]difference{}, codes: map[code]int{}} }
 
 func (s *sums) add(k Key, value Amount, records int) {
 	p := part{group{k.Reporter, k.Period, k.Flow, k.Partner}, k.slice(), k.Chapter()}
@@ -35,6 +42,27 @@ func (s *sums) add(k Key, value Amount, records int) {
 	sum, ok := d.value.plus(value)
 	s.overflow = s.overflow || !ok
 	s.parts[p] = difference{sum, d.records + records}
+	if records != 0 {
+		s.codes[code{k.Reporter, k.Period, k.Flow, k.Cmd}] += records
+	}
+}
+
+func (s *sums) saveCodes(ctx context.Context, conn *sql.Conn) error {
+	if len(s.codes) == 0 {
+		return nil
+	}
+	add, err := conn.PrepareContext(ctx, `INSERT INTO codes (reporter, period, flow, cmd, records) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT DO UPDATE SET records = records + excluded.records`)
+	if err != nil {
+		return fmt.Errorf("prepare codes: %w", err)
+	}
+	defer add.Close()
+	for c, n := range s.codes {
+		if _, err := add.ExecContext(ctx, c.reporter, c.period, c.flow, c.cmd, n); err != nil {
+			return fmt.Errorf("count codes: %w", err)
+		}
+	}
+	return nil
 }
 
 // save adds the differences to slices, and works out anew which slice counts in
@@ -45,6 +73,9 @@ func (s *sums) save(ctx context.Context, conn *sql.Conn) error {
 	}
 	if len(s.parts) == 0 {
 		return nil
+	}
+	if err := s.saveCodes(ctx, conn); err != nil {
+		return err
 	}
 	parts := slices.SortedFunc(maps.Keys(s.parts), func(a, b part) int {
 		return cmp.Or(compareGroups(a.group, b.group), cmp.Compare(a.slice, b.slice), cmp.Compare(a.chapter, b.chapter))
@@ -77,24 +108,37 @@ func (s *sums) save(ctx context.Context, conn *sql.Conn) error {
 			}
 		}
 	}
-	if _, err := conn.ExecContext(ctx, choose); err != nil {
-		return fmt.Errorf("choose what counts: %w", err)
+	for _, statement := range [...]string{choose, clearChapters, chooseChapters} {
+		if _, err := conn.ExecContext(ctx, statement); err != nil {
+			return fmt.Errorf("choose what counts: %w", err)
+		}
 	}
 	return nil
 }
 
-// choose works out what counts in the touched groups. A slice of TOTAL is below
-// 1000, one of chapters is 2000 or more. CROSS JOIN keeps SQLite from turning the
-// order round: the touched groups are few, the table is large.
-const choose = `INSERT INTO totals (reporter, period, flow, partner, value, records, chapter_slice)
-	SELECT t.reporter, t.period, t.flow, t.partner, SUM(s.value), SUM(s.records),
-		(SELECT MIN(c.slice) FROM slices c WHERE c.reporter = t.reporter AND c.period = t.period
-			AND c.flow = t.flow AND c.partner = t.partner AND c.slice >= 1000)
-	FROM touched t CROSS JOIN slices s USING (reporter, period, flow, partner)
-	WHERE s.slice = (SELECT MIN(m.slice) FROM slices m WHERE m.reporter = t.reporter AND m.period = t.period
-		AND m.flow = t.flow AND m.partner = t.partner)
-	GROUP BY t.rowid
-	ON CONFLICT DO UPDATE SET value = excluded.value, records = excluded.records, chapter_slice = excluded.chapter_slice`
+// The statements that work out what counts in the touched groups. CROSS JOIN keeps
+// SQLite from turning the order round: the touched groups are few, the tables are
+// large.
+const (
+	choose = `INSERT INTO totals (reporter, period, flow, partner, value, records)
+		SELECT t.reporter, t.period, t.flow, t.partner, SUM(s.value), SUM(s.records)
+		FROM touched t CROSS JOIN slices s USING (reporter, period, flow, partner)
+		WHERE s.slice = (SELECT MIN(m.slice) FROM slices m WHERE m.reporter = t.reporter AND m.period = t.period
+			AND m.flow = t.flow AND m.partner = t.partner)
+		GROUP BY t.rowid
+		ON CONFLICT DO UPDATE SET value = excluded.value, records = excluded.records`
+
+	clearChapters = `DELETE FROM chapters WHERE (reporter, period, flow, partner, chapter) IN (
+		SELECT c.reporter, c.period, c.flow, c.partner, c.chapter
+		FROM touched t CROSS JOIN chapters c USING (reporter, period, flow, partner))`
+
+	// A slice of TOTAL is below 1000, one of chapters is 2000 or more.
+	chooseChapters = `INSERT INTO chapters (reporter, period, flow, partner, chapter, value, records)
+		SELECT s.reporter, s.period, s.flow, s.partner, s.chapter, s.value, s.records
+		FROM touched t CROSS JOIN slices s USING (reporter, period, flow, partner)
+		WHERE s.slice = (SELECT MIN(m.slice) FROM slices m WHERE m.reporter = t.reporter AND m.period = t.period
+			AND m.flow = t.flow AND m.partner = t.partner AND m.slice >= 1000)`
+)
 
 // removeSamples empties the tables when they hold invented samples, and returns
 // how many flows went.
@@ -110,7 +154,7 @@ func removeSamples(ctx context.Context, conn *sql.Conn) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("remove samples: %w", err)
 	}
-	if _, err := conn.ExecContext(ctx, `DELETE FROM slices; DELETE FROM totals; DELETE FROM origin`); err != nil {
+	if _, err := conn.ExecContext(ctx, `DELETE FROM slices; DELETE FROM totals; DELETE FROM chapters; DELETE FROM codes; DELETE FROM origin`); err != nil {
 		return 0, fmt.Errorf("remove samples: %w", err)
 	}
 	n, err := gone.RowsAffected()
