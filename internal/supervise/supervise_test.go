@@ -276,7 +276,7 @@ func TestNotReadyReasons(t *testing.T) {
 				s.Command = []string{"/bin/sh", "-c", "echo dying; kill -SEGV $$"}
 				return s
 			},
-			`killed by SIGSEGV`,
+			`killed by SIGSEGV: "dying"`,
 		},
 	}
 	w := newWorld(t)
@@ -356,6 +356,41 @@ func TestRegisteredOnTheBus(t *testing.T) {
 	w.await(t)
 }
 
+func TestWhatNeverWasReadyDoesNotDrain(t *testing.T) {
+	w := newWorld(t)
+	w.host.strict = true
+	late := spec("late", 1, "idle")
+	late.Healthcheck.StartPeriod = 30 * time.Millisecond
+	if err := w.Launch(t.Context(), []Spec{late, spec("coming", 1, "idle")}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is tried again", func() bool {
+		fell := func(e Event) bool { return e.Kind != Backoff }
+		return len(slices.DeleteFunc(w.seen(), fell)) > 1
+	})
+	if err := w.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	fell := 0
+	for _, e := range w.seen() {
+		switch {
+		case e.Kind == Draining:
+			t.Errorf("%s drains: %s", e.Instance.ID, e.Text)
+		case e.Kind == Backoff:
+			fell++
+			if !strings.HasPrefix(e.Text, "not ready within 30ms: has not connected to the bus; ") {
+				t.Errorf("the reason is %q", e.Text)
+			}
+		case e.Kind == Stopped && e.Instance.Service == "coming" && e.Took <= 0:
+			t.Error("nobody knows how long it took to end")
+		}
+	}
+	if fell < 2 {
+		t.Errorf("%d ends were told", fell)
+	}
+	walks(t, w.seen())
+}
+
 func TestReadyWithoutAnyProbe(t *testing.T) {
 	w := newWorld(t)
 	s := spec("s", 1, "idle")
@@ -381,8 +416,8 @@ func TestEndsAndIsStartedAgain(t *testing.T) {
 		t.Errorf("its successor is %+v", after)
 	}
 	for _, e := range w.seen() {
-		if e.Instance.ID == before.ID && e.Kind == Backoff && !strings.HasPrefix(e.Text, "killed by SIGKILL") {
-			t.Errorf("the reason is %q", e.Text)
+		if e.Instance.ID == before.ID && e.Kind == Backoff && !strings.HasPrefix(e.Text, "killed by SIGKILL; next try in ") {
+			t.Errorf("the reason is %q, which should quote nothing", e.Text)
 		}
 	}
 	walks(t, w.seen())

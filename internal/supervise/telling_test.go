@@ -30,3 +30,16 @@ func TestTellingLineSaysWhyAProgramEnded(t *testing.T) {
 		})
 	}
 }
+
+func TestQuotedLineStaysReadable(t *testing.T) {
+	for line, want := range map[string]string{
+		"bye":             `"bye"`,
+		`import "sqlite"`: "`import \"sqlite\"`",
+		"a `b` \"c\"":     "\"a `b` \\\"c\\\"\"",
+		"bell \a":         `"bell \a"`,
+	} {
+		if got := quoted(line); got != want {
+			t.Errorf("%s is quoted as %s, want %s", line, got, want)
+		}
+	}
+}

@@ -436,7 +436,22 @@ func sweepEach(ctx context.Context, dataID string, roots []process.Stat, each fu
 	}
 	for _, s := range table.Orphans(mark, self) {
 		// Only these: the others have somebody who waits for them.
-		_, _ = unix.Wait4(s.PID, nil, unix.WNOHANG, nil)
+		reap(ctx, s.PID)
 	}
 	return nil
+}
+
+// reap takes the status of a dead child. It waits until the other threads of the
+// process have ended, which may be later than the first.
+func reap(ctx context.Context, pid int) {
+	for {
+		if got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); got != 0 && !errors.Is(err, unix.EINTR) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
