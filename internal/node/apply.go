@@ -166,6 +166,10 @@ func (n *Node) swap(r *revision, by map[string][]supervise.Instance, removed []s
 	n.mu.Lock()
 	n.applied = r
 	n.mu.Unlock()
+	for i := range r.sys.Services {
+		svc := &r.sys.Services[i]
+		n.gate.SetStopped(svc.Name, n.replicas(svc) == 0)
+	}
 	return nil
 }
 

@@ -480,6 +480,12 @@ func TestStopIsRememberedUntilStart(t *testing.T) {
 	if _, err := verb[control.Receipt](f, control.VerbRestart, control.ServiceRequest{Service: "echo"}); err == nil {
 		t.Error("a stopped service was restarted")
 	}
+	for _, path := range []string{"/http", "/say/x"} {
+		began := time.Now()
+		if code, _ := f.get(path); code != 503 || time.Since(began) > 5*time.Second { // half of what a request waits for who is not ready
+			t.Errorf("GET %s of a stopped service: %d after %v", path, code, time.Since(began))
+		}
+	}
 	if err := n.Stop(context.Background()); err != nil {
 		t.Fatal(err)
 	}

@@ -222,6 +222,7 @@ func (n *Node) override(ctx context.Context, name string, tell func(control.Even
 		return control.ServiceStatus{}, err
 	}
 	wanted := n.replicas(svc)
+	n.gate.SetStopped(name, wanted == 0)
 	err = n.sup.Scale(ctx, name, wanted)
 	if err == nil && wanted > 0 {
 		err = n.sup.Await(ctx, name)
