@@ -277,7 +277,7 @@ func (b *bridge) failCall(w http.ResponseWriter, r *http.Request, x *exchange, c
 	case errors.Is(err, errBridgeClosed) && c.sent > 0 && !c.again:
 		unavailable("the connection to the service ended; whether it has done what was asked is unknown")
 	default:
-		unavailable("no instance of the service takes requests at present")
+		unavailable(unreadyText(err))
 	}
 }
 

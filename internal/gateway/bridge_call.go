@@ -284,6 +284,10 @@ func (b *bridge) waitReady(ctx context.Context, c *call, w *waiting) (interrupte
 	defer b.table.interruptible(c, nil)
 
 	err = w.wait(within, c)
+	if errors.Is(err, errHalted) && b.table.owed(c) {
+		<-within.Done() // an instance that drains may still answer
+		err = within.Err()
+	}
 	switch {
 	case err == nil || within.Err() == nil:
 		return false, err

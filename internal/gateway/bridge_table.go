@@ -224,6 +224,13 @@ func (t *table) interruptible(c *call, f func()) {
 	}
 }
 
+// owed reports whether an attempt of c may still be answered.
+func (t *table) owed(c *call) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return c.live > 0
+}
+
 // taken returns the replies since the last call, the list for the next ones being
 // spare, and whether the request is to be sent again.
 func (t *table) taken(c *call, spare []delivery) (got []delivery, resend, closed bool) {

@@ -73,6 +73,7 @@ type Gateway struct {
 	pools     map[string]*pool
 	instances map[string]*endpoint // by instance id, those in a pool and lately retired ones
 	retired   []string             // ids in the order they retired
+	halted    map[string]bool      // services that are stopped on purpose
 }
 
 // keepRetired is how many instances are remembered after they left, for Drain and
@@ -93,6 +94,7 @@ func New(opts Options) *Gateway {
 		stopping:  make(chan struct{}),
 		pools:     map[string]*pool{},
 		instances: map[string]*endpoint{},
+		halted:    map[string]bool{},
 	}
 	g.stop = sync.OnceFunc(func() { close(g.stopping) })
 	if opts.Signer != nil {
@@ -286,6 +288,24 @@ func (g *Gateway) Drain(ctx context.Context, service, instance string) error {
 		return fmt.Errorf("drain %s: %w", instance, err)
 	}
 	return nil
+}
+
+// SetStopped says whether a service is stopped on purpose. While it is and has no
+// ready instance, its requests are answered 503 at once instead of waiting for one,
+// those too that wait already; instances that are still ready go on. It lasts until
+// it is taken back, whatever Apply and SetEndpoints say, and may be set for a
+// service that is not known yet.
+func (g *Gateway) SetStopped(service string, stopped bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if stopped {
+		g.halted[service] = true
+	} else {
+		delete(g.halted, service)
+	}
+	if p := g.pools[service]; p != nil && p.halted.Swap(stopped) != stopped {
+		p.announce()
+	}
 }
 
 // Lost says that an instance has died. It gets no further request, and the

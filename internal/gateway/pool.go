@@ -22,6 +22,7 @@ const (
 var (
 	errNotReady = errors.New("no instance is ready")
 	errCrowded  = errors.New("too many requests wait for an instance")
+	errHalted   = errors.New("the service is stopped")
 )
 
 // Endpoint is where a ready instance can be reached.
@@ -162,14 +163,18 @@ type pool struct {
 	failed  atomic.Uint64 // requests answered 502, 503 or 504 by the gateway itself
 	turn    atomic.Uint32
 	retries budget
+	halted  atomic.Bool // stopped on purpose: nobody waits for an instance
 
 	mu      sync.Mutex // guards the fields below
 	waiting int
 	changed chan struct{} // closed when the endpoints change
 }
 
+// newPool needs the gateway's mutex.
 func newPool(g *Gateway, service string) *pool {
-	return &pool{service: service, g: g, changed: make(chan struct{})}
+	p := &pool{service: service, g: g, changed: make(chan struct{})}
+	p.halted.Store(g.halted[service])
+	return p
 }
 
 // current returns the endpoints that are ready now.
@@ -190,8 +195,9 @@ func (p *pool) announce() {
 }
 
 // wait returns nil once at least one instance is ready, on whatever network. It
-// returns errNotReady after Options.WaitForReady, errCrowded at once when a
-// thousand requests wait already, and the context's error when that ends.
+// returns errNotReady after Options.WaitForReady, errHalted at once while the
+// service is stopped on purpose, errCrowded at once when a thousand requests wait
+// already, and the context's error when that ends.
 func (p *pool) wait(ctx context.Context) error {
 	return p.await(ctx, (*ready).any)
 }
@@ -200,6 +206,9 @@ func (p *pool) wait(ctx context.Context) error {
 func (p *pool) await(ctx context.Context, enough func(*ready) bool) error {
 	if enough(p.current()) {
 		return nil
+	}
+	if p.halted.Load() {
+		return errHalted
 	}
 	p.mu.Lock()
 	if p.waiting >= maxWaiting {
@@ -219,6 +228,9 @@ func (p *pool) await(ctx context.Context, enough func(*ready) bool) error {
 		changed := p.changes()
 		if enough(p.current()) {
 			return nil
+		}
+		if p.halted.Load() {
+			return errHalted
 		}
 		select {
 		case <-changed:

@@ -183,7 +183,15 @@ func (x *exchange) unready(w http.ResponseWriter, r *http.Request, err error) {
 	if x.cause == "" {
 		x.cause = err.Error()
 	}
-	x.fail(w, r, http.StatusServiceUnavailable, "no instance of the service is ready")
+	x.fail(w, r, http.StatusServiceUnavailable, unreadyText(err))
+}
+
+// unreadyText is what a client is told when no instance takes its request.
+func unreadyText(err error) string {
+	if errors.Is(err, errHalted) {
+		return errHalted.Error()
+	}
+	return "no instance of the service is ready"
 }
 
 // broken answers a request that was sent and brought no whole answer.

@@ -28,7 +28,7 @@ routes:
 	w.ready()
 	w.ask("GET", "/any/some", "").refused(t, 504, "did not answer in time")
 	a := w.ask("GET", "/any/other", "")
-	a.refused(t, 503, "no instance of the service takes requests")
+	a.refused(t, 503, "no instance of the service is ready")
 	if a.header.Get("Retry-After") == "" {
 		t.Error("it is not said when to try again")
 	}
