@@ -263,7 +263,7 @@ func (b *bridge) failCall(w http.ResponseWriter, r *http.Request, x *exchange, c
 	case errors.Is(err, errOverdue), errors.Is(err, context.DeadlineExceeded):
 		detail := "the service did not answer in time"
 		if !c.again {
-			detail += "; whether it has done what was asked is unknown"
+			detail += unknown
 		}
 		x.fail(w, r, http.StatusGatewayTimeout, detail)
 	case errors.Is(err, nats.ErrMaxPayload):
@@ -275,7 +275,7 @@ func (b *bridge) failCall(w http.ResponseWriter, r *http.Request, x *exchange, c
 	case errors.Is(err, context.Canceled):
 		x.gone(r)
 	case errors.Is(err, errBridgeClosed) && c.sent > 0 && !c.again:
-		unavailable("the connection to the service ended; whether it has done what was asked is unknown")
+		unavailable("the connection to the service ended" + unknown)
 	default:
 		unavailable(unreadyText(err))
 	}

@@ -351,39 +351,6 @@ func TestBridgeWaitsForAnInstance(t *testing.T) {
 	}
 }
 
-func TestBridgeStoppedService(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{WaitForReady: time.Minute})
-	told := func(w *httptest.ResponseRecorder) {
-		t.Helper()
-		if w.Code != 503 || !strings.Contains(w.Body.String(), "the service is stopped") || w.Header().Get("Retry-After") == "" {
-			t.Errorf("answer is %d %s", w.Code, w.Body)
-		}
-	}
-	waiting := make(chan *httptest.ResponseRecorder, 1)
-	go func() { waiting <- g.do("POST", "/x", "") }()
-	waitFor(t, g.Gateway, "flows", 1)
-	g.SetStopped("flows", true)
-	told(<-waiting)
-	told(g.do("GET", "/x", ""))
-
-	// One that drains may still answer what was sent again in vain.
-	g.SetStopped("flows", false)
-	g.ready("i1")
-	nc := busConnect(t, g.server)
-	first := newBusHolder(t, nc, "flows.x")
-	go func() { waiting <- g.do("GET", "/x", "") }()
-	m := <-first.held
-	g.SetStopped("flows", true)
-	first.die(t, nc)
-	g.ready()
-	g.Lost("flows", "other")
-	told(g.do("POST", "/x", "")) // goes the same way, behind it
-	busRespond(t, m, `"first"`)
-	if w := <-waiting; w.Code != 200 || w.Body.String() != `"first"` {
-		t.Errorf("answer is %d %s", w.Code, w.Body)
-	}
-}
-
 func TestBridgeSubscribedLaterThanReady(t *testing.T) {
 	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
 	g.ready("i1")

@@ -77,17 +77,17 @@ func (f *fileRoot) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 	}
 	name := f.name(r.URL.EscapedPath())
 	if name == "" {
-		x.fail(w, r, http.StatusNotFound, "")
+		x.fail(w, r, http.StatusNotFound, "there is no such file")
 		return
 	}
 	file, info, err := f.open(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNotServed):
-		x.fail(w, r, http.StatusNotFound, "")
+		x.fail(w, r, http.StatusNotFound, "there is no such file")
 		return
 	case err != nil: // also a link that leads out, which os.Root refuses
 		x.cause = err.Error()
-		x.fail(w, r, http.StatusNotFound, "")
+		x.fail(w, r, http.StatusNotFound, "there is no such file")
 		return
 	}
 	defer file.Close()

@@ -154,63 +154,6 @@ func TestNothingReadyIs503(t *testing.T) {
 	}
 }
 
-// TestStoppedServiceIsTold: nobody waits for what was stopped on purpose.
-func TestStoppedServiceIsTold(t *testing.T) {
-	d := openDoor(t, Options{WaitForReady: time.Minute})
-	routes := []system.Route{{Path: "/", Service: "api"}}
-	d.SetStopped("api", true) // before anybody knows it
-	d.apply(routes, nil)
-	refused := func(when string) {
-		t.Helper()
-		start := time.Now()
-		res, body := d.do("GET", "/", nil, nil)
-		if res.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "the service is stopped") || res.Header.Get("Retry-After") == "" {
-			t.Errorf("%s: %s %s", when, res.Status, body)
-		}
-		if took := time.Since(start); took > 10*time.Second {
-			t.Errorf("%s: it took %v", when, took)
-		}
-	}
-	refused("at once")
-	d.apply(routes, nil)
-	refused("after another Apply")
-
-	ep := serviceOf(t, "api-1", text("here"))
-	d.SetEndpoints("api", []Endpoint{ep})
-	if res, body := d.do("GET", "/", nil, nil); body != "here" {
-		t.Errorf("while an instance is still ready: %s %q", res.Status, body)
-	}
-	d.SetEndpoints("api", nil)
-	d.SetStopped("api", false)
-	go func() {
-		waitFor(t, d.Gateway, "api", 1)
-		d.SetStopped("api", true)
-	}()
-	refused("while it waits")
-
-	d.SetStopped("api", false)
-	go func() {
-		waitFor(t, d.Gateway, "api", 1)
-		d.SetEndpoints("api", []Endpoint{ep})
-	}()
-	if res, body := d.do("GET", "/", nil, nil); body != "here" {
-		t.Errorf("once it is started again: %s %q", res.Status, body)
-	}
-}
-
-// waitFor waits until n requests wait for an instance.
-func waitFor(tb testing.TB, g *Gateway, service string, n int) {
-	tb.Helper()
-	eventually(tb, "requests to wait", func() bool {
-		g.mu.Lock()
-		p := g.pools[service]
-		g.mu.Unlock()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.waiting == n
-	})
-}
-
 // refusing is an endpoint that nobody listens on.
 func refusing(t *testing.T, instance string) Endpoint {
 	t.Helper()

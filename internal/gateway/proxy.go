@@ -210,10 +210,21 @@ func (x *exchange) broken(w http.ResponseWriter, r *http.Request, err error) {
 		x.route.pool.failed.Add(1)
 		panic(http.ErrAbortHandler)
 	case isTimeout(err) || !time.Now().Before(x.deadline):
-		x.fail(w, r, http.StatusGatewayTimeout, "the service did not answer in time")
+		x.fail(w, r, http.StatusGatewayTimeout, "the service did not answer in time"+x.doubt(r))
 	case failed.progress == unsent:
-		x.fail(w, r, http.StatusServiceUnavailable, "no instance of the service is ready")
+		x.fail(w, r, http.StatusServiceUnavailable, unreadyText(err))
 	default:
-		x.fail(w, r, http.StatusBadGateway, "the service broke off")
+		x.fail(w, r, http.StatusBadGateway, "the service broke off"+x.doubt(r))
 	}
+}
+
+// unknown is added to what a client is told of a request that it cannot simply make
+// again, and that a service may or may not have done.
+const unknown = "; whether it has done what was asked is unknown"
+
+func (x *exchange) doubt(r *http.Request) string {
+	if x.sent == 0 || x.route.def.Retry || idempotent(r.Method) {
+		return ""
+	}
+	return unknown
 }

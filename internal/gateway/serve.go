@@ -142,5 +142,5 @@ func (x *exchange) unmatched(w http.ResponseWriter, r *http.Request, path string
 		x.fail(w, r, http.StatusMethodNotAllowed, "the method is not allowed here")
 		return
 	}
-	x.fail(w, r, http.StatusNotFound, "")
+	x.fail(w, r, http.StatusNotFound, "there is no route for this path")
 }

@@ -1,0 +1,158 @@
+package gateway
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"fairlead/internal/system"
+	"fairlead/internal/wire"
+)
+
+// The tests of this file are about what clients are told when no service answers.
+
+// TestPathWithoutRoute: a person sees what is wrong, a program too.
+func TestPathWithoutRoute(t *testing.T) {
+	g := New(Options{})
+	if err := g.Apply(Config{Routes: []system.Route{{Path: "/a", Service: "api"}}, Services: []string{"api"}}); err != nil {
+		t.Fatal(err)
+	}
+	for accept, media := range map[string]string{"application/json": wire.MediaProblem, "text/html": "text/html; charset=utf-8"} {
+		r := httptest.NewRequestWithContext(t.Context(), "GET", "/nowhere", nil)
+		r.Header.Set("Accept", accept)
+		w := httptest.NewRecorder()
+		g.ServeHTTP(w, r)
+		if w.Code != http.StatusNotFound || w.Header().Get("Content-Type") != media || !strings.Contains(w.Body.String(), "there is no route for this path") {
+			t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
+		}
+	}
+}
+
+// TestDoubtIsTold: of what a client cannot simply ask again it is told whether it
+// may have been done.
+func TestDoubtIsTold(t *testing.T) {
+	t.Parallel()
+	dies := rawService(t, "dies", func(net.Conn, string) {})
+	silent := rawService(t, "silent", func(c net.Conn, _ string) { _, _ = io.Copy(io.Discard, c) })
+	garbled := rawService(t, "garbled", func(c net.Conn, _ string) { _, _ = io.WriteString(c, "what?\r\n\r\n") })
+	tests := []struct {
+		name, method string
+		ep           Endpoint
+		retry        bool
+		status       int
+		detail       string
+	}{
+		{"POST that broke", "POST", dies, false, 502, "the service broke off; whether it has done what was asked is unknown"},
+		{"PATCH that broke", "PATCH", dies, false, 502, "the service broke off; whether it has done what was asked is unknown"},
+		{"POST without an answer", "POST", silent, false, 504, "the service did not answer in time; whether it has done what was asked is unknown"},
+		{"POST with nonsense for an answer", "POST", garbled, false, 502, "the service broke off; whether it has done what was asked is unknown"},
+		{"GET without an answer", "GET", silent, false, 504, "the service did not answer in time"},
+		{"POST that may be repeated", "POST", silent, true, 504, "the service did not answer in time"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := openDoor(t, Options{})
+			d.apply([]system.Route{{Path: "/", Service: "api", Retry: tt.retry, Timeout: 300 * time.Millisecond}}, map[string][]Endpoint{"api": {tt.ep}})
+			res, body := d.do(tt.method, "/", nil, nil)
+			var p wire.Problem
+			if err := json.Unmarshal([]byte(body), &p); err != nil || res.StatusCode != tt.status || p.Detail != tt.detail {
+				t.Errorf("%s %q, %v", res.Status, p.Detail, err)
+			}
+		})
+	}
+}
+
+// TestStoppedServiceIsTold: nobody waits for what was stopped on purpose.
+func TestStoppedServiceIsTold(t *testing.T) {
+	d := openDoor(t, Options{WaitForReady: time.Minute})
+	routes := []system.Route{{Path: "/", Service: "api"}}
+	d.SetStopped("api", true) // before anybody knows it
+	d.apply(routes, nil)
+	refused := func(when string) {
+		t.Helper()
+		start := time.Now()
+		res, body := d.do("GET", "/", nil, nil)
+		if res.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "the service is stopped") || res.Header.Get("Retry-After") == "" {
+			t.Errorf("%s: %s %s", when, res.Status, body)
+		}
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("%s: it took %v", when, took)
+		}
+	}
+	refused("at once")
+	d.apply(routes, nil)
+	refused("after another Apply")
+
+	ep := serviceOf(t, "api-1", text("here"))
+	d.SetEndpoints("api", []Endpoint{ep})
+	if res, body := d.do("GET", "/", nil, nil); body != "here" {
+		t.Errorf("while an instance is still ready: %s %q", res.Status, body)
+	}
+	d.SetEndpoints("api", nil)
+	d.SetStopped("api", false)
+	go func() {
+		waitFor(t, d.Gateway, "api", 1)
+		d.SetStopped("api", true)
+	}()
+	refused("while it waits")
+
+	d.SetStopped("api", false)
+	go func() {
+		waitFor(t, d.Gateway, "api", 1)
+		d.SetEndpoints("api", []Endpoint{ep})
+	}()
+	if res, body := d.do("GET", "/", nil, nil); body != "here" {
+		t.Errorf("once it is started again: %s %q", res.Status, body)
+	}
+}
+
+// waitFor waits until n requests wait for an instance.
+func waitFor(tb testing.TB, g *Gateway, service string, n int) {
+	tb.Helper()
+	eventually(tb, "requests to wait", func() bool {
+		g.mu.Lock()
+		p := g.pools[service]
+		g.mu.Unlock()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.waiting == n
+	})
+}
+
+func TestBridgeStoppedService(t *testing.T) {
+	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{WaitForReady: time.Minute})
+	told := func(w *httptest.ResponseRecorder) {
+		t.Helper()
+		if w.Code != 503 || !strings.Contains(w.Body.String(), "the service is stopped") || w.Header().Get("Retry-After") == "" {
+			t.Errorf("answer is %d %s", w.Code, w.Body)
+		}
+	}
+	waiting := make(chan *httptest.ResponseRecorder, 1)
+	go func() { waiting <- g.do("POST", "/x", "") }()
+	waitFor(t, g.Gateway, "flows", 1)
+	g.SetStopped("flows", true)
+	told(<-waiting)
+	told(g.do("GET", "/x", ""))
+
+	// One that drains may still answer what was sent again in vain.
+	g.SetStopped("flows", false)
+	g.ready("i1")
+	nc := busConnect(t, g.server)
+	first := newBusHolder(t, nc, "flows.x")
+	go func() { waiting <- g.do("GET", "/x", "") }()
+	m := <-first.held
+	g.SetStopped("flows", true)
+	first.die(t, nc)
+	g.ready()
+	g.Lost("flows", "other")
+	told(g.do("POST", "/x", "")) // goes the same way, behind it
+	busRespond(t, m, `"first"`)
+	if w := <-waiting; w.Code != 200 || w.Body.String() != `"first"` {
+		t.Errorf("answer is %d %s", w.Code, w.Body)
+	}
+}
