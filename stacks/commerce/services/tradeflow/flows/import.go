@@ -95,7 +95,7 @@ func (r *Report) readAll(src source, areas *Areas, c *committer) error {
 			continue
 		}
 		intern.keep(&record.Key)
-		if pending = append(pending, record); len(pending) < batchSize {
+		if pending = append(pending, record); len(pending) < c.size {
 			continue
 		}
 		if !c.take(pending) {
@@ -108,6 +108,7 @@ func (r *Report) readAll(src source, areas *Areas, c *committer) error {
 // committer stores batches in a goroutine of its own, in order. There are two
 // buffers: one is stored while the other one is filled.
 type committer struct {
+	size       int // records of a batch
 	full, free chan []Record
 	stopped    chan struct{} // closed when no more batches are stored
 
@@ -118,7 +119,7 @@ type committer struct {
 }
 
 func (s *Store) startCommitter(ctx context.Context) *committer {
-	c := &committer{full: make(chan []Record), free: make(chan []Record, 2), stopped: make(chan struct{})}
+	c := &committer{size: s.batch, full: make(chan []Record), free: make(chan []Record, 2), stopped: make(chan struct{})}
 	c.free <- nil
 	c.free <- nil
 	go func() {

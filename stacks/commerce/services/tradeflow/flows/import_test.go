@@ -91,7 +91,9 @@ func TestImportReportsWhatItRejects(t *testing.T) {
 }
 
 func TestImportThatBreaksKeepsWholeBatches(t *testing.T) {
+	const batchSize = 700
 	s := openStore(t)
+	s.batch = batchSize
 	file := generatedCSV(2*batchSize + 500)
 	gone := errors.New("connection reset")
 	cut := bytes.LastIndexByte(file[:len(file)-1], '\n') + 1
@@ -166,6 +168,7 @@ func TestImportWhoseSumsDoNotFit(t *testing.T) {
 // TestTwoInstancesImportAtOnce has two stores on one file, as two instances of the
 // service, import overlapping uploads.
 func TestTwoInstancesImportAtOnce(t *testing.T) {
+	const batchSize = 500
 	path := filepath.Join(t.TempDir(), "trade.db")
 	script, err := os.ReadFile("../../../init.trade.sql")
 	if err != nil {
@@ -174,12 +177,13 @@ func TestTwoInstancesImportAtOnce(t *testing.T) {
 	if _, err := openDatabase(t, path).Exec(string(script)); err != nil {
 		t.Fatal(err)
 	}
-	file := generatedCSV(3 * batchSize)
+	file := generatedCSV(6 * batchSize)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	total := Report{}
 	for range 2 {
 		s := NewStore(openDatabase(t, path))
+		s.batch = batchSize
 		for range 2 {
 			wg.Go(func() {
 				report, err := s.Import(context.Background(), bytes.NewReader(file), Detect, testAreas())
@@ -194,8 +198,8 @@ func TestTwoInstancesImportAtOnce(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	if total.Inserted != 3*batchSize || total.Unchanged != 9*batchSize {
-		t.Errorf("inserted %d, unchanged %d, want %d and %d", total.Inserted, total.Unchanged, 3*batchSize, 9*batchSize)
+	if total.Inserted != 6*batchSize || total.Unchanged != 18*batchSize {
+		t.Errorf("inserted %d, unchanged %d, want %d and %d", total.Inserted, total.Unchanged, 6*batchSize, 18*batchSize)
 	}
 	s := NewStore(openDatabase(t, path))
 	records, _, err := readAll(bytes.NewReader(file), CSV)

@@ -19,11 +19,13 @@ type Store struct {
 	// writing admits one import batch at a time: the database takes one writer
 	// anyway, and waiting here is fair and costs no retry.
 	writing chan struct{}
+	// batch is how many records a transaction takes.
+	batch int
 }
 
 // NewStore returns a store on a database that init.trade.sql has prepared.
 func NewStore(db *sql.DB) *Store {
-	return &Store{db: db, writing: make(chan struct{}, 1)}
+	return &Store{db: db, writing: make(chan struct{}, 1), batch: batchSize}
 }
 
 // ErrBusy is a database that another process kept locked for too long.

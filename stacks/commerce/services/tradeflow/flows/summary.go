@@ -177,7 +177,8 @@ func (s *Store) Summarize(ctx context.Context, by By, f Filter) (Summary, error)
 	out := Summary{By: by, Rows: []SummaryRow{}}
 	// Grouped in the order of the table where that is possible, which needs no
 	// sorting; sum puts the groups of one key together.
-	table, key, groups := "totals", "", "t.reporter, t.period, t.flow"
+	var key string
+	table, groups := "totals", "t.reporter, t.period, t.flow"
 	switch by {
 	case ByReporter:
 		key = "t.reporter"
