@@ -371,7 +371,7 @@ func (r *reader) subject(n *node, dollar bool) (string, bool) {
 	case s[0] == '_':
 		r.rec.add(n.at, n.path, closedSubject, s[:1], "inboxes are granted by themselves: begin with a word of your own")
 		return "", false
-	case s[0] == '$' && !dollar:
+	case s[0] == '$' && (!dollar || !strings.HasPrefix(s, "$SRV.")):
 		r.rec.add(n.at, n.path, closedSubject, s[:1], "begin with a word of your own")
 		return "", false
 	}
