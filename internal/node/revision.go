@@ -127,7 +127,7 @@ func (n *Node) buildService(ctx context.Context, svc *system.Service, out string
 		return "", fmt.Errorf("build %s: %w", svc.Name, err)
 	}
 	output := &tail{limit: 16 << 10}
-	err = supervise.Build(ctx, supervise.BuildOptions{Command: svc.Build, Dir: svc.WorkingDir, Out: out, Env: os.Environ(), Output: output})
+	err = n.sup.Build(ctx, supervise.BuildOptions{Command: svc.Build, Dir: svc.WorkingDir, Out: out, Env: os.Environ(), Output: output})
 	if err != nil {
 		if ctx.Err() == nil { // not just cancelled because a neighbour failed
 			n.tell(control.Event{Kind: control.EventBuildError, Service: svc.Name, Text: output.String(), Took: time.Since(start)})

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,6 +30,18 @@ type BuildOptions struct {
 	Out     string    // folder for what is built, given as $OUT; made if it does not exist
 	Env     []string  // whole environment but OUT
 	Output  io.Writer // gets what the command writes, as it comes; may be nil
+
+	mark process.Mark // of the processes; none: they are known by descent only
+}
+
+// Build is [Build] with the processes marked as those of the data folder: what
+// a build leaves running is found also when it has hidden itself, and when the
+// node was killed meanwhile, by the next Start. The supervisor must be started.
+func (s *Supervisor) Build(ctx context.Context, opts BuildOptions) error {
+	s.mu.Lock()
+	opts.mark = process.Mark{Data: s.dataID, Instance: "build-" + filepath.Base(opts.Out) + "-" + strconv.FormatUint(rand.Uint64(), 36)}
+	s.mu.Unlock()
+	return Build(ctx, opts)
 }
 
 // BuildError says that a build command failed.
@@ -61,6 +76,9 @@ func Build(ctx context.Context, opts BuildOptions) error {
 	cmd := exec.Command("/bin/sh", "-c", opts.Command)
 	cmd.Dir = opts.Dir
 	cmd.Env = append(slices.Clip(opts.Env), "OUT="+opts.Out)
+	if opts.mark.Data != "" {
+		cmd.Env = append(cmd.Env, opts.mark.Env()...)
+	}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second // for output that a background process holds open
@@ -69,6 +87,11 @@ func Build(ctx context.Context, opts BuildOptions) error {
 	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("build: %w", err)
+	}
+	defer opts.sweep(context.WithoutCancel(ctx))
+	if opts.mark.Data != "" {
+		// Not before it starts: the limit is the node's own until then.
+		_ = process.SetTagOf(cmd.Process.Pid, opts.mark.Tag()) // the environment marks it too
 	}
 	var err error
 	ended := make(chan struct{})
@@ -93,6 +116,31 @@ func Build(ctx context.Context, opts BuildOptions) error {
 		return fmt.Errorf("build: %w", err)
 	}
 	return nil
+}
+
+// sweep kills and reaps what carries the build's mark.
+func (o BuildOptions) sweep(ctx context.Context) {
+	if o.mark.Data == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
+	defer cancel()
+	self := os.Getpid()
+	// What cannot be killed is not ours to wait for.
+	_ = process.Kill(ctx, func() (process.Table, error) {
+		table, err := process.All()
+		if err != nil {
+			return nil, err
+		}
+		return table.Marked(o.mark, nil, []int{self}), nil
+	})
+	table, err := process.All()
+	if err != nil {
+		return
+	}
+	for _, s := range table.Orphans(o.mark, self) {
+		_, _ = unix.Wait4(s.PID, nil, unix.WNOHANG, nil)
+	}
 }
 
 // killTree kills a process that nobody has reaped yet, its group, and all that

@@ -68,9 +68,17 @@ func TestLogsFollowTheServiceThroughARestart(t *testing.T) {
 	if err := w.Logs(t.Context(), "../run", "", false, -1, nil); err == nil {
 		t.Error("a path was taken for a service")
 	}
+	if err := w.Logs(t.Context(), "s", "nope-1", true, -1, nil); !errors.Is(err, ErrNoInstance) {
+		t.Errorf("an instance that never was: %v", err)
+	}
 	// What ended can be read after the system has stopped.
 	if err := w.Stop(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	instances := make(map[string]bool)
+	err := ReadLogs(t.Context(), w.dir, LogQuery{Tail: -1}, func(l Line) error { instances[l.Instance] = true; return nil })
+	if err != nil || len(instances) != 4 || !instances[old[0].ID] {
+		t.Errorf("of all services: %v, %v", instances, err)
 	}
 	n := 0
 	if err := w.Logs(t.Context(), "s", old[0].ID, false, 1, func(l Line) error { n++; return nil }); err != nil || n != 1 {
@@ -160,4 +168,17 @@ func BenchmarkReady(b *testing.B) {
 			b.ReportMetric(float64(took.Microseconds())/1000/float64(n), "ms-to-ready")
 		})
 	}
+}
+
+func TestBuildLeavesNothingThatHides(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	err := w.Build(t.Context(), BuildOptions{
+		Command: `setsid sleep 100 & (setsid sleep 100 &); (setsid env -i /bin/sleep 100 &); sleep 0.2`,
+		Dir:     dir, Out: filepath.Join(dir, "web"), Env: []string{"PATH=/usr/bin:/bin"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, w.dataID)
 }

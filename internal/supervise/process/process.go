@@ -223,6 +223,20 @@ func SetTag(tag uint64) error {
 	return nil
 }
 
+// SetTagOf sets the tag of another process of the same user, which its children
+// inherit from then on.
+func SetTagOf(pid int, tag uint64) error {
+	var limit unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_LOCKS, nil, &limit); err != nil {
+		return fmt.Errorf("read the limit that marks a process: %w", err)
+	}
+	limit.Cur = tag
+	if err := unix.Prlimit(pid, unix.RLIMIT_LOCKS, &limit, nil); err != nil {
+		return fmt.Errorf("set the limit that marks a process: %w", err)
+	}
+	return nil
+}
+
 // Tag returns the soft limit that holds the tag of a process.
 func Tag(pid int) (uint64, bool) {
 	var limit unix.Rlimit
