@@ -108,13 +108,16 @@ type Accounts struct {
 	waiting chan struct{}
 	keyAge  time.Duration
 	keys    keyring
-	decoy   string
+	cost    cost
+	decoy   string // hash that a password is compared with where there is no user
 }
 
 const waitingPerHash = 16
 
 // New returns the accounts in a database that init.auth.sql has prepared.
-func New(o Options) (*Accounts, error) {
+func New(o Options) (*Accounts, error) { return newAccounts(o, usualCost) }
+
+func newAccounts(o Options, c cost) (*Accounts, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -124,12 +127,12 @@ func New(o Options) (*Accounts, error) {
 	if o.KeyAge <= 0 {
 		o.KeyAge = 30 * 24 * time.Hour
 	}
-	decoy, err := hashPassword("a password that nobody has")
+	decoy, err := hashPassword("a password that nobody has", c)
 	if err != nil {
 		return nil, err
 	}
 	return &Accounts{
-		db: o.DB, now: o.Now, keyAge: o.KeyAge, decoy: decoy,
+		db: o.DB, now: o.Now, keyAge: o.KeyAge, cost: c, decoy: decoy,
 		hashing: make(chan struct{}, o.Hashing),
 		waiting: make(chan struct{}, o.Hashing*(waitingPerHash+1)),
 	}, nil
@@ -186,7 +189,7 @@ func (a *Accounts) EnsureAdministrator(ctx context.Context, password string) (bo
 	if err := checkPassword(password); err != nil {
 		return false, fmt.Errorf("make administrator: %w", err)
 	}
-	hashed, err := hashPassword(password)
+	hashed, err := hashPassword(password, a.cost)
 	if err != nil {
 		return false, err
 	}
@@ -227,7 +230,7 @@ func (a *Accounts) Register(ctx context.Context, name, email, password string) (
 	}
 	var hashed string
 	if err := a.hash(ctx, func() (err error) {
-		hashed, err = hashPassword(password)
+		hashed, err = hashPassword(password, a.cost)
 		return err
 	}); err != nil {
 		return User{}, err

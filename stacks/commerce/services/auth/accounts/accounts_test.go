@@ -67,7 +67,7 @@ func open(t *testing.T, path string) *sql.DB {
 // instance returns accounts on a database, as one instance of the service has them.
 func instance(t *testing.T, path string, c *clock) *Accounts {
 	t.Helper()
-	a, err := New(Options{DB: open(t, path), Now: c.Now, Hashing: 4})
+	a, err := newAccounts(Options{DB: open(t, path), Now: c.Now, Hashing: 4}, cost{memory: 64, passes: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -554,7 +554,7 @@ func TestSetRole(t *testing.T) {
 }
 
 func TestVerifyPassword(t *testing.T) {
-	hashed, err := hashPassword(password)
+	hashed, err := hashPassword(password, usualCost)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -590,7 +590,7 @@ func FuzzVerifyPassword(f *testing.F) {
 }
 
 func BenchmarkLogin(b *testing.B) {
-	hashed, err := hashPassword(password)
+	hashed, err := hashPassword(password, usualCost)
 	if err != nil {
 		b.Fatal(err)
 	}

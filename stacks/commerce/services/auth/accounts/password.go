@@ -11,14 +11,20 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// The cost of a hash: OWASP's first recommendation for argon2id, 19 MiB.
 const (
-	argonMemory  = 19 * 1024 // KiB
-	argonTime    = 2
 	argonThreads = 1
 	argonSalt    = 16 // bytes
 	argonKey     = 32 // bytes
 )
+
+// cost is what a hash costs.
+type cost struct {
+	memory uint32 // KiB
+	passes uint32
+}
+
+// usualCost is OWASP's first recommendation for argon2id.
+var usualCost = cost{memory: 19 * 1024, passes: 2}
 
 // Bounds of what a stored hash may ask for, so that a damaged one cannot take all
 // the memory.
@@ -30,13 +36,13 @@ const (
 var errHash = errors.New("stored password hash is damaged")
 
 // hashPassword returns an argon2id hash in PHC format.
-func hashPassword(password string) (string, error) {
+func hashPassword(password string, c cost) (string, error) {
 	salt := make([]byte, argonSalt)
 	if _, err := rand.Read(salt); err != nil {
 		return "", fmt.Errorf("read random bytes: %w", err)
 	}
-	key := argon2.IDKey([]byte(password), salt, argonTime, argonMemory, argonThreads, argonKey)
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonThreads,
+	key := argon2.IDKey([]byte(password), salt, c.passes, c.memory, argonThreads, argonKey)
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, c.memory, c.passes, argonThreads,
 		base64.RawStdEncoding.EncodeToString(salt), base64.RawStdEncoding.EncodeToString(key)), nil
 }
 
