@@ -109,6 +109,11 @@ type Bus struct {
 	looking sync.Mutex // guards shot
 	shot    snapshot
 
+	health storeHealth
+	broken chan struct{} // holds a token when the store is to be mended
+
+	unwatch  context.CancelFunc // ends the watches
+	watches  sync.WaitGroup     // mendStore and thinCrowds
 	closing  sync.Once
 	finished chan struct{} // closed when the server has ended and the lock is free
 }
@@ -149,6 +154,7 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 		lock:      lock,
 		inbox:     gatewayInboxes + "." + random(),
 		instances: make(map[string]*instance),
+		broken:    make(chan struct{}, 1),
 		finished:  make(chan struct{}),
 	}
 	b.operator = Credentials{User: "fairlead.operator", Password: secret()}
@@ -158,6 +164,10 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 	if err := b.start(ctx); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
+	var watching context.Context
+	watching, b.unwatch = context.WithCancel(context.WithoutCancel(ctx))
+	b.watches.Go(func() { b.mendStore(watching) })
+	b.watches.Go(func() { b.thinCrowds(watching) })
 	return b, nil
 }
 
@@ -177,9 +187,12 @@ func serverOptions(o Options, host string, port int) *server.Options {
 		StoreDir:           o.Dir,
 		SyncAlways:         true,
 		JetStreamMaxMemory: 256 << 20,
+		// The disk is the limit. By default it is three quarters of what was free at
+		// the start, and stays so when space is freed.
+		JetStreamMaxStore: 1 << 50,
 
 		MaxPayload:     o.MaxPayload,
-		MaxConn:        4096,
+		MaxConn:        maxConnections,
 		MaxSubs:        4096,
 		MaxControlLine: 8 << 10,
 		AuthTimeout:    5, // seconds
@@ -201,7 +214,7 @@ func (b *Bus) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("configure server: %w", err)
 	}
-	log := newServerLog(b.log, b.settleHandshakes)
+	log := newServerLog(b.log, b.settleHandshakes, b.storeFailed)
 	s.SetLoggerV2(log, false, false, false)
 	// Start returns once the store is read and the listener open, or when it has
 	// told the log why not.
@@ -248,6 +261,8 @@ func (b *Bus) Close(ctx context.Context) error {
 			for _, nc := range conns {
 				nc.Close()
 			}
+			b.unwatch()
+			b.watches.Wait()
 			b.reload.Lock() // a reload under way ends first
 			defer b.reload.Unlock()
 			b.server.Shutdown()

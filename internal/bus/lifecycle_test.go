@@ -31,6 +31,13 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, child(context.Background(), dir))
 		os.Exit(1)
 	}
+	if dir := os.Getenv(fullDir); dir != "" {
+		if err := fullDisk(context.Background(), dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -378,7 +385,7 @@ func TestLog(t *testing.T) {
 }
 
 func TestServerLogForgets(t *testing.T) {
-	l := newServerLog(slog.New(slog.DiscardHandler), func() {})
+	l := newServerLog(slog.New(slog.DiscardHandler), func() {}, func(string) {})
 	for i := range 10 * remembered {
 		if text := strconv.Itoa(i); !l.fresh(text) || l.fresh(text) {
 			t.Fatalf("message %s", text)

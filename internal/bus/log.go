@@ -21,6 +21,8 @@ type serverLog struct {
 	// reloading is called while the server reloads its users, before it looks at
 	// the connections.
 	reloading func()
+	// problem is told every warning and error, with locks of the server held.
+	problem func(line string)
 
 	mu    sync.Mutex // guards fatal and seen
 	fatal string     // the first fatal message: the reason why a start failed
@@ -46,8 +48,8 @@ const plaintextWarning = "Plaintext passwords detected, use nkeys or bcrypt"
 // reloadNotice is what the server says when it has taken up the new users.
 const reloadNotice = "Reloaded: authorization users"
 
-func newServerLog(log *slog.Logger, reloading func()) *serverLog {
-	return &serverLog{log: log, reloading: reloading, seen: make(map[string]time.Time)}
+func newServerLog(log *slog.Logger, reloading func(), problem func(string)) *serverLog {
+	return &serverLog{log: log, reloading: reloading, problem: problem, seen: make(map[string]time.Time)}
 }
 
 func (l *serverLog) Noticef(format string, v ...any) {
@@ -59,6 +61,7 @@ func (l *serverLog) Noticef(format string, v ...any) {
 
 func (l *serverLog) Warnf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
+	l.problem(text)
 	if text == plaintextWarning || !l.fresh(text) {
 		return
 	}
@@ -67,6 +70,7 @@ func (l *serverLog) Warnf(format string, v ...any) {
 
 func (l *serverLog) Errorf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
+	l.problem(text)
 	if head := ofClient.FindString(text); head != "" {
 		if l.fresh(text[len(head):]) {
 			l.log.Warn("bus server refuses a client", slog.String(wire.KeyReason, text))

@@ -36,6 +36,11 @@ func (b *Bus) flush(n uint64) error {
 	if b.applied >= n {
 		return nil // another change's reload carried this one
 	}
+	return b.reloadServer()
+}
+
+// reloadServer tells the server all changes that there are. b.reload is held.
+func (b *Bus) reloadServer() error {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()

@@ -22,16 +22,43 @@ import (
 //	current               number of the revision that runs
 //	revision.<n>          its record
 //	override.<service>    what `stop` decided
-//	next.<service>        number of the next instance
+//	next.<service>        the highest number of an instance that may have been given
 //
-// Every put is synced before it returns.
+// Every put is synced before it returns. While the bus's store takes no writes, a
+// write fails with the cause, in some seconds; reading goes on.
 type state struct {
 	kv jetstream.KeyValue
+	// health tells why the bus's store takes no writes; nil: it is not known.
+	health func() error
 
-	numbering sync.Mutex // one number is given at a time
+	numbering sync.Mutex // guards numbers; one number is given at a time
+	numbers   map[string]*numbers
 }
 
-const stateBucket = "fairlead"
+// numbers are those of the instances of one service.
+type numbers struct {
+	given    int // the last that was given
+	reserved int // the last that is written down as given
+}
+
+const (
+	stateBucket = "fairlead"
+
+	// writeBound is how long a write may take.
+	writeBound = 5 * time.Second
+	// mendBound is how long a write waits for the store to take writes again. The
+	// bus mends a store that failed for a moment in less.
+	mendBound = 2 * time.Second
+	// healthGlance is how often it is looked whether the store failed meanwhile:
+	// the bus answers nothing then.
+	healthGlance = 20 * time.Millisecond
+
+	// numberBlock is how many numbers of instances one write reserves, and
+	// numberFloor how many may be left before more are: as many instances can
+	// begin anew while the disk is full.
+	numberBlock = 64
+	numberFloor = 32
+)
 
 // record is what is kept of a revision beside its folder.
 type record struct {
@@ -62,7 +89,7 @@ func openState(ctx context.Context, nc *nats.Conn) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
-	return &state{kv: kv}, nil
+	return &state{kv: kv, numbers: make(map[string]*numbers)}, nil
 }
 
 func (s *state) get(ctx context.Context, key string, into any) (bool, error) {
@@ -84,17 +111,97 @@ func (s *state) put(ctx context.Context, key string, v any) error {
 	if err != nil {
 		return fmt.Errorf("write state %s: %w", key, err)
 	}
-	if _, err := s.kv.Put(ctx, key, b); err != nil {
+	err = s.write(ctx, func(ctx context.Context) error {
+		_, err := s.kv.Put(ctx, key, b)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("write state %s: %w", key, err)
 	}
 	return nil
 }
 
 func (s *state) remove(ctx context.Context, key string) error {
-	if err := s.kv.Purge(ctx, key); err != nil {
+	err := s.write(ctx, func(ctx context.Context) error { return s.kv.Purge(ctx, key) })
+	if err != nil {
 		return fmt.Errorf("remove state %s: %w", key, err)
 	}
 	return nil
+}
+
+// write makes a write that may be repeated, again if the store failed in between.
+func (s *state) write(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, writeBound)
+	defer cancel()
+	for {
+		if err := s.awaitHealth(ctx); err != nil {
+			return err
+		}
+		failed, err := s.attempt(ctx, do)
+		switch {
+		case err == nil:
+			return nil
+		case failed || s.unhealthy() != nil:
+			// Whether it was stored is not known.
+		case errors.Is(err, context.DeadlineExceeded):
+			return fmt.Errorf("the bus does not answer: %w", err)
+		default:
+			return err
+		}
+	}
+}
+
+// attempt makes a write and gives it up when the store fails: nobody would answer.
+func (s *state) attempt(ctx context.Context, do func(context.Context) error) (failed bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	watched := make(chan bool)
+	go func() {
+		ticker := time.NewTicker(healthGlance)
+		defer ticker.Stop()
+		failed := false
+		for {
+			select {
+			case <-ctx.Done():
+				watched <- failed
+				return
+			case <-ticker.C:
+				if s.unhealthy() != nil {
+					failed = true
+					cancel()
+				}
+			}
+		}
+	}()
+	err = do(ctx)
+	cancel()
+	return <-watched, err
+}
+
+// awaitHealth returns when the store takes writes, or, if that takes too long, why
+// it does not.
+func (s *state) awaitHealth(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, mendBound)
+	defer cancel()
+	ticker := time.NewTicker(healthGlance)
+	defer ticker.Stop()
+	for {
+		err := s.unhealthy()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-ticker.C:
+		}
+	}
+}
+
+func (s *state) unhealthy() error {
+	if s.health == nil {
+		return nil
+	}
+	return s.health()
 }
 
 // current returns the number of the revision that runs, or ran last; 0: none did.
@@ -156,18 +263,49 @@ func (s *state) overrides(ctx context.Context) (map[string]control.Override, err
 	return all, nil
 }
 
-// nextInstance returns an id that was never given before.
+// nextInstance returns an id that was never given before. Numbers are written down
+// before they are given, many at once, so that an instance that ended can begin
+// anew although the disk is full.
 func (s *state) nextInstance(ctx context.Context, service string) (string, error) {
 	s.numbering.Lock()
 	defer s.numbering.Unlock()
-	key := "next." + service
-	var n int
-	if _, err := s.get(ctx, key, &n); err != nil {
-		return "", err
+	n := s.numbers[service]
+	if n == nil {
+		var last int
+		if _, err := s.get(ctx, nextKey(service), &last); err != nil {
+			return "", err
+		}
+		n = &numbers{given: last, reserved: last}
+		s.numbers[service] = n
 	}
-	n++
-	if err := s.put(ctx, key, n); err != nil {
-		return "", err
+	left := n.reserved - n.given
+	if left == 0 || left < numberFloor && s.unhealthy() == nil {
+		err := s.put(ctx, nextKey(service), n.given+numberBlock)
+		if err == nil {
+			n.reserved = n.given + numberBlock
+		} else if left == 0 {
+			return "", err
+		}
 	}
-	return service + "-" + strconv.Itoa(n), nil
+	n.given++
+	return service + "-" + strconv.Itoa(n.given), nil
 }
+
+// releaseNumbers gives back the numbers that are reserved and were not given, so
+// that those of the next run follow. It is called when no instance begins any
+// more. What cannot be given back is lost, as after a kill: ids then jump.
+func (s *state) releaseNumbers(ctx context.Context) {
+	s.numbering.Lock()
+	defer s.numbering.Unlock()
+	for service, n := range s.numbers {
+		if n.given == n.reserved || s.unhealthy() != nil {
+			continue
+		}
+		// Whether it was stored or not: no number is given that could have been
+		// given, because the next one is read from what is stored.
+		_ = s.put(ctx, nextKey(service), n.given)
+	}
+	clear(s.numbers)
+}
+
+func nextKey(service string) string { return "next." + service }
