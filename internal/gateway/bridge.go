@@ -81,10 +81,18 @@ func (b *bridge) start() error {
 
 // lost has the outstanding requests of a service that may be sent again sent again,
 // within their deadline and the service's budget. The instance that died must
-// have no subscription left, or it may be chosen again.
-func (b *bridge) lost(service string) {
+// have no subscription left, or it may be chosen again. A request that may not be
+// sent again, and that no other instance can have got, ends.
+func (b *bridge) lost(service, instance string) {
 	if b != nil {
-		b.table.lost(service)
+		b.table.lost(service, instance)
+	}
+}
+
+// joined says that an instance gets requests from now on, until it is lost.
+func (b *bridge) joined(service, instance string) {
+	if b != nil {
+		b.table.joined(service, instance)
 	}
 }
 
@@ -266,6 +274,12 @@ func (b *bridge) failCall(w http.ResponseWriter, r *http.Request, x *exchange, c
 			detail += unknown
 		}
 		x.fail(w, r, http.StatusGatewayTimeout, detail)
+	case errors.Is(err, errBereft):
+		detail := "the service broke off"
+		if !c.again {
+			detail += unknown
+		}
+		x.fail(w, r, http.StatusBadGateway, detail)
 	case errors.Is(err, nats.ErrMaxPayload):
 		x.fail(w, r, http.StatusRequestEntityTooLarge, "the body is too large")
 	case errors.Is(err, errNestForeign), errors.Is(err, errNestLarge):

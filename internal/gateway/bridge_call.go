@@ -16,6 +16,7 @@ const (
 	backoffMost  = 250 * time.Millisecond //
 	patience     = 2 * time.Second        // for a subject nobody answers although an instance is ready
 	headersMost  = 6
+	lastWords    = 100 * time.Millisecond // for a reply that was on its way when the last instance was lost
 )
 
 // Errors of bridge.do, beside those of the context and of the pool.
@@ -25,6 +26,7 @@ var (
 	errBridgeDown   = errors.New("the bus is not connected")
 	errUnanswered   = errors.New("no ready instance answers the subject")
 	errOverdue      = errors.New("no reply within the time")
+	errBereft       = errors.New("all instances that can have got the request are lost")
 )
 
 // call is one request on the bus, from before its first sending to its answer. It
@@ -37,6 +39,7 @@ type call struct {
 	deadline time.Time
 	ready    interface{ wait(context.Context) error } // nil: nothing to wait for
 	sent     int                                      // times it was sent
+	bereft   bool                                     // nobody is left to answer: the timer gives it lastWords
 
 	msg    nats.Msg
 	values [headersMost]string // of msg's headers, to which its lists point
@@ -48,12 +51,13 @@ type call struct {
 
 	// guarded by table.mu
 	older, newer *call
-	at           uint64
+	at, newest   uint64 // table.clock at its oldest attempt and at its newest
 	linked       bool
 	attempts     [1 + resendsMost]attempt
 	live         int // attempts that are not over
 	resends      int
 	resend       bool // wanted
+	orphan       bool // all instances that can have got it are lost
 	inbox        []delivery
 	interrupt    func() // called by rouse, may be nil
 
@@ -185,6 +189,10 @@ func (b *bridge) send(c *call, resend bool) error {
 		return errBridgeClosed
 	}
 	c.sent++
+	if c.bereft {
+		c.bereft = false
+		c.timer.Reset(time.Until(c.deadline))
+	}
 	b.sender.send(c)
 	return nil
 }
@@ -198,7 +206,16 @@ func (b *bridge) await(ctx context.Context, c *call) (reply, progress, error) {
 		case <-ctx.Done():
 			return reply{}, pending, ctx.Err()
 		case <-c.timer.C:
-			return reply{}, pending, errOverdue
+			if !c.bereft {
+				return reply{}, pending, errOverdue
+			}
+			if r, state, err := b.look(c); state != pending || err != nil {
+				return r, state, err // it came in the last moment
+			}
+			if c.bereft {
+				return reply{}, pending, errBereft
+			}
+			continue
 		}
 		if r, state, err := b.look(c); state != pending || err != nil {
 			return r, state, err
@@ -208,7 +225,7 @@ func (b *bridge) await(ctx context.Context, c *call) (reply, progress, error) {
 
 // look takes in what is new for c, and sends it again if that is asked for.
 func (b *bridge) look(c *call) (reply, progress, error) {
-	got, resend, closed := b.table.taken(c, c.spare)
+	got, resend, orphan, closed := b.table.taken(c, c.spare)
 	r, state, err := b.sort(c, got)
 	clear(got)
 	c.spare = got[:0]
@@ -217,12 +234,23 @@ func (b *bridge) look(c *call) (reply, progress, error) {
 		return r, state, err
 	case closed:
 		return reply{}, pending, errBridgeClosed
-	case state == pending && resend:
-		return reply{}, pending, b.send(c, true)
-	case state == pending && len(got) == 0:
+	case state != pending:
+		return reply{}, state, nil
+	}
+	if resend {
+		before := c.sent
+		if err := b.send(c, true); err != nil || c.sent > before {
+			return reply{}, pending, err
+		}
+	}
+	if orphan && !c.bereft && !b.sender.has(c) {
+		c.bereft = true
+		c.timer.Reset(min(lastWords, time.Until(c.deadline)))
+	}
+	if len(got) == 0 {
 		return reply{}, pending, b.sender.failure(c)
 	}
-	return reply{}, state, nil
+	return reply{}, pending, nil
 }
 
 // progress of a call.

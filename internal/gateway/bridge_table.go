@@ -34,8 +34,10 @@ type table struct {
 
 // traffic is what one service has been asked and has not answered.
 type traffic struct {
-	first, last *call // oldest first, linked by older and newer
-	budget      int   // resends that may be made: each request earns one
+	first, last *call             // oldest first, linked by older and newer
+	budget      int               // resends that may be made: each request earns one
+	hosts       map[string]uint64 // instances that live, each with the last sending that it cannot have got
+	lostAt      uint64            // the last sending before a host was lost
 	settlers    []settler
 }
 
@@ -104,11 +106,7 @@ func (t *table) sending(c *call, resend bool) string {
 	if t.closed {
 		return ""
 	}
-	tr := t.traffic[c.service]
-	if tr == nil {
-		tr = &traffic{budget: resendsFirst}
-		t.traffic[c.service] = tr
-	}
+	tr := t.of(c.service)
 	switch {
 	case c.sent == 0:
 		tr.budget = min(tr.budget+1, resendsSaved)
@@ -127,8 +125,9 @@ func (t *table) sending(c *call, resend bool) string {
 			break
 		}
 	}
+	t.clock++
+	c.newest, c.orphan = t.clock, false
 	if !c.linked {
-		t.clock++
 		c.at, c.linked = t.clock, true
 		c.older, c.newer = tr.last, nil
 		if tr.last != nil {
@@ -139,6 +138,16 @@ func (t *table) sending(c *call, resend bool) string {
 		tr.last = c
 	}
 	return reply
+}
+
+// of needs the lock. It returns what a service has been asked.
+func (t *table) of(service string) *traffic {
+	tr := t.traffic[service]
+	if tr == nil {
+		tr = &traffic{budget: resendsFirst, hosts: make(map[string]uint64)}
+		t.traffic[service] = tr
+	}
+	return tr
 }
 
 // over ends one attempt, to which nobody will reply.
@@ -233,25 +242,49 @@ func (t *table) owed(c *call) bool {
 
 // taken returns the replies since the last call, the list for the next ones being
 // spare, and whether the request is to be sent again.
-func (t *table) taken(c *call, spare []delivery) (got []delivery, resend, closed bool) {
+//
+// It also says whether all instances that can have got the request are lost.
+func (t *table) taken(c *call, spare []delivery) (got []delivery, resend, orphan, closed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	got, resend = c.inbox, c.resend
-	c.inbox, c.resend = spare, false
-	return got, resend, t.closed
+	got, resend, orphan = c.inbox, c.resend, c.orphan
+	c.inbox, c.resend, c.orphan = spare, false, false
+	return got, resend, orphan, t.closed
 }
 
-// lost asks for all requests of a service that may be sent again to be so.
-func (t *table) lost(service string) {
+// joined takes note of an instance that is ready. It may have got requests before,
+// from its first subscription on: in place of that moment, which is not known here,
+// stands the last loss of an instance, for those that take a lost one's place.
+func (t *table) joined(service, instance string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	tr := t.of(service)
+	if _, known := tr.hosts[instance]; !known {
+		tr.hosts[instance] = tr.lostAt
+	}
+}
+
+// lost asks for all requests of a service that may be sent again to be so, and tells
+// those that no instance is left to answer.
+func (t *table) lost(service, instance string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	tr := t.traffic[service]
 	if tr == nil {
 		return
 	}
+	unreached := uint64(0) // the last sending that none who is left can have got
+	if _, was := tr.hosts[instance]; was {
+		delete(tr.hosts, instance)
+		tr.lostAt, unreached = t.clock, t.clock
+		for _, since := range tr.hosts {
+			unreached = min(unreached, since)
+		}
+	}
 	for c := tr.first; c != nil; c = c.newer {
-		if c.again {
-			c.resend = true
+		c.resend = c.resend || c.again
+		c.orphan = c.orphan || c.newest <= unreached
+		if c.resend || c.orphan {
 			c.rouse()
 		}
 	}

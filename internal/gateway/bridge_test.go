@@ -737,7 +737,7 @@ func TestBridgeIsBounded(t *testing.T) {
 
 func TestBridgeWithoutBus(t *testing.T) {
 	var b *bridge
-	b.lost("flows")
+	b.lost("flows", "i1")
 	b.close()
 	if err := b.settle(t.Context(), "flows"); err != nil {
 		t.Fatal(err)
@@ -855,7 +855,7 @@ func TestBridgeStartStop(t *testing.T) {
 				_, _ = b.ask(ctx, "nobody.home")
 			})
 		}
-		wg.Go(func() { b.lost("") })
+		wg.Go(func() { b.lost("", "") })
 		wg.Go(func() { _ = b.settle(context.Background(), "") })
 		b.close()
 		wg.Wait()

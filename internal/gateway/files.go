@@ -119,7 +119,32 @@ func (f *fileRoot) open(name string) (*os.File, fs.FileInfo, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if hidden(root, file) {
+		_ = file.Close()
+		return nil, nil, errNotServed
+	}
 	return file, info, nil
+}
+
+// hidden reports whether a file that was reached by links is one that its own
+// path would not give: a dot file, or one in a dot folder.
+func hidden(root *os.Root, file *os.File) bool {
+	folder, err := root.Open(".")
+	if err != nil {
+		return true
+	}
+	defer folder.Close() //nolint:errcheck // only read
+	below, inside := strings.CutPrefix(realPath(file), strings.TrimSuffix(realPath(folder), "/")+"/")
+	return !inside || strings.HasPrefix(below, ".") || strings.Contains(below, "/.")
+}
+
+// realPath is where an open file is, "" if that cannot be told.
+func realPath(file *os.File) string {
+	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(file.Fd())))
+	if err != nil {
+		return ""
+	}
+	return path
 }
 
 // etag changes when the file does. Time alone is not enough: two builds can fall

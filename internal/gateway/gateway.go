@@ -309,7 +309,8 @@ func (g *Gateway) SetStopped(service string, stopped bool) {
 }
 
 // Lost says that an instance has died. It gets no further request, and the
-// outstanding idempotent bus requests of its service are sent again.
+// outstanding idempotent bus requests of its service are sent again. Those that may
+// not be, and that no other instance can have got, are answered 502.
 func (g *Gateway) Lost(service, instance string) {
 	g.mu.Lock()
 	e := g.instances[instance]
@@ -317,7 +318,7 @@ func (g *Gateway) Lost(service, instance string) {
 	if e != nil {
 		e.retire()
 	}
-	g.bridge.lost(service)
+	g.bridge.lost(service, instance)
 }
 
 // Served returns how many HTTP requests were sent to an instance, 0 for an unknown

@@ -105,6 +105,14 @@ func (g *Gateway) SetEndpoints(service string, eps []Endpoint) {
 // mutex is held.
 func (g *Gateway) swap(old, next *snapshot, pools map[string]*pool) {
 	g.pools = pools
+	for name, rd := range next.ready {
+		if old != nil && old.ready[name] == rd {
+			continue
+		}
+		for _, e := range rd.all {
+			g.bridge.joined(name, e.Instance)
+		}
+	}
 	g.snap.Store(next)
 	stay := map[*endpoint]bool{}
 	for _, rd := range next.ready {

@@ -156,3 +156,131 @@ func TestBridgeStoppedService(t *testing.T) {
 		t.Errorf("answer is %d %s", w.Code, w.Body)
 	}
 }
+
+// TestBridgeOnlyInstanceDies: what only instances that are lost can have got is
+// answered long before its time is over.
+func TestBridgeOnlyInstanceDies(t *testing.T) {
+	tests := []struct {
+		name  string
+		ready []string
+		then  func(g *busGateway)
+		ends  bool
+	}{
+		{"the only one", []string{"i1"}, func(g *busGateway) {
+			g.ready()
+			g.Lost("flows", "i1")
+		}, true},
+		{"one of two", []string{"i1", "i2"}, func(g *busGateway) {
+			g.ready("i2")
+			g.Lost("flows", "i1")
+		}, false},
+		{"one of two while the other drains", []string{"i1", "i2"}, func(g *busGateway) {
+			g.ready()
+			g.Lost("flows", "i1")
+		}, false},
+		{"both, and one has come since", []string{"i1", "i2"}, func(g *busGateway) {
+			g.ready("i2")
+			g.Lost("flows", "i1")
+			g.ready("i2", "i3")
+			g.ready("i3")
+			g.Lost("flows", "i2")
+		}, true},
+		{"one whose successor was ready before", []string{"i1"}, func(g *busGateway) {
+			g.ready("i1", "i2")
+			g.ready("i2")
+			g.Lost("flows", "i1")
+		}, false},
+		{"one that never was ready", []string{"i1"}, func(g *busGateway) {
+			g.ready()
+			g.Lost("flows", "i2")
+		}, false},
+		{"one of another service", []string{"i1"}, func(g *busGateway) {
+			g.SetEndpoints("other", []Endpoint{{Instance: "o1", Network: "bus"}})
+			g.Lost("other", "o1")
+		}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+			g.ready(tt.ready...)
+			nc := busConnect(t, g.server)
+			h := newBusHolder(t, nc, "flows.x")
+			done := make(chan *httptest.ResponseRecorder, 1)
+			start := time.Now()
+			go func() { done <- g.do("POST", "/x", "{}") }()
+			m := <-h.held
+			tt.then(g)
+			if !tt.ends {
+				select {
+				case w := <-done:
+					t.Fatalf("it is not waited for: %d %s", w.Code, w.Body)
+				case <-time.After(2 * lastWords):
+				}
+				busRespond(t, m, `"late"`)
+				if w := <-done; w.Code != 200 || w.Body.String() != `"late"` {
+					t.Errorf("answer is %d %s", w.Code, w.Body)
+				}
+				return
+			}
+			w := <-done
+			if w.Code != 502 || !strings.Contains(w.Body.String(), "the service broke off; whether it has done what was asked is unknown") {
+				t.Errorf("answer is %d %s", w.Code, w.Body)
+			}
+			if took := time.Since(start); took > defaultTimeout/2 {
+				t.Errorf("it took %v", took)
+			}
+			if n := g.Failed("flows"); n != 1 {
+				t.Errorf("counts %d failures", n)
+			}
+		})
+	}
+}
+
+// TestBridgeLastWordsCount: an instance may have answered just before it died.
+func TestBridgeLastWordsCount(t *testing.T) {
+	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+	g.ready("i1")
+	nc := busConnect(t, g.server)
+	h := newBusHolder(t, nc, "flows.x")
+	done := make(chan *httptest.ResponseRecorder, 1)
+	go func() { done <- g.do("POST", "/x", "{}") }()
+	m := <-h.held
+	b := g.bridge
+	b.sender.mu.Lock() // so that the loss is looked at when the reply is there
+	g.ready()
+	g.Lost("flows", "i1")
+	busRespond(t, m, `"done"`)
+	busEventually(t, "the reply", func() bool {
+		b.table.mu.Lock()
+		defer b.table.mu.Unlock()
+		return len(b.table.traffic["flows"].first.inbox) == 1
+	})
+	b.sender.mu.Unlock()
+	if w := <-done; w.Code != 200 || w.Body.String() != `"done"` {
+		t.Fatalf("answer is %d %s", w.Code, w.Body)
+	}
+}
+
+// TestBridgeResendsUsedUp: one that was sent again as often as may be, and whose
+// instances all died, is not waited for either.
+func TestBridgeResendsUsedUp(t *testing.T) {
+	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+	nc := busConnect(t, g.server)
+	h := newBusHolder(t, nc, "flows.x")
+	done := make(chan *httptest.ResponseRecorder, 1)
+	instances := []string{"i1", "i2", "i3", "i4"}
+	for n, id := range instances {
+		g.ready(id)
+		if n == 0 {
+			go func() { done <- g.do("GET", "/x", "") }()
+		}
+		<-h.held
+		g.ready(instances[n+1:]...)
+		g.Lost("flows", id)
+	}
+	w := <-done
+	if w.Code != 502 || !strings.Contains(w.Body.String(), "the service broke off") || strings.Contains(w.Body.String(), "unknown") {
+		t.Errorf("answer is %d %s", w.Code, w.Body)
+	}
+}
