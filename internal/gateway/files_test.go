@@ -28,7 +28,7 @@ func filesDoor(t *testing.T) (*door, string) {
 			t.Fatal(err)
 		}
 	}
-	for link, to := range map[string]string{"web/out": "../secret", "web/root": "/", "web/in.js": "app.js", "web/abs": filepath.Join(dir, "secret")} {
+	for link, to := range map[string]string{"web/out": "../secret", "web/root": "/", "web/in.js": "app.js", "web/env.txt": ".env", "web/git": ".git", "web/abs": filepath.Join(dir, "secret")} {
 		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
 			t.Fatal(err)
 		}
@@ -67,6 +67,8 @@ func TestFiles(t *testing.T) {
 		{"absolute link out", "GET", "/abs", 404, "", ""},
 		{"through a link out", "GET", "/root/etc/passwd", 404, "", ""},
 		{"dot file", "GET", "/.env", 404, "", ""},
+		{"link to a dot file", "GET", "/env.txt", 404, "", ""},
+		{"link to a dot folder", "GET", "/git/config", 404, "", ""},
 		{"dot folder", "GET", "/.git/config", 404, "", ""},
 		{"dot folder below", "GET", "/sub/.hidden/x", 404, "", ""},
 		{"encoded dot file", "GET", "/%2eenv", 404, "", ""},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"fairlead/internal/control"
@@ -65,6 +66,12 @@ func (n *Node) settleNumber(ctx context.Context, r *revision, last int) (*revisi
 		return r, nil //nolint:nilerr // an old revision that cannot be read any more is no reason not to start
 	}
 	changes := len(system.Diff(old.sys, r.sys))
+	if before.From != 0 && changes > 0 {
+		n.tell(control.Event{
+			Kind: control.EventWarning,
+			Text: fmt.Sprintf("revision %d, which ran last, had taken up revision %d again; the file differs from it and is applied now", before.Number, before.From),
+		})
+	}
 	if changes > 0 || !maps.Equal(before.Builds, r.Builds) {
 		r.Changes = changes
 		return r, nil
@@ -93,12 +100,48 @@ func (n *Node) load(rec record) (*revision, error) {
 // prepare makes all that the instances of a new revision need, and changes
 // nothing of what runs: values of secrets, databases, builds.
 func (n *Node) prepare(ctx context.Context, sys *system.System, number int, before record) (*grants, error) {
+	if err := n.keepPrivate(sys); err != nil {
+		return nil, err
+	}
 	g, err := n.stock(ctx, sys)
 	if err != nil {
 		return nil, err
 	}
 	g.rev, err = n.build(ctx, sys, number, before)
 	return g, err
+}
+
+// keepPrivate refuses routes that would serve files of the data folder.
+func (n *Node) keepPrivate(sys *system.System) error {
+	data, err := filepath.EvalSymlinks(n.data)
+	if err != nil {
+		return fmt.Errorf("find data folder: %w", err)
+	}
+	for _, r := range sys.Routes {
+		if r.Files == "" {
+			continue
+		}
+		folder, err := filepath.EvalSymlinks(r.Files)
+		if err != nil {
+			return fmt.Errorf("find files of %s: %w", r.Key, err)
+		}
+		up, err := filepath.Rel(data, folder)
+		if err != nil {
+			return fmt.Errorf("find files of %s: %w", r.Key, err)
+		}
+		down, err := filepath.Rel(folder, data)
+		if err != nil {
+			return fmt.Errorf("find files of %s: %w", r.Key, err)
+		}
+		// Below a folder with a dot nothing is served anyway.
+		if filepath.IsLocal(up) || filepath.IsLocal(down) && !strings.HasPrefix(down, ".") && !strings.Contains(down, "/.") {
+			return &control.Error{
+				Code: control.CodeFile, Message: fmt.Sprintf("routes.%q.files: %s would serve fairlead's own data in %s", r.Key, r.Files, n.data),
+				Hint: "serve a folder of its own, or move the data with --data",
+			}
+		}
+	}
+	return nil
 }
 
 // stock resolves the secrets and databases of sys.
@@ -309,7 +352,7 @@ func (n *Node) rollback(ctx context.Context, req control.RollbackRequest, tell f
 		return control.ReloadReply{}, err
 	}
 	g := &grants{}
-	if err = fixed(old.sys, rev.sys); err == nil {
+	if err = errors.Join(fixed(old.sys, rev.sys), n.keepPrivate(rev.sys)); err == nil {
 		g, err = n.stock(ctx, rev.sys)
 	}
 	if err != nil {

@@ -556,6 +556,38 @@ func TestSecretsAreGivenAndNotShown(t *testing.T) {
 	}
 }
 
+func TestDataFolderIsNotServed(t *testing.T) {
+	for name, prepare := range map[string]func(f *fixture) (files, data string){
+		"itself": func(f *fixture) (string, string) { return ".fairlead", "" },
+		"a folder in it": func(f *fixture) (string, string) {
+			return ".fairlead/secrets", ""
+		},
+		"a link to it": func(f *fixture) (string, string) {
+			if err := os.Symlink(".fairlead", filepath.Join(f.dir, "web")); err != nil {
+				t.Fatal(err)
+			}
+			return "web", ""
+		},
+		"a folder around it": func(f *fixture) (string, string) { return ".", filepath.Join(f.dir, "data", "shop") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			if err := os.MkdirAll(filepath.Join(f.dir, ".fairlead", "secrets"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			files, data := prepare(f)
+			f.edit("routes:\n", "routes:\n  /files/: {files: "+files+"}\n")
+			n, err := New(Options{Path: f.dir, Data: data})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Start(context.Background()); err == nil || !strings.Contains(err.Error(), "would serve fairlead's own data") {
+				t.Errorf("error is %v", err)
+			}
+		})
+	}
+}
+
 func TestStartStopLeavesNothing(t *testing.T) {
 	f := newFixture(t)
 	for range 3 {
