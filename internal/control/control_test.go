@@ -115,7 +115,7 @@ func TestCallTellsEventsThenAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (control.Receipt{Service: "api", Took: 2 * time.Second}); !cmp.Equal(got, want) {
+	if want := (control.Receipt{Service: "api", Old: control.List[control.Served]{}, New: control.List[control.Served]{}, Took: 2 * time.Second}); !cmp.Equal(got, want) {
 		t.Error(cmp.Diff(want, got))
 	}
 	if want := []control.EventKind{control.EventStarting, control.EventReady}; !cmp.Equal(kinds, want) {
@@ -215,7 +215,7 @@ func TestRefusals(t *testing.T) {
 	t.Run("unknown method names the version", func(t *testing.T) {
 		_, err := control.Call[control.Empty, control.Empty](t.Context(), c, "scale", control.Empty{}, nil)
 		e := wantCode(t, err, control.CodeUnknownMethod)
-		if want := `the running fairlead (version 1.2.3) has no method "scale"`; e.Message != want || !strings.Contains(e.Hint, "status, stop") {
+		if want := `the running fairlead (version 1.2.3) has no verb "scale"`; e.Message != want || !strings.Contains(e.Hint, "status, stop") {
 			t.Errorf("got %q, %q", e.Message, e.Hint)
 		}
 	})

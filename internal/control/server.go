@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -54,6 +55,7 @@ type ServerOptions struct {
 // concurrent use.
 type Server struct {
 	opts   ServerOptions
+	dir    string // the data folder
 	ln     *socket
 	http   *http.Server
 	grace  time.Duration
@@ -90,7 +92,7 @@ func Listen(path string, opts ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open control socket: %w", err)
 	}
-	s := &Server{opts: opts, ln: ln, grace: closeGrace, methods: map[string]method{}, idle: make(chan struct{})}
+	s := &Server{opts: opts, dir: filepath.Dir(path), ln: ln, grace: closeGrace, methods: map[string]method{}, idle: make(chan struct{})}
 	s.calls, s.cancelCalls = context.WithCancelCause(context.Background())
 	s.stream, s.cancelStream = context.WithCancelCause(context.Background())
 	s.http = &http.Server{
@@ -304,7 +306,7 @@ func (s *Server) serve(r *http.Request, out *answer) (err error) { //nolint:cont
 	if !ok || !known {
 		return &Error{
 			Code:    CodeUnknownMethod,
-			Message: fmt.Sprintf("the running fairlead (version %s) has no method %q", s.opts.Version, strings.TrimPrefix(r.URL.Path, "/v1/")),
+			Message: fmt.Sprintf("the running fairlead (version %s) has no verb %q", s.opts.Version, strings.TrimPrefix(r.URL.Path, "/v1/")),
 			Hint:    "it has " + strings.Join(names, ", ") + "; use the fairlead that runs the system, or start the system with this one",
 		}
 	}
@@ -333,7 +335,7 @@ func (s *Server) serve(r *http.Request, out *answer) (err error) { //nolint:cont
 	defer func() {
 		if v := recover(); v != nil {
 			s.opts.Logger.ErrorContext(ctx, "control method panicked", "method", name, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-			err = &Error{Code: CodeInternal, Message: name + " broke off by a defect of fairlead", Hint: "the node's log has the details"}
+			err = &Error{Code: CodeInternal, Message: name + " failed inside fairlead; this is a bug", Hint: "its details are in " + filepath.Join(s.dir, "logs", "fairlead.log")}
 		}
 	}()
 	if err := m.answer(ctx, body, out); err != nil {

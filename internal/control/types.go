@@ -12,7 +12,7 @@ type Event struct {
 	// Text is for a person: one line, or the output of a failed build.
 	Text string `json:"text,omitempty"`
 	// Took is how long the step that ended here took, zero if it does not apply.
-	Took time.Duration `json:"took,omitempty"`
+	Took time.Duration `json:"-"` // took_seconds in JSON
 }
 
 // EventKind says what an [Event] is about.
@@ -50,8 +50,20 @@ type Status struct {
 	Started     time.Time       `json:"started"`
 	Address     string          `json:"address"` // of the door, as a URL
 	Bus         string          `json:"bus"`     // nats://host:port
-	Services    []ServiceStatus `json:"services"`
+	Services    List[ServiceStatus] `json:"services"`
+	// Phase says whether the system starts, runs or stops; "" of an older node.
+	Phase Phase `json:"phase,omitempty"`
 }
+
+// Phase is how far the life of a system is.
+type Phase string
+
+// The phases of a system.
+const (
+	PhaseStarting Phase = "starting" // its services are being built, or started for the first time
+	PhaseRunning  Phase = "running"
+	PhaseStopping Phase = "stopping" // its instances are being ended
+)
 
 // ServiceStatus is the state of one service.
 type ServiceStatus struct {
@@ -60,7 +72,7 @@ type ServiceStatus struct {
 	Ready    int              `json:"ready"`    // instances that take traffic
 	Override *Override        `json:"override"` // what `stop` recorded, null if the file decides
 	Problem  string           `json:"problem,omitempty"`
-	Instance []InstanceStatus `json:"instances"`
+	Instance List[InstanceStatus] `json:"instances"`
 }
 
 // Override is a decision of the operator that the file does not say.
@@ -85,10 +97,10 @@ type InstanceStatus struct {
 // Receipt says what a change did to the traffic.
 type Receipt struct {
 	Service string        `json:"service"`
-	Old     []Served      `json:"old"` // instances that were replaced
-	New     []Served      `json:"new"` // instances that took their place
+	Old     List[Served]      `json:"old"` // instances that were replaced
+	New     List[Served]      `json:"new"` // instances that took their place
 	Failed  uint64        `json:"failed"`
-	Took    time.Duration `json:"took"`
+	Took    time.Duration `json:"-"` // took_seconds in JSON
 }
 
 // Served counts the requests that an instance got while a change went on.
@@ -129,9 +141,9 @@ type (
 	// ReloadReply says what was, or with DryRun would be, changed.
 	ReloadReply struct {
 		Revision int       `json:"revision"` // 0 with DryRun or without changes
-		Changes  []Change  `json:"changes"`
-		Replaces []string  `json:"replaces"` // services whose instances are replaced
-		Receipts []Receipt `json:"receipts,omitempty"`
+		Changes  List[Change]  `json:"changes"`
+		Replaces List[string]  `json:"replaces"` // services whose instances are replaced
+		Receipts List[Receipt] `json:"receipts"`
 	}
 	// RollbackRequest is for POST /v1/rollback.
 	RollbackRequest struct {
@@ -139,7 +151,7 @@ type (
 	}
 	// LogsRequest is for POST /v1/logs; the lines come as a stream of Line.
 	LogsRequest struct {
-		Service  string `json:"service"`
+		Service  string `json:"service,omitempty"` // "": all
 		Instance string `json:"instance,omitempty"`
 		Follow   bool   `json:"follow,omitempty"`
 		Tail     int    `json:"tail,omitempty"` // last lines, of all instances together, to begin with; at most 10,000; -1 all
@@ -156,7 +168,7 @@ type (
 		Subject string            `json:"subject"`
 		Data    []byte            `json:"data,omitempty"`
 		Headers map[string]string `json:"headers,omitempty"`
-		Timeout time.Duration     `json:"timeout,omitempty"` // default 5 s
+		Timeout time.Duration     `json:"-"` // default 5 s; timeout_seconds in JSON
 		Nest    bool              `json:"nest,omitempty"`    // wrap and unwrap NestJS's envelope; set by the node when the answering service's format is nest
 	}
 	// BusReply is what came back.
@@ -173,7 +185,7 @@ type (
 	// EnvReply lists what the instances of a service are given.
 	EnvReply struct {
 		Service   string     `json:"service"`
-		Variables []Variable `json:"variables"` // sorted by name
+		Variables List[Variable] `json:"variables"` // sorted by name
 	}
 	// Variable is one variable of an instance's environment.
 	Variable struct {

@@ -147,7 +147,6 @@ func TestTail(t *testing.T) {
 		"of segments":  {Query{Tail: 5}, []string{"5", "6", "7", "x", "y"}},
 		"more than is": {Query{Tail: 99}, []string{"1", "2", "3", "4", "5", "6", "7", "x", "y"}},
 		"all of one":   {Query{Tail: -1, Instance: "b-1"}, []string{"x", "y"}},
-		"unknown":      {Query{Tail: -1, Instance: "c-1"}, nil},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -156,6 +155,10 @@ func TestTail(t *testing.T) {
 				t.Errorf("read %q, want %q", got, test.want)
 			}
 		})
+	}
+	nobody := func(Line) error { t.Error("a line came"); return nil }
+	if err := Read(t.Context(), Query{Dir: dir, Instance: "c-1", Follow: true}, nobody); !errors.Is(err, ErrNoInstance) {
+		t.Errorf("an instance that never was: %v", err)
 	}
 	if got := read(t, Query{Dir: filepath.Join(dir, "nosuch"), Tail: -1}); len(got) != 0 {
 		t.Errorf("a folder that does not exist: %v", got)

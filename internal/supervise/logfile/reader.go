@@ -16,7 +16,8 @@ import (
 
 // Query says what [Read] reads.
 type Query struct {
-	Dir      string        // folder of one service
+	Dir      string        // folder of one service, or of all
+	All      bool          // Dir holds such folders, one for each service
 	Instance string        // "" for all
 	Tail     int           // last lines to begin with, of all instances together, at most MaxTail; negative: all
 	Follow   bool          // go on with new lines and new instances until ctx ends
@@ -26,11 +27,15 @@ type Query struct {
 // MaxTail is the largest Tail; a larger one means this many lines.
 const MaxTail = 10_000
 
+// ErrNoInstance says that nothing is kept of the instance that a query names.
+var ErrNoInstance = errors.New("there is no output of it")
+
 // Read gives the lines that a query asks for to emit, those that are there
 // merged by time, and with Follow the new ones as they come. It holds one line
 // of each instance in memory at most, and Tail lines at the beginning. Lines that were rotated away before Read
 // came to them are missing; no others are. It returns nil at the end of the
-// files, or when ctx ends; an error of emit ends it and is returned.
+// files, or when ctx ends; an error of emit ends it and is returned, and
+// [ErrNoInstance] if the query names an instance of which there are no files.
 func Read(ctx context.Context, q Query, emit func(Line) error) error {
 	if q.Poll <= 0 {
 		q.Poll = 100 * time.Millisecond
@@ -82,20 +87,24 @@ func (r *reader) close() {
 
 // discover takes in the instances and segments that are there now.
 func (r *reader) discover(first bool) error {
-	found, err := segments(r.query.Dir)
+	found, err := r.list()
 	if err != nil {
 		return err
 	}
-	for instance, numbers := range found {
+	if first && r.query.Instance != "" && found[r.query.Instance].numbers == nil {
+		return fmt.Errorf("instance %q: %w", r.query.Instance, ErrNoInstance)
+	}
+	for instance, files := range found {
 		if r.query.Instance != "" && instance != r.query.Instance {
 			continue
 		}
+		numbers := files.numbers
 		c, known := r.cursors[instance]
 		if known {
 			c.segments = numbers
 			continue
 		}
-		c = &cursor{dir: r.query.Dir, instance: instance, segments: numbers}
+		c = &cursor{dir: files.dir, instance: instance, segments: numbers}
 		if first {
 			err = c.seekTail(r.query.Tail)
 		} else {
@@ -113,6 +122,40 @@ func (r *reader) discover(first bool) error {
 		}
 	}
 	return nil
+}
+
+// kept is where the output of an instance is.
+type kept struct {
+	dir     string
+	numbers []int // of its segments
+}
+
+// list returns the instances of which there is output.
+func (r *reader) list() (map[string]kept, error) {
+	dirs := []string{r.query.Dir}
+	if r.query.All {
+		entries, err := os.ReadDir(r.query.Dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("list logs: %w", err)
+		}
+		dirs = nil
+		for _, e := range entries {
+			if e.IsDir() {
+				dirs = append(dirs, filepath.Join(r.query.Dir, e.Name()))
+			}
+		}
+	}
+	all := make(map[string]kept)
+	for _, dir := range dirs {
+		found, err := segments(dir)
+		if err != nil {
+			return nil, err
+		}
+		for instance, numbers := range found {
+			all[instance] = kept{dir, numbers}
+		}
+	}
+	return all, nil
 }
 
 // drainLast emits the last of all lines that are there now: each instance was
