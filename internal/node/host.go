@@ -220,7 +220,7 @@ func (h *host) missing(id string, reg bus.Registration) []string {
 			continue
 		}
 		want := wildcards(r.Request.Subject)
-		if !slices.ContainsFunc(reg.Patterns, func(p string) bool { return bus.Overlap(p, want) }) {
+		if !slices.Contains(missing, want) && !slices.ContainsFunc(reg.Patterns, func(p string) bool { return bus.Overlap(p, want) }) {
 			missing = append(missing, want)
 		}
 	}

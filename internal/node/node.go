@@ -70,6 +70,8 @@ type Node struct {
 
 	events   sync.Mutex                        // one event at a time; guards watchers
 	watchers map[*func(control.Event)]struct{} // callers of verbs, told what goes on
+	launched atomic.Bool                       // set for good when the first start is done
+	stopping atomic.Bool                       // set for good when a stop begins
 	killed   atomic.Bool
 	killable atomic.Pointer[supervise.Supervisor] // sup, once it has started
 
@@ -151,6 +153,7 @@ func (n *Node) Start(ctx context.Context) (err error) {
 	if err := n.lock.announce(n.gate.URL()); err != nil {
 		return err
 	}
+	n.launched.Store(true)
 	n.tell(control.Event{Kind: control.EventListening, Text: n.gate.URL()})
 	return nil
 }
@@ -212,6 +215,10 @@ func (n *Node) open(ctx context.Context) error {
 	n.sup = supervise.New(supervise.Options{
 		Dir: n.data, Logger: n.log, Host: n.host, NextID: n.nextID, Events: n.onInstance, Lock: n.lock.file,
 	})
+	// The control socket ends after the services: while they stop, `status` tells.
+	if err := n.openControl(); err != nil {
+		return err
+	}
 	if err := n.sup.Start(ctx); err != nil {
 		return err
 	}
@@ -224,7 +231,7 @@ func (n *Node) open(ctx context.Context) error {
 		return err
 	}
 	n.onStop("gateway", n.gate.Stop)
-	return n.openControl()
+	return nil
 }
 
 func (n *Node) openState(ctx context.Context) (err error) {
@@ -289,6 +296,7 @@ func (n *Node) Done() <-chan struct{} { return n.done }
 // open, then the services stop, then the bus. It is bounded by ctx and the
 // services' grace periods, and idempotent: later calls return the first result.
 func (n *Node) Stop(ctx context.Context) error {
+	n.stopping.Store(true)
 	n.stopOnce.Do(func() {
 		var errs []error
 		for _, c := range slices.Backward(n.closers) {

@@ -70,6 +70,10 @@ func (n *Node) allowPeer(pid int) error {
 // begin waits until no other change goes on. From then on the caller's tell gets
 // all events of the node, until it gives the turn back.
 func (n *Node) begin(ctx context.Context, tell func(control.Event)) (release func(), err error) {
+	ending := &control.Error{Code: control.CodeConflict, Message: "the system is stopping"}
+	if n.stopping.Load() {
+		return nil, ending
+	}
 	take := func() func() {
 		end := n.watch(tell)
 		return func() { end(); <-n.ops }
@@ -90,7 +94,7 @@ func (n *Node) begin(ctx context.Context, tell func(control.Event)) (release fun
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for another change: %w", ctx.Err())
 	case <-n.done:
-		return nil, errors.New("the system has stopped")
+		return nil, ending
 	}
 }
 
@@ -238,7 +242,14 @@ func (n *Node) Status() control.Status {
 		Started: n.started, Address: n.gate.URL(), Bus: n.bus.URL(), System: n.first.Name,
 		Services: []control.ServiceStatus{},
 	}
-	if r == nil { // still being launched
+	s.Phase = control.PhaseRunning
+	switch {
+	case n.stopping.Load():
+		s.Phase = control.PhaseStopping
+	case !n.launched.Load():
+		s.Phase = control.PhaseStarting
+	}
+	if r == nil { // still being built
 		return s
 	}
 	s.Environment, s.Revision = r.Environment, r.Number
@@ -296,12 +307,15 @@ func (n *Node) revisions(ctx context.Context, _ control.Empty, _ func(control.Ev
 }
 
 func (n *Node) logs(ctx context.Context, req control.LogsRequest, emit func(control.Line) error) error {
-	if _, err := n.service(req.Service); err != nil {
-		return err
+	if req.Service != "" { // "" is all of them
+		if _, err := n.service(req.Service); err != nil {
+			return err
+		}
 	}
-	return n.sup.Logs(ctx, req.Service, req.Instance, req.Follow, req.Tail, func(l supervise.Line) error {
+	err := n.sup.Logs(ctx, req.Service, req.Instance, req.Follow, req.Tail, func(l supervise.Line) error {
 		return emit(control.Line{Time: l.Time, Instance: l.Instance, Stream: l.Stream, Text: l.Text})
 	})
+	return logsError(req, err)
 }
 
 // request asks the bus as the operator. Where the service that answers speaks
@@ -394,6 +408,7 @@ func (n *Node) down(ctx context.Context, _ control.Empty, tell func(control.Even
 		}
 	}
 	defer n.watch(tell)()
+	n.stopping.Store(true)
 	n.giveUp(ErrDown)
 	n.tell(control.Event{Kind: control.EventInfo, Text: "stopping " + counted(running, "instance")})
 	ctx = context.WithoutCancel(ctx)
