@@ -2,7 +2,9 @@
 //
 // A [Bus] runs one nats-server inside the process, on a loopback address, with
 // its store in one folder that no other server can open at the same time. Every
-// write to a stream is on disk before it is acknowledged.
+// write to a stream is on disk before it is acknowledged. When the disk was full,
+// the bus opens the store again as soon as it takes writes; [Bus.Healthy] tells why
+// it does not.
 //
 // Each instance of a service gets its own user with a random password
 // ([Bus.Issue]). What that user may do is derived from the model of the file by
@@ -15,6 +17,8 @@
 // works for every client library, because it asks nothing of the client: when it
 // returns, no further request is given to that instance, while its connection
 // lives on and the replies that it still owes arrive.
+//
+// No instance keeps more than 64 connections: the youngest above are cut.
 //
 // What the package does not do: it does not know processes, routes or queues; it
 // does not encrypt (nothing leaves the loopback interface); and it does not

@@ -29,7 +29,7 @@ const (
 	// firstMend and lastMend bound the pause between two attempts to open the
 	// store again, which doubles. It begins anew after calmMend without failure.
 	firstMend = 100 * time.Millisecond
-	lastMend  = 5 * time.Second
+	lastMend  = 2 * time.Second
 	calmMend  = time.Minute
 	// probeBytes is how much must fit on the disk before the store is opened again.
 	probeBytes = 64 << 10
