@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"fairlead/internal/control"
 	"fairlead/internal/node"
@@ -59,6 +60,8 @@ type app struct {
 	now  func() time.Time
 	// start makes the node that up runs.
 	start func(node.Options) (runner, error)
+	// phase says how far a node is that runs already.
+	phase func(*node.RunningError) control.Phase
 	// signals delivers what asks up to stop.
 	signals func(...os.Signal) (<-chan os.Signal, func())
 
@@ -70,7 +73,7 @@ type app struct {
 
 func newApp(in io.Reader, out, errs io.Writer, env func(string) string) *app {
 	return &app{
-		in: in, out: newScreen(out, env), errs: newScreen(errs, env), now: time.Now,
+		in: in, out: newScreen(out, env), errs: newScreen(errs, env), now: time.Now, phase: phaseOf,
 		signals: func(list ...os.Signal) (<-chan os.Signal, func()) {
 			ch := make(chan os.Signal, 4)
 			signal.Notify(ch, list...)
@@ -116,7 +119,10 @@ func (a *app) report(err error) int {
 		shown, code = &control.Error{Code: "usage", Message: e.problem, Hint: e.hint}, exitUsage
 	}
 	if e, ok := errors.AsType[*node.RunningError](err); ok {
-		shown, code = &control.Error{Code: "running", Message: runningText(e, a.now()), Hint: "look at it with: fairlead status; end it with: fairlead down"}, exitUsage
+		shown, code = a.running(e), exitFailed
+	}
+	if e, ok := errors.AsType[*betweenError](err); ok {
+		shown = &control.Error{Code: "busy", Message: e.Error(), Hint: "try again in a moment"}
 	}
 	findings, ofFile := errors.AsType[system.Findings](err)
 	if ofFile {
@@ -144,6 +150,38 @@ func (a *app) report(err error) int {
 	return code
 }
 
+// running is what up says of a system that runs already. A node that stops says
+// so, or takes no verbs any more.
+func (a *app) running(e *node.RunningError) *control.Error {
+	shown := &control.Error{
+		Code: "running", Message: runningText(e, a.now()),
+		Hint: "look at it with: fairlead status; end it with: fairlead down",
+	}
+	if a.phase(e) == control.PhaseStopping {
+		shown.Message = fmt.Sprintf("it is stopping: process %d", e.PID)
+		shown.Hint = "try again when it has ended"
+	}
+	return shown
+}
+
+// phaseOf asks a node how far it is.
+func phaseOf(e *node.RunningError) control.Phase {
+	c, err := control.Dial(e.Dir)
+	switch {
+	case errors.Is(err, control.ErrNotRunning) && e.Address != "":
+		return control.PhaseStopping // it takes no verbs any more
+	case err != nil:
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	st, err := control.Call[control.Empty, control.Status](ctx, c, control.VerbStatus, control.Empty{}, nil)
+	if err != nil {
+		return ""
+	}
+	return st.Phase
+}
+
 func runningText(e *node.RunningError, now time.Time) string {
 	s := fmt.Sprintf("it already runs: process %d, since %s (%s)", e.PID, e.Since.Local().Format(time.DateTime), ago(now.Sub(e.Since)))
 	if e.Address != "" {
@@ -155,6 +193,7 @@ func runningText(e *node.RunningError, now time.Time) string {
 }
 
 func (a *app) root() *cobra.Command {
+	showVersion := false
 	root := &cobra.Command{
 		Use:   "fairlead",
 		Short: "Run a whole system of cooperating services from one file",
@@ -173,14 +212,17 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or a fault in the file.`,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return cmd.Help()
+			switch {
+			case len(args) > 0:
+				return unknownVerb(cmd, args[0])
+			case showVersion:
+				return a.version()
 			}
-			return unknownVerb(cmd, args[0])
+			return cmd.Help()
 		},
-		SuggestionsMinimumDistance: 2,
 		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
+	root.Flags().BoolVar(&showVersion, "version", false, "show the version of this program")
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.file, "file", "C", "", "folder or file of the system (default: the nearest fairlead.yaml upward)")
 	flags.StringVar(&a.data, "data", "", "folder of the system's data (default: .fairlead beside the file)")
@@ -192,12 +234,49 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or a fault in the file.`,
 		a.reloadCommand(), a.revisionsCommand(), a.rollbackCommand(), a.downCommand(),
 		a.requestCommand(), a.envCommand(), a.versionCommand(),
 	)
+	for _, cmd := range root.Commands() {
+		cmd.SuggestFor = synonyms[cmd.Name()]
+	}
+	root.SetHelpCommand(helpCommand())
 	return root
+}
+
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [VERB]",
+		Short: "Explain a verb",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			root := cmd.Root()
+			if len(args) == 0 {
+				return root.Help()
+			}
+			of, rest, err := root.Find(args)
+			if err != nil || of == root || len(rest) > 0 {
+				return unknownVerb(root, args[0])
+			}
+			return of.Help()
+		},
+	}
+}
+
+// synonyms are what other programs call our verbs.
+var synonyms = map[string][]string{
+	"check":     {"validate", "verify", "lint", "config", "test"},
+	"down":      {"kill", "quit", "exit", "shutdown"},
+	"env":       {"environment", "vars", "variables"},
+	"logs":      {"log", "tail", "output"},
+	"reload":    {"apply", "deploy", "update", "build"},
+	"request":   {"call", "req", "ask", "send", "publish"},
+	"revisions": {"history", "versions"},
+	"rollback":  {"undo", "revert"},
+	"status":    {"ps", "ls", "list", "top", "state", "info"},
+	"stop":      {"halt", "pause"},
+	"up":        {"run", "serve", "boot"},
 }
 
 func unknownVerb(root *cobra.Command, verb string) error {
 	e := &usageError{problem: fmt.Sprintf("there is no verb %q", verb), hint: "see: fairlead --help"}
-	if near := root.SuggestionsFor(verb); len(near) > 0 {
+	if near := nearVerbs(root, verb); len(near) > 0 {
 		e.hint = "did you mean " + strings.Join(near, " or ") + "?"
 	}
 	return e
@@ -207,12 +286,32 @@ func unknownVerb(root *cobra.Command, verb string) error {
 // that was probably meant.
 func flagError(cmd *cobra.Command, err error) error {
 	e := &usageError{problem: err.Error(), hint: "see: " + cmd.CommandPath() + " --help"}
+	if v, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		e.problem = fmt.Sprintf("--%s takes %s, not %q", v.GetFlag().Name, kindOf(v.GetFlag()), v.GetValue())
+	}
+	if v, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
+		e.problem = fmt.Sprintf("--%s needs a value", v.GetFlag().Name)
+	}
 	if name, ok := strings.CutPrefix(err.Error(), "unknown flag: --"); ok {
 		if near := nearFlag(cmd, name); near != "" {
 			e.hint = "did you mean --" + near + "?"
 		}
 	}
 	return e
+}
+
+// kindOf says what a flag takes.
+func kindOf(f *pflag.Flag) string {
+	switch f.Value.Type() {
+	case "int":
+		return "a whole number"
+	case "duration":
+		return "a time such as 500ms, 5s or 1m30s"
+	case "bool":
+		return "true or false"
+	default:
+		return "another value"
+	}
 }
 
 // argsBetween returns a check of the number of arguments that explains itself.
@@ -254,18 +353,20 @@ func (a *app) versionCommand() *cobra.Command {
 		Short:   "Show the version of this program",
 		Example: "  fairlead version --json",
 		Args:    argsBetween(0, 0),
-		RunE: func(*cobra.Command, []string) error {
-			v := versionInfo()
-			if a.json {
-				return a.out.json(v)
-			}
-			commit := ""
-			if v.Commit != "" {
-				commit = ", commit " + v.Commit
-			}
-			return a.out.lines(fmt.Sprintf("fairlead %s (%s, %s%s)", v.Version, v.Go, v.Platform, commit))
-		},
+		RunE:    func(*cobra.Command, []string) error { return a.version() },
 	}
+}
+
+func (a *app) version() error {
+	v := versionInfo()
+	if a.json {
+		return a.out.json(v)
+	}
+	commit := ""
+	if v.Commit != "" {
+		commit = ", commit " + v.Commit
+	}
+	return a.out.lines(fmt.Sprintf("fairlead %s (%s, %s%s)", v.Version, v.Go, v.Platform, commit))
 }
 
 type version struct {

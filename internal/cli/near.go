@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -15,6 +18,28 @@ func nearFlag(cmd *cobra.Command, name string) string {
 		}
 	})
 	return best
+}
+
+// nearVerbs returns the verb that other programs call name, or those whose own
+// names are nearest to it.
+func nearVerbs(root *cobra.Command, name string) []string {
+	name = strings.ToLower(name)
+	var near []string
+	least := min(3, len(name)) // of a short word, hardly a letter may differ
+	for _, cmd := range root.Commands() {
+		switch d := distance(name, cmd.Name()); {
+		case cmd.Hidden:
+		case slices.Contains(cmd.SuggestFor, name):
+			return []string{cmd.Name()}
+		case strings.HasPrefix(cmd.Name(), name):
+			near, least = append(near, cmd.Name()), 0
+		case d < least:
+			near, least = []string{cmd.Name()}, d
+		case d == least && d < min(3, len(name)):
+			near = append(near, cmd.Name())
+		}
+	}
+	return near
 }
 
 // distance counts the single-byte edits that turn a into b (Levenshtein).

@@ -28,12 +28,15 @@ func renderReceipt(s *screen, r control.Receipt) string {
 	case len(r.Old) != len(r.New):
 		what = fmt.Sprintf("%d replaced by %d", len(r.Old), len(r.New))
 	}
+	done := fmt.Sprintf("%s: %s in %s", s.style(bold, r.Service), what, took(r.Took))
+	if sum(r.Old)+sum(r.New)+r.Failed == 0 {
+		return done // nobody asked for anything
+	}
 	failed := fmt.Sprintf("failed %d", r.Failed)
 	if r.Failed > 0 {
 		failed = s.style(red, failed)
 	}
-	return fmt.Sprintf("%s: %s in %s; served meanwhile: old %d, new %d; %s",
-		s.style(bold, r.Service), what, took(r.Took), sum(r.Old), sum(r.New), failed)
+	return fmt.Sprintf("%s; served meanwhile: old %d, new %d; %s", done, sum(r.Old), sum(r.New), failed)
 }
 
 // renderReload shows the outcome of reload and rollback.
@@ -54,7 +57,8 @@ func renderReload(s *screen, r control.ReloadReply, dry bool) []string {
 		lines = append(lines, renderReceipt(s, receipt))
 	}
 	if r.Revision == 0 {
-		return append(lines, "nothing changed")
+		return append(lines, "nothing changed in the file or in what the builds left;",
+			"for code that runs without a build: fairlead restart SERVICE")
 	}
 	return append(lines, fmt.Sprintf("revision %d serves", r.Revision))
 }
@@ -81,7 +85,7 @@ func renderRevisions(s *screen, list []control.Revision, now time.Time) []string
 	if len(list) == 0 {
 		return []string{"no revision was applied yet"}
 	}
-	rows := [][]string{{s.style(dim, "REVISION"), s.style(dim, "APPLIED"), s.style(dim, "CHANGES"), ""}}
+	rows := [][]string{{s.style(dim, "REVISION"), s.style(dim, "APPLIED"), s.style(dim, "CHANGES"), s.style(dim, "NOTE")}}
 	for _, r := range list {
 		note := ""
 		if r.From > 0 {
@@ -136,7 +140,7 @@ func renderEnv(s *screen, e control.EnvReply) []string {
 
 // renderCheck says what a file that is in order holds.
 func renderCheck(sys *system.System, name string) string {
-	s := fmt.Sprintf("%s: in order: %s, %s", name, plural(len(sys.Services), "service"), plural(len(sys.Routes), "route"))
+	s := fmt.Sprintf("%s: ok: %s, %s", name, plural(len(sys.Services), "service"), plural(len(sys.Routes), "route"))
 	if n := len(sys.Secrets); n > 0 {
 		s += ", " + plural(n, "secret")
 	}

@@ -80,12 +80,36 @@ func table(rows [][]string) []string {
 	return lines
 }
 
+// hanging puts text behind a head, and wraps it so that further lines begin where
+// the text began. Where a line has no bound, or there is hardly room beside the
+// head, it stays as it is.
+func hanging(head, text string, columns int) []string {
+	indent := width(head)
+	if indent+width(text) <= columns || columns-indent < 20 {
+		return []string{head + strings.ReplaceAll(text, noBreak, " ")}
+	}
+	lines := wrap(text, columns-indent)
+	for i, l := range lines {
+		if i > 0 {
+			head = strings.Repeat(" ", indent)
+		}
+		lines[i] = head + strings.ReplaceAll(l, noBreak, " ")
+	}
+	return lines
+}
+
+// noBreak is a space at which hanging does not break.
+const noBreak = "\u00a0"
+
+// whole keeps hanging from breaking a text.
+func whole(text string) string { return strings.ReplaceAll(text, " ", noBreak) }
+
 // wrap breaks text at spaces into lines of at most columns; a longer word stays
 // whole.
 func wrap(text string, columns int) []string {
 	var lines []string
 	line := ""
-	for word := range strings.FieldsSeq(text) {
+	for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == ' ' || r == '\t' }) {
 		switch {
 		case line == "":
 			line = word

@@ -16,10 +16,11 @@ type logView struct {
 	times  bool
 	colors map[string]color
 	widest int
+	wrote  map[string]bool // instances that wrote to their standard output
 }
 
 func newLogView(s *screen, times bool) *logView {
-	return &logView{screen: s, times: times, colors: map[string]color{}}
+	return &logView{screen: s, times: times, colors: map[string]color{}, wrote: map[string]bool{}}
 }
 
 // line renders one line of output.
@@ -35,7 +36,10 @@ func (v *logView) line(l control.Line) string {
 		prefix = l.Time.Local().Format("2006-01-02 15:04:05.000") + " " + prefix
 	}
 	sep := " | "
-	if l.Stream == "err" {
+	switch {
+	case l.Stream != "err":
+		v.wrote[l.Instance] = true
+	case v.wrote[l.Instance]: // most programs write everything there, or nothing
 		sep = " ! "
 	}
 	text := l.Text

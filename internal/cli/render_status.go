@@ -56,6 +56,9 @@ func renderStatus(s *screen, st control.Status, now time.Time) []string {
 	lines := []string{s.style(bold, st.System) + statusHead(st, now)}
 	lines = append(lines, "door "+st.Address+"   bus "+st.Bus+"   process "+strconv.Itoa(st.PID))
 	if len(st.Services) == 0 {
+		if st.Phase == control.PhaseStopping {
+			return append(lines, "", "stopping: no service runs any more")
+		}
 		return append(lines, "", "still starting: no service runs yet")
 	}
 	lines = append(lines, "")
@@ -83,7 +86,11 @@ func statusHead(st control.Status, now time.Time) string {
 	if st.Environment != "" {
 		head += " (" + st.Environment + ")"
 	}
-	return head + fmt.Sprintf("  revision %d, up %s", st.Revision, ago(now.Sub(st.Started)))
+	state := ""
+	if st.Phase == control.PhaseStopping {
+		state = "stopping, "
+	}
+	return head + fmt.Sprintf("  "+state+"revision %d, up %s", st.Revision, ago(now.Sub(st.Started)))
 }
 
 func widest(lines []string) int {

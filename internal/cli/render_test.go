@@ -73,6 +73,7 @@ func TestRenderReceipt(t *testing.T) {
 	}{
 		{"replaced", control.Receipt{Service: "tradeflow", Old: served(100, 20), New: served(3, 130), Took: 1312 * time.Millisecond}, "tradeflow: 2 replaced in 1.3s; served meanwhile: old 120, new 133; failed 0"},
 		{"failed", control.Receipt{Service: "auth", Old: served(1), New: served(2), Failed: 4, Took: 90 * time.Millisecond}, "auth: 1 replaced in 90ms; served meanwhile: old 1, new 2; failed 4"},
+		{"nobody asked", control.Receipt{Service: "auth", Old: served(0), New: served(0), Took: 90 * time.Millisecond}, "auth: 1 replaced in 90ms"},
 		{"first", control.Receipt{Service: "mail", New: served(2), Took: time.Second}, "mail: 1 started in 1.0s; served meanwhile: old 0, new 2; failed 0"},
 		{"last", control.Receipt{Service: "mail", Old: served(2), Took: 2 * time.Minute}, "mail: 1 stopped in 2m; served meanwhile: old 2, new 0; failed 0"},
 		{"scaled", control.Receipt{Service: "mail", Old: served(2), New: served(1, 1, 1), Took: time.Second}, "mail: 1 replaced by 3 in 1.0s; served meanwhile: old 2, new 3; failed 0"},
@@ -146,7 +147,8 @@ func TestRenderLists(t *testing.T) {
 
 func TestRenderLogs(t *testing.T) {
 	lines := []control.Line{
-		{Time: noon, Instance: "auth-9", Stream: "out", Text: "started"},
+		{Time: noon, Instance: "auth-9", Stream: "err", Text: "this one may write there only"},
+		{Time: noon, Instance: "auth-10", Stream: "out", Text: "started"},
 		{Time: noon.Add(time.Second), Instance: "auth-10", Stream: "err", Text: "\x1b[31mred\x1b[0m \x1b[2J\x07bell\ttab \xff"},
 		{Time: noon.Add(2 * time.Second), Instance: "auth-9", Stream: "out", Text: ""},
 	}
@@ -160,6 +162,30 @@ func TestRenderLogs(t *testing.T) {
 		}
 	}
 	golden(t, "logs", all.String())
+}
+
+// TestNarrow looks at the lines that are longer than a terminal is wide.
+func TestNarrow(t *testing.T) {
+	var all strings.Builder
+	for _, columns := range []int{80, 50, 20} {
+		v := newUpView(plainScreen(columns), upHead{Version: "0.1.0", System: "commerce", File: "stacks/commerce/fairlead.yaml", Command: "fairlead -C stacks/commerce", Logs: "stacks/commerce/.fairlead/logs"}, noon)
+		lines := v.title()
+		for _, e := range []control.Event{
+			{Kind: control.EventSecret, Text: "ADMIN_PASSWORD: /srv/commerce/.fairlead/secrets/ADMIN_PASSWORD"},
+			{Kind: control.EventDatabase, Text: "trade: /srv/commerce/.fairlead/databases/trade/trade.db"},
+			{Kind: control.EventBackoff, Service: "tradeflow", Instance: "tradeflow-12", Text: "exited with code 1: `set up: no driver for sqlite: import _ \"fairlead/service/sqlite\"`; next try in 98ms"},
+		} {
+			e.Time = noon
+			lines = append(lines, v.apply(e)...)
+		}
+		lines = append(lines, v.places("http://127.0.0.1:3005")...)
+		lines = append(lines, v.stop(noon, interrupted)...)
+		fmt.Fprintf(&all, "-- %d --\n%s", columns, shown(lines))
+		if w := widest(lines); columns == 80 && w > columns {
+			t.Errorf("a line has %d columns of %d", w, columns)
+		}
+	}
+	golden(t, "up_narrow", all.String())
 }
 
 func TestDurations(t *testing.T) {

@@ -58,12 +58,16 @@ type upRow struct {
 	slowest   time.Duration // of its instances until ready
 	instances map[string]*upInstance
 	order     []string
-	loop      string // reason for which it fails again and again, "" since it was ready
+	// loop is the reason for which it fails again and again, without digits; ""
+	// since one of its instances was ready. looped is the last event that told it.
+	loop   string
+	looped control.EventKind
 }
 
 type upInstance struct {
 	state  control.EventKind
 	reason string
+	served bool // it was ready once
 }
 
 func newUpView(s *screen, head upHead, started time.Time) *upView {
@@ -129,14 +133,31 @@ func (v *upView) again(e control.Event) bool {
 		r.loop = ""
 	case control.EventBackoff, control.EventFailed:
 		reason, _, _ := strings.Cut(e.Text, "; ")
-		same := r.loop == reason
-		r.loop = reason
-		return same && e.Kind == control.EventBackoff
-	case control.EventStarting, control.EventStopped:
+		reason = strings.Map(noDigit, reason)
+		same := r.loop == reason && (e.Kind == control.EventBackoff || r.looped == control.EventFailed)
+		r.loop, r.looped = reason, e.Kind
+		return same && !r.served(e.Instance)
+	case control.EventStarting:
 		return r.loop != ""
+	case control.EventStopped:
+		return r.loop != "" && e.Text == "" && !r.served(e.Instance)
 	default:
 	}
 	return false
+}
+
+// noDigit drops digits: what differs only in a port or a process is the same.
+func noDigit(r rune) rune {
+	if r >= '0' && r <= '9' {
+		return -1
+	}
+	return r
+}
+
+// served reports whether an instance was ready once.
+func (r *upRow) served(instance string) bool {
+	i := r.instances[instance]
+	return i != nil && i.served
 }
 
 func (v *upView) note(e control.Event) {
@@ -189,7 +210,7 @@ func (r *upRow) note(e control.Event) {
 		i.reason = e.Text
 	}
 	if e.Kind == control.EventReady {
-		i.reason = ""
+		i.reason, i.served = "", true
 		r.slowest = max(r.slowest, e.Took)
 	}
 }
@@ -248,8 +269,7 @@ func (v *upView) eventLines(e control.Event) []string {
 	case control.EventBuilt:
 		text = "built in " + took(e.Took)
 	case control.EventBuildError:
-		lines := []string{v.eventLine(e.Time, who, s.style(red, "build failed"))}
-		return append(lines, indented(s, e.Text)...)
+		return append(v.eventLine(e.Time, who, s.style(red, "build failed")), indented(s, e.Text)...)
 	case control.EventStarting:
 		text = with("starting")
 	case control.EventReady:
@@ -267,9 +287,9 @@ func (v *upView) eventLines(e control.Event) []string {
 	case control.EventListening:
 		who, text = "door", "open at "+s.style(bold, told)
 	case control.EventSecret:
-		who, text = "secret", "generated "+told
+		who, text = "secret", "generated "+briefly(told)
 	case control.EventDatabase:
-		who, text = "database", "created "+told
+		who, text = "database", "created "+briefly(told)
 	case control.EventWarning:
 		text = s.style(yellow, "warning") + strings.TrimPrefix(with("warning"), "warning")
 	case control.EventInfo:
@@ -280,11 +300,21 @@ func (v *upView) eventLines(e control.Event) []string {
 	if who == "" {
 		who = "fairlead"
 	}
-	return []string{v.eventLine(e.Time, who, text)}
+	return v.eventLine(e.Time, who, text)
 }
 
-func (v *upView) eventLine(t time.Time, who, text string) string {
-	return v.screen.style(dim, stamp(t)) + "  " + pad(who, v.label) + "  " + text
+// briefly shortens the path in "name: path".
+func briefly(text string) string {
+	if name, path, ok := strings.Cut(text, ": "); ok {
+		return name + ": " + brief(path)
+	}
+	return text
+}
+
+// eventLine is one line, or on a narrow terminal several, the further ones
+// indented.
+func (v *upView) eventLine(t time.Time, who, text string) []string {
+	return hanging(v.screen.style(dim, stamp(t))+"  "+pad(who, v.label)+"  ", text, v.screen.columns())
 }
 
 // indented shows the output of a program, which may be anything.
@@ -392,22 +422,22 @@ func (v *upView) ready(now time.Time) []string {
 	if v.screen.live {
 		return append(lines, "", "  "+text)
 	}
-	return append(lines, v.eventLine(now, "fairlead", text))
+	return append(lines, v.eventLine(now, "fairlead", text)...)
 }
 
 // places says where the door, the logs and the secrets made now are, and how to
 // stop.
 func (v *upView) places(address string) []string {
 	rows := [][2]string{{"open", v.screen.style(bold, address)}}
-	rows = append(rows, [2]string{"logs", v.head.Command + " logs -f SERVICE; files in " + v.head.Logs})
+	rows = append(rows, [2]string{"logs", whole(v.head.Command+" logs -f SERVICE;") + " " + whole("files in "+v.head.Logs)})
 	for _, text := range v.secrets {
 		name, path, _ := strings.Cut(text, ": ")
 		rows = append(rows, [2]string{"secret", name + " was generated now; it is in " + brief(path)})
 	}
-	rows = append(rows, [2]string{"stop", "Ctrl-C, a second time at once; or: " + v.head.Command + " down"})
+	rows = append(rows, [2]string{"stop", "Ctrl-C, a second time at once; or: " + whole(v.head.Command+" down")})
 	lines := []string{""}
 	for _, r := range rows {
-		lines = append(lines, "  "+v.screen.style(dim, pad(r[0], 6))+"  "+r[1])
+		lines = append(lines, hanging("  "+v.screen.style(dim, pad(r[0], 6))+"  ", r[1], v.screen.columns())...)
 	}
 	return append(lines, "")
 }
@@ -433,7 +463,7 @@ func (v *upView) stop(now time.Time, why string) []string {
 	if why == interrupted {
 		again = "; Ctrl-C again kills at once"
 	}
-	return []string{v.eventLine(now, "fairlead", text+again)}
+	return v.eventLine(now, "fairlead", text+again)
 }
 
 // left lists the instances that have not ended.
@@ -447,7 +477,7 @@ func (v *upView) left() []string {
 
 // stopped is the last line.
 func (v *upView) stopped(now, since time.Time) []string {
-	return []string{v.eventLine(now, "fairlead", "stopped in "+took(now.Sub(since)))}
+	return v.eventLine(now, "fairlead", "stopped in "+took(now.Sub(since)))
 }
 
 // failed returns what is shown when the system did not come up: what kept which

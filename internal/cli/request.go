@@ -27,8 +27,8 @@ DATA is sent as it is; "-" reads it from the standard input. A service with the
 format nest is asked in NestJS's envelope; its pattern may be JSON. If the service
 answers with an error, that goes to the standard error and the exit code is 1.`,
 		Example: `  fairlead request model.countries
-  fairlead request tradeflow.find '{"hs": "0901"}'
-  fairlead request tradeflow.import - < flows.json
+  fairlead request tradeflow.find '{"reporter": "842"}'
+  fairlead request model.commodities - < search.json
   fairlead request '{"area":"tradeflow","cmd":"findAll"}' '{}' --nest`,
 		Args: argsBetween(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"fairlead/internal/control"
+	"fairlead/internal/node"
 )
 
 const fileName = "fairlead.yaml"
@@ -19,36 +20,61 @@ type target struct {
 }
 
 // find returns the system named by path, else by -C, else the nearest upward
-// from the working folder.
+// from the working folder. With --data there need be no file.
 func (a *app) find(path string) (target, error) {
-	if path == "" {
-		path = a.file
-	} else if a.file != "" {
-		return target{}, &usageError{problem: "the system is named twice: " + a.file + " and " + path, hint: "leave out one of them"}
+	t, err := a.findFile(path)
+	if e, usage := errors.AsType[*usageError](err); usage && e != errTwice && t.Data != "" {
+		return t, nil
 	}
-	var t target
-	var err error
+	return t, err
+}
+
+// errTwice is the error of a system that is named in two ways.
+var errTwice = &usageError{problem: "the system is named twice", hint: "leave out -C or the argument"}
+
+// findFile is find for verbs that read the file. With an error it still returns
+// the data folder if that is known and may hold a system that runs.
+func (a *app) findFile(path string) (t target, err error) {
+	switch {
+	case path == "":
+		path = a.file
+	case a.file != "":
+		return target{}, errTwice
+	}
 	if path == "" {
 		t.File, err = upward()
 	} else {
 		t.File, err = fileOf(path)
 	}
-	if err != nil {
-		if _, usage := errors.AsType[*usageError](err); !usage || a.data == "" {
-			return target{}, err
+	if a.data != "" {
+		data, dataErr := filepath.Abs(a.data)
+		if dataErr != nil {
+			return target{}, fmt.Errorf("find data folder: %w", dataErr)
 		}
+		t.Data = data
 	}
-	t.Data = a.data
-	if t.Data == "" {
-		t.Data = filepath.Join(filepath.Dir(t.File), control.DataDir)
+	if t.File == "" {
+		return t, err
 	}
-	if t.Data, err = filepath.Abs(t.Data); err != nil {
-		return target{}, fmt.Errorf("find data folder: %w", err)
+	beside := filepath.Join(filepath.Dir(t.File), control.DataDir)
+	if t.Data == "" && (err == nil || isFolder(beside)) {
+		t.Data = beside // also of a file that was lost: its system may run
 	}
-	return t, nil
+	return t, err
 }
 
-// fileOf returns the file that path names, which may be its folder.
+func isFolder(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// noFile says that a folder holds no system.
+func noFile(file string) error {
+	return &usageError{problem: "no " + filepath.Base(file) + " in " + brief(filepath.Dir(file)), hint: "name the folder that holds it"}
+}
+
+// fileOf returns the file that path names, which may be its folder. The error of
+// a folder without it comes with where the file would be.
 func fileOf(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -61,7 +87,11 @@ func fileOf(path string) (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("find %s: %w", path, err)
 	case info.IsDir():
-		return filepath.Join(abs, fileName), nil
+		file := filepath.Join(abs, fileName)
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+			return file, noFile(file)
+		}
+		return file, nil
 	default:
 		return abs, nil
 	}
@@ -93,14 +123,32 @@ func (a *app) dial() (*control.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return t.dial()
+}
+
+func (t target) dial() (*control.Client, error) {
 	c, err := control.Dial(t.Data)
 	if e, ok := errors.AsType[*control.NotRunningError](err); ok {
 		e.File = t.File
+		if r := node.Running(t.Data); r != nil {
+			return nil, &betweenError{r}
+		}
 	}
 	if err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// betweenError says that a node holds the data folder, but takes no verbs: it
+// has just begun, or is ending.
+type betweenError struct{ node *node.RunningError }
+
+func (e *betweenError) Error() string {
+	if e.node.Address == "" {
+		return fmt.Sprintf("it is just starting: process %d", e.node.PID)
+	}
+	return fmt.Sprintf("it is stopping: process %d", e.node.PID)
 }
 
 // command returns how a person calls fairlead for this system from where they

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -64,8 +66,11 @@ a second one kills at once. With --json every event is written as a line of JSON
   fairlead up --listen 127.0.0.1:0`,
 		Args: argsBetween(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			t, err := a.find(first(args))
+			t, err := a.findFile(first(args))
 			if err != nil {
+				return err
+			}
+			if err := listenFlag(o.Listen); err != nil {
 				return err
 			}
 			o.Path, o.Data = t.File, t.Data
@@ -76,6 +81,25 @@ a second one kills at once. With --json every event is written as a line of JSON
 	flags.StringVarP(&o.Environment, "environment", "e", "", "environment of the file to merge in")
 	flags.StringVar(&o.Listen, "listen", "", "address of the door, in place of the file's gateway.listen")
 	return cmd
+}
+
+// listenFlag checks the value of --listen as the file's gateway.listen is checked.
+func listenFlag(address string) error {
+	if address == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(address)
+	if n, atoi := strconv.Atoi(port); err == nil && atoi == nil && n >= 0 && n <= 65535 {
+		return nil
+	}
+	e := &usageError{
+		problem: fmt.Sprintf("--listen takes an address and a port, not %q", address),
+		hint:    "write 127.0.0.1:8080, or :8080 for all interfaces",
+	}
+	if n, err := strconv.Atoi(address); err == nil && n >= 0 && n <= 65535 {
+		e.hint = fmt.Sprintf("write 127.0.0.1:%d, or :%d for all interfaces", n, n)
+	}
+	return e
 }
 
 func first(args []string) string {
@@ -255,7 +279,7 @@ func (f *foreground) begin(why string) {
 func (f *foreground) down(ctx context.Context) {
 	f.stopping = f.app.now()
 	f.view.phase = phaseRunning
-	f.show([]string{f.view.eventLine(f.stopping, "fairlead", "stopped by fairlead down")})
+	f.show(f.view.eventLine(f.stopping, "fairlead", "stopped by fairlead down"))
 	f.downed = true
 	f.stop(ctx)
 }
@@ -274,7 +298,7 @@ func (f *foreground) stop(ctx context.Context) {
 
 func (f *foreground) kill() {
 	f.killed = true
-	f.show([]string{f.view.eventLine(f.app.now(), "fairlead", "killing everything at once")})
+	f.show(f.view.eventLine(f.app.now(), "fairlead", "killing everything at once"))
 	f.late = time.After(killWait)
 	f.node.Kill()
 }
@@ -285,7 +309,7 @@ func (f *foreground) notUp(err error) error {
 	if errors.Is(err, node.ErrDown) {
 		f.stopping, f.downed = f.app.now(), true
 		f.view.phase = phaseRunning
-		f.show([]string{f.view.eventLine(f.stopping, "fairlead", "stopped by fairlead down")})
+		f.show(f.view.eventLine(f.stopping, "fairlead", "stopped by fairlead down"))
 		return f.over(nil)
 	}
 	if f.stopping.IsZero() || !f.killed && !errors.Is(err, context.Canceled) {

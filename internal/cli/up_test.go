@@ -143,7 +143,13 @@ func runUp(t *testing.T, n *fakeNode, live bool, args ...string) *upRun {
 	}
 	a := newApp(strings.NewReader(""), r.out, r.err, func(string) string { return "" })
 	if live {
-		a.out = &screen{w: r.term, live: true, utf8: true, size: func() (int, int) { return 78, 30 }}
+		a.out = &screen{w: r.term, live: true, utf8: true, size: func() (int, int) { return 200, 30 }}
+	}
+	a.phase = func(e *node.RunningError) control.Phase {
+		if e.PID == 78 {
+			return control.PhaseStopping
+		}
+		return control.PhaseRunning
 	}
 	a.signals = func(...os.Signal) (<-chan os.Signal, func()) { return r.signals, func() {} }
 	a.start = func(o node.Options) (runner, error) {
@@ -234,11 +240,52 @@ func TestUp(t *testing.T) {
 				time.Sleep(time.Second)
 				output := "# commerce/auth\n./main.go:12:2: undefined: \x1b[31mx\x1b[0m\x07\n"
 				n.tell(control.EventBuildError, "auth", "", output, time.Second)
-				return errors.New("build auth: exit status 1; it wrote at last:\n" + output)
+				return errors.New("build auth: exit status 1; last output:\n" + output)
 			}},
 		},
 		{
-			name: "already runs", code: exitUsage,
+			name: "still stopping", code: exitFailed,
+			node: &fakeNode{start: func(context.Context, *fakeNode) error {
+				return &node.RunningError{PID: 78, Dir: "/srv/commerce/.fairlead", Address: "http://127.0.0.1:3005", Since: time.Now()}
+			}},
+		},
+		{
+			name: "two of many die", node: &fakeNode{start: comeUp, stop: goDown(0)}, code: exitDone,
+			drive: func(_ *testing.T, r *upRun) {
+				time.Sleep(5 * time.Second)
+				for _, i := range []string{"tradeflow-1", "tradeflow-2"} {
+					r.n.tell(control.EventBackoff, "tradeflow", i, "killed by SIGKILL; next try in 100ms", 0)
+				}
+				time.Sleep(100 * time.Millisecond)
+				for _, i := range []string{"tradeflow-3", "tradeflow-4"} {
+					r.n.tell(control.EventStarting, "tradeflow", i, "", 0)
+				}
+				r.n.tell(control.EventReady, "tradeflow", "tradeflow-3", "", time.Second)
+				for port := range 3 { // of tradeflow-4's place, which never gets ready
+					r.n.tell(control.EventBackoff, "tradeflow", fmt.Sprint("tradeflow-", 4+port), fmt.Sprintf("not ready within 1s: nothing listens on PORT %d or the socket; next try in 1s", 20000+port), 0)
+					r.n.tell(control.EventStarting, "tradeflow", fmt.Sprint("tradeflow-", 5+port), "", 0)
+				}
+				r.n.tell(control.EventDraining, "auth", "auth-1", "", 0)
+				r.n.tell(control.EventDraining, "tradeflow", "tradeflow-3", "", 0)
+				r.n.tell(control.EventStopped, "tradeflow", "tradeflow-7", "", time.Second)
+				r.n.tell(control.EventStopped, "tradeflow", "tradeflow-3", "killed: it had not ended within its grace period", time.Second)
+				r.signals <- os.Interrupt
+			},
+		},
+		{
+			name: "no such command", node: &fakeNode{start: comeUp, stop: goDown(0)}, code: exitDone,
+			drive: func(_ *testing.T, r *upRun) {
+				time.Sleep(5 * time.Second)
+				for n := range 4 {
+					i := fmt.Sprint("auth-", 2+n)
+					r.n.tell(control.EventStarting, "auth", i, "", 0)
+					r.n.tell(control.EventFailed, "auth", i, "command \"nosuch\" not found in PATH; next try in 30s", 0)
+				}
+				r.signals <- os.Interrupt
+			},
+		},
+		{
+			name: "already runs", code: exitFailed,
 			node: &fakeNode{start: func(context.Context, *fakeNode) error {
 				return &node.RunningError{PID: 77, Dir: "/srv/commerce/.fairlead", Address: "http://127.0.0.1:3005", Since: time.Now().Add(-2 * time.Hour)}
 			}},

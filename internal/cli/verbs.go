@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fairlead/internal/control"
+	"fairlead/internal/node"
 	"fairlead/internal/system"
 )
 
@@ -45,7 +47,7 @@ its place and what to do about it. Nothing is built, started or changed.`,
   fairlead check stacks/commerce -e production --json`,
 		Args: argsBetween(0, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			t, err := a.find(first(args))
+			t, err := a.findFile(first(args))
 			if err != nil {
 				return err
 			}
@@ -103,30 +105,38 @@ func (a *app) logsCommand() *cobra.Command {
 	var req control.LogsRequest
 	var times bool
 	cmd := &cobra.Command{
-		Use:   "logs SERVICE",
-		Short: "Show what the instances of a service wrote",
-		Long: `Shows the output of all instances of a service, merged by time, each line after the
-name of its instance; "!" instead of "|" marks the standard error. With -f it goes
-on with new lines, through rotations and replaced instances, until Ctrl-C.`,
+		Use:   "logs [SERVICE]",
+		Short: "Show what the instances of a service, or of all, wrote",
+		Long: `Shows the output of all instances of a service, or of all services, merged by time,
+each line after the name of its instance; "!" instead of "|" marks the standard
+error of an instance that writes to both. With -f it goes on with new lines, through
+rotations and replaced instances, until Ctrl-C. Without -f the system need not run.`,
 		Example: `  fairlead logs tradeflow
-  fairlead logs -f -n 20 tradeflow
+  fairlead logs -f -n 20
   fairlead logs --instance tradeflow-7 -n -1 tradeflow > tradeflow-7.log`,
-		Args: argsBetween(1, 1),
+		Args: argsBetween(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req.Service = args[0]
-			c, err := a.dial()
+			req.Service = first(args)
+			t, err := a.find("")
 			if err != nil {
 				return err
 			}
 			ctx, cancel := interruptible(cmd.Context())
 			defer cancel()
 			view := newLogView(a.out, times)
-			err = control.Stream(ctx, c, control.VerbLogs, req, func(l control.Line) error {
+			show := func(l control.Line) error {
 				if a.json {
 					return a.out.jsonLine(l)
 				}
 				return a.out.lines(view.line(l))
-			})
+			}
+			c, err := t.dial()
+			switch {
+			case err == nil:
+				err = control.Stream(ctx, c, control.VerbLogs, req, show)
+			case !req.Follow && silent(err):
+				err = node.ReadLogs(ctx, t.Data, req, show)
+			}
 			if req.Follow && errors.Is(err, context.Canceled) {
 				return nil // Ctrl-C is how following ends
 			}
@@ -139,6 +149,12 @@ on with new lines, through rotations and replaced instances, until Ctrl-C.`,
 	flags.StringVarP(&req.Instance, "instance", "i", "", "of one instance only")
 	flags.BoolVarP(&times, "timestamps", "t", false, "show the time of each line")
 	return cmd
+}
+
+// silent reports whether err means that no node takes verbs.
+func silent(err error) bool {
+	_, between := errors.AsType[*betweenError](err)
+	return between || errors.Is(err, control.ErrNotRunning)
 }
 
 func (a *app) startCommand() *cobra.Command {
@@ -245,7 +261,7 @@ func (a *app) revisionsCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				return a.out.json(list)
+				return a.out.json(map[string]any{"revisions": control.List[control.Revision](list)})
 			}
 			return a.out.lines(renderRevisions(a.out, list, a.now())...)
 		},
@@ -288,11 +304,24 @@ func (a *app) downCommand() *cobra.Command {
 		Use:   "down",
 		Short: "Stop the system in order",
 		Long: `Stops the system that "fairlead up" runs, wherever that runs, and returns when its
-last process has ended.`,
+last process has ended. If nothing runs, there is nothing to do.`,
 		Example: "  fairlead down",
 		Args:    argsBetween(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.dial()
+			t, err := a.find("")
+			if err != nil {
+				return err
+			}
+			c, err := t.dial()
+			if e, ok := errors.AsType[*betweenError](err); ok && e.node.Address != "" {
+				return a.downAlready(e)
+			}
+			if errors.Is(err, control.ErrNotRunning) {
+				if a.json {
+					return a.out.json(control.DownReply{})
+				}
+				return a.out.lines("nothing runs for " + brief(cmp.Or(t.File, t.Data)))
+			}
 			if err != nil {
 				return err
 			}
@@ -315,6 +344,21 @@ last process has ended.`,
 			return a.out.lines(fmt.Sprintf("%s: stopped, %s", st.System, plural(r.Stopped, "instance")))
 		},
 	}
+}
+
+// downAlready waits for a node that somebody else stops.
+func (a *app) downAlready(e *betweenError) error {
+	w := a.wait("stopping")
+	defer w.end()
+	ended := processEnd(e.node.PID)
+	defer ended.close()
+	if err := ended.wait(downWait); err != nil {
+		return err
+	}
+	if a.json {
+		return a.out.json(control.DownReply{})
+	}
+	return a.out.lines("stopped; somebody else had asked for it")
 }
 
 // downWait bounds the wait for the node's process after all instances ended.

@@ -11,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"fairlead/internal/control"
+	"fairlead/internal/supervise/process"
 	"fairlead/internal/system"
 )
 
@@ -48,6 +51,9 @@ func serveFake(t *testing.T, dir string) {
 	control.Handle(s, control.VerbRollback, func(_ context.Context, req control.RollbackRequest, _ func(control.Event)) (control.ReloadReply, error) {
 		return control.ReloadReply{Revision: 20 + req.Revision}, nil
 	})
+	control.Handle(s, control.VerbRevisions, func(context.Context, control.Empty, func(control.Event)) ([]control.Revision, error) {
+		return nil, nil
+	})
 	control.Handle(s, control.VerbDown, func(context.Context, control.Empty, func(control.Event)) (control.DownReply, error) {
 		return control.DownReply{Stopped: 5}, nil
 	})
@@ -63,6 +69,9 @@ func serveFake(t *testing.T, dir string) {
 	})
 	control.HandleStream(s, control.VerbLogs, func(_ context.Context, req control.LogsRequest, emit func(control.Line) error) error {
 		for i := range req.Tail {
+			if req.Service == "" {
+				req.Service = "any"
+			}
 			if err := emit(control.Line{Time: noon, Instance: req.Service + "-1", Stream: "out", Text: fmt.Sprint("line ", i)}); err != nil {
 				return err
 			}
@@ -116,6 +125,11 @@ func TestVerbs(t *testing.T) {
 			{"rollback", "4"},
 			{"down"},
 			{"down", "--json"},
+			{"down", "--data", filepath.Join(dir, "none")},
+			{"down", "--data", filepath.Join(dir, "none"), "--json"},
+			{"revisions", "--json"},
+			{"help", "down"},
+			{"logs", "-n", "1"},
 			{"logs", "auth", "-n", "2"},
 			{"logs", "auth", "-n", "1", "-t"},
 			{"logs", "auth", "-n", "1", "--json"},
@@ -151,6 +165,19 @@ func TestVerbs(t *testing.T) {
 			{"up", "a", "-C", "b"},
 			{"logs", "auth", "-n", "many"},
 			{"statsu", "--json"},
+			{"ps"},
+			{"log", "auth"},
+			{"re"},
+			{"help", "nope"},
+			{"help", "ps"},
+			{"logs", "auth", "-n"},
+			{"request", "echo", "--timeout", "x"},
+			{"up", "--listen", "foo"},
+			{"up", "--listen", "8080"},
+			{"up", "--listen", "127.0.0.1:99999"},
+			{"check", "."},
+			{"check", "-C", "..", "--data", "/nowhere"},
+			{"status", "-C", "."},
 		},
 	}
 	for name, list := range groups {
@@ -165,6 +192,110 @@ func TestVerbs(t *testing.T) {
 			}
 			golden(t, name, strings.NewReplacer(dir, "/srv/commerce", fmt.Sprint("process ", os.Getpid()), "process PID").Replace(all.String()))
 		})
+	}
+}
+
+func TestVersionFlag(t *testing.T) {
+	flag, code := run(t, "", "--version")
+	if verb, _ := run(t, "", "version"); code != exitDone || !strings.Contains(flag, "fairlead "+Version+" (go") || strings.Replace(flag, "--", "", 1) != verb {
+		t.Error(flag)
+	}
+}
+
+// TestStatusWhileItStops is about a system whose node takes verbs.
+func TestStatusWhileItStops(t *testing.T) {
+	st := commerceStatus()
+	st.Phase = control.PhaseStopping
+	if head := renderStatus(plainScreen(0), st, noon)[0]; head != "commerce (production)  stopping, revision 12, up 2d2h" {
+		t.Error(head)
+	}
+	st.Services = nil
+	if lines := renderStatus(plainScreen(0), st, noon); lines[len(lines)-1] != "stopping: no service runs any more" {
+		t.Error(lines)
+	}
+}
+
+// TestBetween is about a node that holds the data folder, but takes no verbs.
+func TestBetween(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, control.DataDir)
+	if err := os.MkdirAll(filepath.Join(data, "logs", "auth"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, fileName), []byte("system: commerce\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	hold := func(address string) {
+		t.Helper()
+		stat, err := process.Read(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		boot, err := process.BootID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := fmt.Sprintf(`{"pid":%d,"start":%d,"boot":%q,"address":%q}`, os.Getpid(), stat.Start, boot, address)
+		if err := os.WriteFile(filepath.Join(data, "lock"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hold("")
+	if text, code := run(t, "", "status"); code != exitFailed || !strings.Contains(text, "start it with: fairlead up") {
+		t.Error(text) // the lock was left, nobody has it
+	}
+	f, err := os.Open(filepath.Join(data, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if text, code := run(t, "", "status"); code != exitFailed || !strings.Contains(text, "it is just starting: process ") {
+		t.Error(text)
+	}
+	hold("http://127.0.0.1:3005")
+	if text, code := run(t, "", "status"); code != exitFailed || !strings.Contains(text, "it is stopping: process ") {
+		t.Error(text)
+	}
+	if text, code := run(t, "", "down"); code != exitDone || !strings.Contains(text, "stopped; somebody else had asked for it") {
+		t.Error(text)
+	}
+	if text, code := run(t, "", "logs", "nope"); code != exitFailed || !strings.Contains(text, `there is no output of a service "nope"`) || !strings.Contains(text, "there is some of auth") {
+		t.Error(text)
+	}
+}
+
+// TestLogsWithoutANode reads the files.
+func TestLogsWithoutANode(t *testing.T) {
+	dir := t.TempDir()
+	logs := filepath.Join(dir, control.DataDir, "logs", "auth")
+	if err := os.MkdirAll(logs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{
+		filepath.Join(dir, fileName):           "system: commerce\n",
+		filepath.Join(logs, "auth-1.000001.log"): "2026-05-04T12:00:00.000000000Z out started\n2026-05-04T12:00:01.000000000Z err ended\n",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(dir)
+	for _, args := range [][]string{{"logs"}, {"logs", "auth"}, {"logs", "-i", "auth-1"}} {
+		if text, code := run(t, "", args...); code != exitDone || !strings.Contains(text, "auth-1 | started\nauth-1 ! ended\n") {
+			t.Error(text)
+		}
+	}
+	for _, args := range [][]string{{"logs", "auth", "-i", "nope"}, {"logs", "-i", "nope"}} {
+		if text, code := run(t, "", args...); code != exitFailed || !strings.Contains(text, `there is no output of an instance "nope"`) {
+			t.Error(text)
+		}
+	}
+	if text, code := run(t, "", "logs", "-f"); code != exitFailed || !strings.Contains(text, "no fairlead runs for") {
+		t.Error(text)
 	}
 }
 
