@@ -46,6 +46,11 @@ func (l *LogFile) Write(line []byte) (int, error) {
 		}
 	}
 	n, err := l.file.Write(line)
+	if err != nil && n > 0 { // what comes next must not stand in half a line
+		if terr := l.file.Truncate(l.size); terr == nil {
+			n = 0
+		}
+	}
 	l.size += int64(n)
 	if err != nil {
 		return n, fmt.Errorf("write log: %w", err)

@@ -21,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -163,6 +164,9 @@ func (n *Node) open(ctx context.Context) error {
 	if err := os.MkdirAll(n.data, 0o700); err != nil {
 		return fmt.Errorf("make data folder: %w", err)
 	}
+	if err := owned(n.data); err != nil {
+		return err
+	}
 	if err := os.Chmod(n.data, 0o700); err != nil { //nolint:gosec // a folder needs its x
 		return fmt.Errorf("make data folder private: %w", err)
 	}
@@ -234,6 +238,18 @@ func (n *Node) open(ctx context.Context) error {
 	return nil
 }
 
+// owned refuses a folder that belongs to somebody else, who could open it again.
+func owned(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("look at data folder: %w", err)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("the data folder %s belongs to another user (uid %d); choose one with --data, or give it to uid %d", dir, st.Uid, os.Geteuid())
+	}
+	return nil
+}
+
 func (n *Node) openState(ctx context.Context) (err error) {
 	if n.operator, err = n.bus.Operator("node"); err != nil {
 		return err
@@ -242,6 +258,8 @@ func (n *Node) openState(ctx context.Context) (err error) {
 	if n.state, err = openState(ctx, n.operator); err != nil {
 		return err
 	}
+	n.state.health = n.bus.Healthy
+	n.onStop("numbers of instances", func(ctx context.Context) error { n.state.releaseNumbers(ctx); return nil })
 	n.overrides, err = n.state.overrides(ctx)
 	if err != nil {
 		return err

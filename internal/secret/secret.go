@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,14 +93,22 @@ func fromEnvironment(sec system.Secret, lookup func(string) (string, bool)) (str
 func fromFile(name, path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return "", &MissingError{name, "read its file: " + pathProblem(err)}
+		return "", &MissingError{name, "read its file: " + pathProblem(err) + "; make it, or correct secrets." + name + ".file"}
 	}
-	if info.Size() > MaxSize {
-		return "", &MissingError{name, "its file " + path + " is larger than 64 KiB"}
+	if !info.Mode().IsRegular() { // a pipe would wait, a device may have no end
+		return "", &MissingError{name, path + " is no plain file"}
 	}
-	b, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return "", &MissingError{name, "read its file: " + pathProblem(err)}
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
+	if err != nil {
+		return "", &MissingError{name, "read its file: " + pathProblem(err)}
+	}
+	if len(b) > MaxSize {
+		return "", &MissingError{name, "its file " + path + " is larger than 64 KiB"}
 	}
 	value := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 	if value == "" || strings.ContainsRune(value, 0) {

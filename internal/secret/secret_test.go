@@ -84,6 +84,11 @@ func TestUnusableValuesAreRefusedWithoutShowingThem(t *testing.T) {
 			}
 		})
 	}
+	for _, path := range []string{dir, "/dev/zero"} {
+		if _, _, err := Open(dir).Resolve([]system.Secret{{Name: "S", File: path}}, env(nil)); err == nil || !strings.Contains(err.Error(), path+" is no plain file") {
+			t.Errorf("error of %s is %v", path, err)
+		}
+	}
 	_, _, err := Open(dir).Resolve([]system.Secret{{Name: "S", Env: "EMPTY"}}, env(map[string]string{"EMPTY": ""}))
 	if err == nil || !strings.Contains(err.Error(), "EMPTY is empty") {
 		t.Errorf("error is %v, want one about the empty variable", err)

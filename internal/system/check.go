@@ -18,9 +18,15 @@ func (r *reader) check(doc *node) {
 	}
 	r.checkAsks()
 	if jwt := r.sys.Gateway.Auth.JWT; jwt != nil {
-		if subject, ok := strings.CutPrefix(jwt.JWKS, "bus:"); ok && len(r.whoAnswers(subject)) == 0 {
+		if subject, ok := strings.CutPrefix(jwt.JWKS, "bus:"); ok {
 			n := doc.member("gateway").member("auth").member("jwt").member("jwks")
-			r.rec.add(n.at, n.path, unanswered, quote(subject), r.nearestAnswer(subject))
+			switch services := r.whoAnswers(subject); len(services) {
+			case 0:
+				r.rec.add(n.at, n.path, unanswered, quote(subject), r.nearestAnswer(subject))
+			case 1:
+			default: // each of them could sign for everybody
+				r.rec.add(n.at, n.path, answeredTwice, quote(subject), enumerate(services, "and"))
+			}
 		}
 	}
 	for _, m := range r.databases {

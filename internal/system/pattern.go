@@ -42,6 +42,9 @@ func parsePattern(key string) (p pattern, bad *patternError) {
 	if slash < 0 {
 		return p, &patternError{"it has no path", "write [METHOD ][HOST]/path, as in GET /api/flows/{id}"}
 	}
+	if slices.Contains(methods, rest[:slash]) {
+		return p, &patternError{quote(rest[:slash]) + " is a method, and stands where a host would", "write a space after it: " + rest[:slash] + " " + rest[slash:]}
+	}
 	p.host, p.path = strings.ToLower(rest[:slash]), rest[slash:]
 	if host := strings.TrimPrefix(p.host, "*."); p.host != "" && (!hostName(host) || host != p.host && !strings.Contains(host, ".")) {
 		return p, &patternError{quote(rest[:slash]) + " is no host", "write a name without port, as in shop.example.com or *.example.com"}
