@@ -305,7 +305,7 @@ func (s *stack) testUsers(t *testing.T, admin *user) {
 
 	register := func(status int, name, password string) {
 		t.Helper()
-		nobody.want(t, status, nil, http.MethodPost, "/api/auth/register", map[string]any{"username": name, "password": password, "role": "admin"})
+		nobody.want(t, status, nil, http.MethodPost, "/api/auth/register", map[string]any{"username": name, "password": password})
 	}
 	register(http.StatusConflict, "eve", "correct horse battery")
 	register(http.StatusConflict, "admin", "correct horse battery")
@@ -431,6 +431,14 @@ func (s *stack) testWrong(t *testing.T, admin *user) {
 		{http.MethodPost, "/api/flows/import", []byte("not a table\n"), 422, "not a JSON object"},
 		{http.MethodPost, "/api/flows/import", []byte(`{"data":[{"period":"2022"`), 422, "ends in the middle"},
 		{http.MethodPost, "/api/auth/login", []byte(`{"username":`), 400, ""},
+		{http.MethodPost, "/api/auth/login", []byte(`{"name":"admin","password":"x"}`), 422, `"name" is not a field`},
+		{http.MethodPost, "/api/auth/login", []byte(`{"password":"x"}`), 422, "username must be given"},
+		{http.MethodPost, "/api/auth/login", []byte(`{"username":"admin"}`), 422, "password must be given"},
+		{http.MethodPost, "/api/auth/login", nil, 422, "username must be given"},
+		{http.MethodPost, "/api/auth/register", []byte(`{"username":"mallory","password":"correct horse battery","role":"admin"}`), 422, `"role" is not a field`},
+		{http.MethodPost, "/api/auth/register", []byte(`{"username":"mallory","password":""}`), 422, "password must be given"},
+		{http.MethodPost, "/api/auth/logout", []byte(`{"token":"x"}`), 422, `"token" is not a field`},
+		{http.MethodPost, "/api/auth/refresh", []byte(`{}`), 422, "refresh_token must be given"},
 		{http.MethodDelete, "/api/flows", nil, 405, ""},
 		{http.MethodGet, "/api/nothing", nil, 404, ""},
 	} {

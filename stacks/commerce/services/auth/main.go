@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"fairlead/service"
@@ -53,12 +54,6 @@ func (a api) register(s *service.Service) {
 	})
 }
 
-type signUp struct {
-	Username string `json:"username"`
-	Email    string `json:"email"`
-	Password string `json:"password"`
-}
-
 type profile struct {
 	Username string    `json:"username"`
 	Email    string    `json:"email,omitempty"`
@@ -72,13 +67,11 @@ func profileOf(u accounts.User) profile {
 }
 
 func (a api) signUp(ctx context.Context, req signUp) (service.Reply[profile], error) {
+	if err := given([2]string{"username", strings.TrimSpace(req.Username)}, [2]string{"password", req.Password}); err != nil {
+		return service.Reply[profile]{}, err
+	}
 	u, err := a.accounts.Register(ctx, req.Username, req.Email, req.Password)
 	return service.Reply[profile]{Status: http.StatusCreated, Body: profileOf(u)}, public(err)
-}
-
-type credentials struct {
-	Username string `json:"username"`
-	Password string `json:"password"`
 }
 
 // tokens is OAuth's form of a token reply (RFC 6749, 5.1).
@@ -96,20 +89,26 @@ func tokensOf(t accounts.Tokens) tokens {
 }
 
 func (a api) login(ctx context.Context, req credentials) (tokens, error) {
+	if err := given([2]string{"username", strings.TrimSpace(req.Username)}, [2]string{"password", req.Password}); err != nil {
+		return tokens{}, err
+	}
 	t, err := a.accounts.Login(ctx, req.Username, req.Password)
 	return tokensOf(t), public(err)
 }
 
-type refreshToken struct {
-	RefreshToken string `json:"refresh_token"`
-}
-
 func (a api) refresh(ctx context.Context, req refreshToken) (tokens, error) {
+	if err := given([2]string{"refresh_token", req.RefreshToken}); err != nil {
+		return tokens{}, err
+	}
 	t, err := a.accounts.Refresh(ctx, req.RefreshToken)
 	return tokensOf(t), public(err)
 }
 
 func (a api) logout(ctx context.Context, req refreshToken) (struct{}, error) {
+	// A logout that names no login must not look like one that was done.
+	if err := given([2]string{"refresh_token", req.RefreshToken}); err != nil {
+		return struct{}{}, err
+	}
 	return struct{}{}, public(a.accounts.Logout(ctx, req.RefreshToken))
 }
 

@@ -281,7 +281,7 @@ func (a *Accounts) find(ctx context.Context, name string) (User, string, error) 
 func (a *Accounts) SetRole(ctx context.Context, name, role string) (User, error) {
 	name = fold(name)
 	if Granted(role) == nil {
-		return User{}, &InvalidError{"role", "must be " + strings.Join(ranks, ", ")}
+		return User{}, &InvalidError{"role", "must be one of " + strings.Join(ranks, ", ")}
 	}
 	err := a.write(ctx, func(tx *sql.Tx) error {
 		var old string
