@@ -133,7 +133,7 @@ func hidden(root *os.Root, file *os.File) bool {
 	if err != nil {
 		return true
 	}
-	defer folder.Close() //nolint:errcheck // only read
+	defer folder.Close()
 	below, inside := strings.CutPrefix(realPath(file), strings.TrimSuffix(realPath(folder), "/")+"/")
 	return !inside || strings.HasPrefix(below, ".") || strings.Contains(below, "/.")
 }
