@@ -187,6 +187,6 @@ func TestDatabaseDamaged(t *testing.T) {
 	w.start()
 	eventually(t, "status says why the service does not run", func() bool {
 		_, out := w.command("status")
-		return containsAll(out, `open database \"notes\"`, "not a database")
+		return containsAll(out, `open database "notes"`, "not a database")
 	})
 }

@@ -32,7 +32,7 @@ routes:
 	if a.header.Get("Retry-After") == "" {
 		t.Error("it is not said when to try again")
 	}
-	w.ask("GET", "/off", "").refused(t, 503, "no instance of the service")
+	w.ask("GET", "/off", "").refused(t, 503, "the service is stopped")
 	if a := w.ask("GET", "/nowhere", ""); a.status != 404 {
 		t.Errorf("a path without a route: %v", a)
 	}
