@@ -124,6 +124,9 @@ func (a *app) report(err error) int {
 	if e, ok := errors.AsType[*betweenError](err); ok {
 		shown = &control.Error{Code: "busy", Message: e.Error(), Hint: "try again in a moment"}
 	}
+	if _, ok := errors.AsType[*system.EnvironmentError](err); ok {
+		code = exitUsage
+	}
 	findings, ofFile := errors.AsType[system.Findings](err)
 	if ofFile {
 		code = exitUsage

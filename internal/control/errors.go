@@ -85,6 +85,9 @@ func ErrorFrom(err error) *Error {
 		}
 		return e
 	}
+	if e, ok := errors.AsType[*system.EnvironmentError](err); ok {
+		return &Error{Code: CodeBadRequest, Message: err.Error(), Hint: e.Advice()}
+	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return &Error{Code: CodeCancelled, Message: err.Error()}
 	}

@@ -1,6 +1,7 @@
 package system
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -16,13 +17,14 @@ func (r *reader) check(doc *node) {
 		r.checkTarget(&r.routes[i])
 		r.sys.Routes = append(r.sys.Routes, r.routes[i].route)
 	}
+	r.checkRoles()
 	r.checkAsks()
 	if jwt := r.sys.Gateway.Auth.JWT; jwt != nil {
 		if subject, ok := strings.CutPrefix(jwt.JWKS, "bus:"); ok {
 			n := doc.member("gateway").member("auth").member("jwt").member("jwks")
 			switch services := r.whoAnswers(subject); len(services) {
 			case 0:
-				r.rec.add(n.at, n.path, unanswered, quote(subject), r.nearestAnswer(subject))
+				r.refer("services", n.at, n.path, unanswered, quote(subject), r.nearestAnswer(subject))
 			case 1:
 			default: // each of them could sign for everybody
 				r.rec.add(n.at, n.path, answeredTwice, quote(subject), enumerate(services, "and"))
@@ -32,7 +34,7 @@ func (r *reader) check(doc *node) {
 	for _, m := range r.databases {
 		owner := m.member("owner")
 		if owner != nil && owner.scalar() && r.services[owner.text] == nil {
-			r.rec.add(owner.at, owner.path, unknownService, quote(owner.text), suggest(owner.text, names(r.services), "declare it under services"))
+			r.refer("services", owner.at, owner.path, unknownService, quote(owner.text), suggest(owner.text, names(r.services), "declare it under services"))
 		}
 	}
 }
@@ -59,14 +61,33 @@ func (r *reader) checkRoutes() {
 	}
 }
 
-func (r *reader) checkTarget(t *routed) {
-	if t.roles != nil && len(t.route.Roles) > 0 && r.sys.Gateway.Auth.JWT == nil {
-		r.rec.add(t.roles.keyAt, t.roles.path, roleWithoutJWT)
+// checkRoles tells once that routes have roles and nothing says who users are.
+func (r *reader) checkRoles() {
+	if r.sys.Gateway.Auth.JWT != nil || r.meant["gateway"] || r.meant["auth"] || r.meant["jwt"] {
+		return
 	}
+	var roles []*node
+	for _, t := range r.routes {
+		if t.roles != nil && len(t.route.Roles) > 0 {
+			roles = append(roles, t.roles)
+		}
+	}
+	switch more := len(roles) - 1; {
+	case more < 0:
+	case more == 0:
+		r.rec.add(roles[0].keyAt, roles[0].path, roleWithoutJWT, "", "the role")
+	case more == 1:
+		r.rec.add(roles[0].keyAt, roles[0].path, roleWithoutJWT, ", as does 1 more route", "the roles")
+	default:
+		r.rec.add(roles[0].keyAt, roles[0].path, roleWithoutJWT, fmt.Sprintf(", as do %d more routes", more), "the roles")
+	}
+}
+
+func (r *reader) checkTarget(t *routed) {
 	switch {
 	case t.service != nil && t.route.Service != "":
 		if r.services[t.route.Service] == nil {
-			r.rec.add(t.service.at, t.service.path, unknownService, quote(t.route.Service),
+			r.refer("services", t.service.at, t.service.path, unknownService, quote(t.route.Service),
 				suggest(t.route.Service, names(r.services), "declare it under services"))
 			return
 		}
@@ -89,7 +110,7 @@ func (r *reader) checkRequest(t *routed) {
 	services := r.whoAnswers(pattern)
 	switch len(services) {
 	case 0:
-		r.rec.add(t.request.at, t.request.path, unanswered, quote(req.Subject), r.nearestAnswer(req.Subject))
+		r.refer("services", t.request.at, t.request.path, unanswered, quote(req.Subject), r.nearestAnswer(req.Subject))
 		return
 	case 1:
 	default:
@@ -113,7 +134,7 @@ func (r *reader) checkAsks() {
 			if strings.HasPrefix(item.subject, "$") || len(r.whoAnswers(item.subject)) > 0 {
 				continue
 			}
-			r.rec.add(item.node.at, item.node.path, unanswered, quote(item.subject), r.nearestAnswer(item.subject))
+			r.refer("services", item.node.at, item.node.path, unanswered, quote(item.subject), r.nearestAnswer(item.subject))
 		}
 	}
 }

@@ -19,9 +19,24 @@ type Options struct {
 	Environment string
 }
 
+// EnvironmentError says that the file does not declare the environment that was
+// asked for. It is no fault of the file.
+type EnvironmentError struct {
+	Name  string
+	Known []string // those that it declares, sorted
+}
+
+func (e *EnvironmentError) Error() string { return "there is no environment " + quote(e.Name) }
+
+// Advice says which one was meant, or which there are.
+func (e *EnvironmentError) Advice() string {
+	return suggest(e.Name, e.Known, "the file declares none: leave it out, or declare it under environments")
+}
+
 // Load reads a system's file. path is the file, or the folder that holds it as
-// fairlead.yaml. The error is [Findings] when the file is at fault, and wraps
-// [fs.ErrNotExist] when there is none. Findings name the file as path does.
+// fairlead.yaml. The error is [Findings] when the file is at fault, an
+// [EnvironmentError] when it lacks the environment, and wraps [fs.ErrNotExist] when
+// there is none. Findings name the file as path does.
 func Load(path string, opts Options) (*System, error) {
 	info, err := os.Stat(path)
 	if err == nil && info.IsDir() {
@@ -90,16 +105,11 @@ func Parse(name string, src []byte, dir string, opts Options) (*System, error) {
 	}
 	rec.pass = ""
 	slices.Sort(all)
-	if opts.Environment != "" && !slices.Contains(all, opts.Environment) {
-		at := place{1, 1}
-		if n := doc.member("environments"); n != nil {
-			at = n.keyAt
-		}
-		rec.add(at, "environments", unknownEnvironment, quote(opts.Environment),
-			suggest(opts.Environment, all, "declare it under environments"))
-	}
 	if findings := rec.sorted(); len(findings) > 0 {
 		return nil, findings
+	}
+	if opts.Environment != "" && !slices.Contains(all, opts.Environment) {
+		return nil, &EnvironmentError{Name: opts.Environment, Known: all}
 	}
 	chosen.File, chosen.Source, chosen.Environments = file, src, all
 	return chosen, nil
@@ -110,7 +120,7 @@ func read(doc *node, environment, dir string, rec *recorder) *System {
 	r := &reader{
 		rec: rec, dir: dir, sys: &System{Dir: dir, Environment: environment, flat: flatten(doc)},
 		services: map[string]*node{}, secrets: map[string]*node{}, databases: map[string]*node{},
-		owners: map[string]string{},
+		owners: map[string]string{}, meant: map[string]bool{},
 	}
 	r.read(doc)
 	return r.sys

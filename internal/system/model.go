@@ -30,7 +30,7 @@ type System struct {
 
 // Gateway is the one door.
 type Gateway struct {
-	Listen string // host:port, default ":8080"
+	Listen string // host:port, default "127.0.0.1:8080"
 	Limits Limits // defaults for every route: body 10 MiB, header 32 KiB
 	Auth   Auth
 }

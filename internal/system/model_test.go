@@ -250,3 +250,25 @@ services:
 		t.Errorf("findings repeat a value: %v", err)
 	}
 }
+
+func TestUnknownEnvironmentIsNoFaultOfTheFile(t *testing.T) {
+	const file = "system: s\nenvironments:\n  production: {gateway: {listen: \":80\"}}\n  staging:\n"
+	tests := []struct{ name, src, environment, advice string }{
+		{"near", file, "prodution", `did you mean "production"?`},
+		{"far", file, "test", "there are production and staging"},
+		{"none declared", "system: s\n", "prod", "the file declares none: leave it out, or declare it under environments"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Parse("f", []byte(tt.src), t.TempDir(), Options{Environment: tt.environment})
+			unknown, ok := errors.AsType[*EnvironmentError](err)
+			if !ok || unknown.Advice() != tt.advice || err.Error() != `there is no environment "`+tt.environment+`"` {
+				t.Errorf("Parse: %v, %+v", err, unknown)
+			}
+		})
+	}
+	_, err := Parse("f", []byte("system: s\nx: 1\n"), t.TempDir(), Options{Environment: "prod"})
+	if _, ok := errors.AsType[Findings](err); !ok {
+		t.Errorf("Parse of a file with a fault: %v", err)
+	}
+}

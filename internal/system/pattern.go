@@ -35,7 +35,7 @@ func parsePattern(key string) (p pattern, bad *patternError) {
 	if method, after, ok := strings.Cut(key, " "); ok && !strings.Contains(method, "/") {
 		p.method, rest = method, strings.TrimLeft(after, " ")
 		if !slices.Contains(methods, method) {
-			return p, &patternError{quote(method) + " is no method", suggest(method, methods[:7], "")}
+			return p, &patternError{quote(method) + " is not a method", suggest(method, methods[:7], "")}
 		}
 	}
 	slash := strings.IndexByte(rest, '/')
@@ -47,7 +47,7 @@ func parsePattern(key string) (p pattern, bad *patternError) {
 	}
 	p.host, p.path = strings.ToLower(rest[:slash]), rest[slash:]
 	if host := strings.TrimPrefix(p.host, "*."); p.host != "" && (!hostName(host) || host != p.host && !strings.Contains(host, ".")) {
-		return p, &patternError{quote(rest[:slash]) + " is no host", "write a name without port, as in shop.example.com or *.example.com"}
+		return p, &patternError{quote(rest[:slash]) + " is not a host", "write a name without port, as in shop.example.com or *.example.com"}
 	}
 	p.segments, bad = parseSegments(p.path)
 	return p, bad
@@ -80,7 +80,7 @@ func parseSegments(path string) ([]segment, *patternError) {
 			}
 			name, multi := strings.CutSuffix(name, "...")
 			if !variable(name) {
-				return nil, &patternError{quote(name) + " is no name of a path value", "write letters, digits and _, not beginning with a digit"}
+				return nil, &patternError{quote(name) + " is not a name of a path value", "write letters, digits and _, not beginning with a digit"}
 			}
 			if multi && !last {
 				return nil, &patternError{"{" + name + "...} is not at the end", "only the last segment may stand for the rest of the path"}

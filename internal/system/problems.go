@@ -74,9 +74,8 @@ const (
 	notOwner        code = "not-owner"
 
 	// About environments.
-	unknownEnvironment code = "unknown-environment"
-	removesNothing     code = "removes-nothing"
-	fixedKey           code = "fixed-key"
+	removesNothing code = "removes-nothing"
+	fixedKey       code = "fixed-key"
 )
 
 // words are how a diagnostic is told, as formats of the same arguments.
@@ -89,7 +88,7 @@ var problems = map[code]words{
 	tooLong:         {"has more than %[1]d words and signs", "a system is described by hand; keep data in files of its own"},
 	tooDeep:         {"is nested deeper than %[1]d levels", "nothing in this file needs that; look for a missing bracket"},
 	tooWide:         {"has a map of more than %[1]d keys", "a system is described by hand; route whole folders of paths, keep data in files of its own"},
-	syntaxError:     {"is not YAML: %[1]s", "check indentation, quotes and brackets here and in the line above"},
+	syntaxError:     {"%[1]s", "%[2]s"},
 	yamlFeature:     {"holds %[1]s, which this file does without", "write the value out, or quote the text if it begins with that sign"},
 	secondDocument:  {"begins a second document", "keep one document, without --- in between"},
 	emptyFile:       {"holds nothing", "begin with system: NAME"},
@@ -122,23 +121,23 @@ var problems = map[code]words{
 	takenVariable: {"is set by %[1]s", "%[2]s"},
 	badPath:       {"%[1]s", "%[2]s"},
 	notFound:      {"does not exist: %[1]s", "%[2]s"},
-	badSubject:    {"is no subject: %[1]s", "write tokens with dots between them, as in orders.created; * stands for one token, a last > for the rest"},
+	badSubject:    {"is not a subject: %[1]s", "write tokens with dots between them, as in orders.created; * stands for one token, a last > for the rest"},
 	wideSubject:   {"begins with a wildcard, which would cover the replies of other services", "write the first token out, as in orders.>"},
 	closedSubject: {"begins with %[1]q, which belongs to fairlead and NATS", "%[2]s"},
-	badPattern:    {"is no NestJS pattern: %[1]s", "write a map of plain words, as in {cmd: findAll, area: flows}"},
+	badPattern:    {"is not a NestJS pattern: %[1]s", "write a map of plain words, as in {cmd: findAll, area: flows}"},
 	badJWKS:       {"must be bus:SUBJECT or file:PATH, is %[1]s", `write bus:auth.jwks to ask the service that answers it`},
 	badRole:       {"must be a role, is %[1]s", "write letters, digits and . _ - : without spaces"},
 	badStatus:     {"must be 400 to 599, is %[1]s", "an error is answered with the status of an error"},
-	badReference:  {"is no value of the request: %[1]s", "write $body, $query or $path, one value of it as in $path.id, $query.page or $body.user.name, $user.sub or $user.roles; $$ begins a text with a dollar"},
+	badReference:  {"is not a value of the request: %[1]s", "write $body, $query or $path, one value of it as in $path.id, $query.page or $body.user.name, $user.sub or $user.roles; $$ begins a text with a dollar"},
 
-	badRoute:       {"is no route: %[1]s", "%[2]s"},
+	badRoute:       {"is not a route: %[1]s", "%[2]s"},
 	sameRoute:      {"matches the same requests as %[1]s at %[2]s", "keep one of the two"},
 	conflict:       {"matches some requests that %[1]s at %[2]s matches too, and neither is more specific", "make one of the two paths more specific"},
-	unknownValue:   {"uses {%[1]s}, which is no value of the path", "%[2]s"},
+	unknownValue:   {"uses {%[1]s}, which is not a value of the path", "%[2]s"},
 	unanswered:     {"nobody answers %[1]s", "%[2]s"},
 	answeredTwice:  {"%[1]s is answered by %[2]s", "one service answers a request; take the subject out of the answers of the others"},
 	patternFormat:  {"is a NestJS pattern, but the format of %[1]s is raw", "set services.%[1]s.bus.format to nest, or name a subject"},
-	roleWithoutJWT: {"needs to know who the user is, but there is no gateway.auth.jwt", "add gateway.auth.jwt, or remove the role"},
+	roleWithoutJWT: {"needs to know who the user is%[1]s, but there is no gateway.auth.jwt", "add gateway.auth.jwt, or remove %[2]s"},
 	bodyOverBus:    {"must be at most 1MiB for a request over the bus, is %[1]s", "send large bodies to a service over HTTP: service: NAME"},
 
 	unknownService:  {"there is no service %[1]s", "%[2]s"},
@@ -146,7 +145,6 @@ var problems = map[code]words{
 	unknownDatabase: {"there is no database %[1]s", "%[2]s"},
 	notOwner:        {"database %[1]s is owned by %[2]s", "one database, one owning service; ask %[2]s over the bus"},
 
-	unknownEnvironment: {"there is no environment %[1]s", "%[2]s"},
-	removesNothing:     {"removes what is not there", "%[1]s"},
-	fixedKey:           {"cannot differ between environments", "remove it here"},
+	removesNothing: {"removes what is not there", "%[1]s"},
+	fixedKey:       {"cannot differ between environments", "remove it here"},
 }

@@ -25,6 +25,10 @@ type reader struct {
 
 	answers []answer
 	routes  []routed
+
+	// meant holds the sections that an unknown key was probably meant as: what
+	// follows from their absence is not told.
+	meant map[string]bool
 }
 
 // answer is one entry of a service's answers.
@@ -99,9 +103,18 @@ func (r *reader) unknown(m *node, s schema) {
 	}
 	advice := suggest(m.key, s.keys, "")
 	if best, ok := nearest(m.key, known); ok {
+		r.meant[best] = true
 		advice = suggest(m.key, []string{best}, "")
 	}
 	r.rec.add(m.keyAt, m.path, unknownKey, s.what, advice)
+}
+
+// refer tells that something names what a section does not have, unless that
+// section is probably there under a name with a mistake.
+func (r *reader) refer(section string, at place, path string, c code, args ...any) {
+	if !r.meant[section] {
+		r.rec.add(at, path, c, args...)
+	}
 }
 
 // entries returns the members of a map whose keys are names of the user's choice.
@@ -135,7 +148,22 @@ func (r *reader) wrong(n *node, want, advice string) {
 		r.rec.add(n.keyAt, n.path, noValue, orRemove)
 		return
 	}
-	r.rec.add(n.at, n.path, wrongType, want, n.kind, advice)
+	is := n.kind.String()
+	if n.kind == text && !hidden(n.path) {
+		is += " " + quote(n.text)
+	}
+	r.rec.add(n.at, n.path, wrongType, want, is, advice)
+}
+
+// hidden reports whether a value may be a secret, or next to one: it is not shown.
+func hidden(path string) bool {
+	for key := range strings.SplitSeq(path, ".") {
+		switch key {
+		case "secrets", "environment", "data":
+			return true
+		}
+	}
+	return false
 }
 
 // missing tells that a key of n is not there, unless something that was told to be

@@ -94,11 +94,11 @@ func formatSize(n int64) string {
 // lets the kernel choose.
 func checkAddress(s string) (host, advice string, ok bool) {
 	if _, err := strconv.ParseUint(s, 10, 64); err == nil {
-		return "", `write ":` + s + `" with quotes`, false
+		return "", `write "127.0.0.1:` + s + `", or ":` + s + `" for all interfaces`, false
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		return "", `write it as in ":8080" or "127.0.0.1:8080"; IPv6 as in "[::1]:8080"`, false
+		return "", `write it as in "127.0.0.1:8080", or ":8080" for all interfaces; IPv6 as in "[::1]:8080"`, false
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
 		return "", "the port must be 0 to 65535", false

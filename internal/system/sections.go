@@ -44,7 +44,7 @@ var (
 		},
 		unbuilt: map[string]string{
 			"image":    "run it as a process for now: command",
-			"external": forNow, "profiles": forNow, "user": forNow, "volumes": forNow, "ports": "routes lead to it; it listens on PORT",
+			"external": forNow, "profiles": forNow, "user": forNow, "volumes": forNow, "ports": "the service listens on PORT, and routes lead to it",
 			"env_file": "write the variables under environment, and what is to be kept secret under secrets",
 		},
 	}
@@ -113,7 +113,7 @@ const (
 func (r *reader) readGateway(n *node) {
 	g := r.fields(n, gatewaySchema)
 	out := &r.sys.Gateway
-	*out = Gateway{Listen: ":8080", Limits: Limits{Body: defaultBody, Header: defaultHeader}}
+	*out = Gateway{Listen: "127.0.0.1:8080", Limits: Limits{Body: defaultBody, Header: defaultHeader}}
 	if n := g["listen"]; n != nil {
 		r.address(n, &out.Listen)
 	}
@@ -384,7 +384,7 @@ func (r *reader) readGrants(f map[string]*node, out *Service) {
 	secretOf := map[string]string{}
 	for _, item := range r.texts(f["secrets"], false) {
 		if r.secrets[item.text] == nil {
-			r.rec.add(item.at, item.path, unknownSecret, quote(item.text), suggest(item.text, names(r.secrets), "declare it under secrets"))
+			r.refer("secrets", item.at, item.path, unknownSecret, quote(item.text), suggest(item.text, names(r.secrets), "declare it under secrets"))
 			continue
 		}
 		for _, name := range []string{item.text, item.text + "_FILE"} {
@@ -400,7 +400,7 @@ func (r *reader) readGrants(f map[string]*node, out *Service) {
 
 	for _, item := range r.texts(f["databases"], false) {
 		if r.databases[item.text] == nil {
-			r.rec.add(item.at, item.path, unknownDatabase, quote(item.text), suggest(item.text, names(r.databases), "declare it under databases"))
+			r.refer("databases", item.at, item.path, unknownDatabase, quote(item.text), suggest(item.text, names(r.databases), "declare it under databases"))
 			continue
 		}
 		if owner, ok := r.owners[item.text]; ok && owner != out.Name {

@@ -41,14 +41,11 @@ func document(src []byte, rec *recorder) *node {
 	}
 	file, err := parse(tokens)
 	if err != nil {
-		at, message := place{1, 1}, err.Error()
+		fault := syntaxFault{place{1, 1}, oneLine(err.Error()), "check indentation, quotes and brackets"}
 		if syntax, ok := errors.AsType[*yaml.SyntaxError](err); ok {
-			message = syntax.Message
-			if syntax.Token != nil {
-				at = placeOf(syntax.Token)
-			}
+			fault = judgeSyntax(string(src), tokens, syntax)
 		}
-		rec.add(at, "", syntaxError, strings.NewReplacer("\t", `\t`, "\n", " ", "\r", " ").Replace(message))
+		rec.add(fault.at, "", syntaxError, fault.problem, fault.advice)
 		return nil
 	}
 	var root *node
