@@ -409,9 +409,12 @@ func (r *upRow) times() string {
 func (v *upView) ready(now time.Time) []string {
 	var lines []string
 	if v.screen.live {
-		// The block as it is now stays on the screen.
-		v.address = ""
-		lines = v.block(now)
+		// The block as it is now stays on the screen, with the whole of its reasons.
+		for _, r := range v.rows {
+			if mark, state, detail := r.show(v.screen, v.phase, now); mark != "" {
+				lines = append(lines, v.rowLines(mark, r.name, state, detail)...)
+			}
+		}
 	}
 	v.phase = phaseRunning
 	total := 0
@@ -487,7 +490,7 @@ func (v *upView) failed(now time.Time) []string {
 	if v.screen.live {
 		for _, r := range v.rows {
 			if mark, state, detail := r.show(v.screen, v.phase, now); mark != "" && r.wanted > 0 {
-				lines = append(lines, v.rowLine(mark, r.name, state, detail))
+				lines = append(lines, v.rowLines(mark, r.name, state, detail)...)
 			}
 		}
 		for _, e := range v.failures {
@@ -509,6 +512,16 @@ func (v *upView) unbuilt() []string {
 	return names
 }
 
+// rowLine is the line of a service in the block; it is clipped when painted.
 func (v *upView) rowLine(mark, name, state, detail string) string {
-	return "  " + mark + " " + pad(name, v.label-4) + "  " + pad(state, 12) + "  " + v.screen.style(dim, detail)
+	return v.rowHead(mark, name, state) + v.screen.style(dim, detail)
+}
+
+// rowLines are what stays of a service's line.
+func (v *upView) rowLines(mark, name, state, detail string) []string {
+	return hanging(v.rowHead(mark, name, state), v.screen.style(dim, detail), v.screen.columns())
+}
+
+func (v *upView) rowHead(mark, name, state string) string {
+	return "  " + mark + " " + pad(name, v.label-4) + "  " + pad(state, 12) + "  "
 }
