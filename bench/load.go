@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/textproto"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -196,7 +197,23 @@ func httpLoad(address, method, path string, body []byte) func() (func() error, f
 		if err != nil {
 			return nil, nil, err
 		}
-		return c.do, func() { _ = c.conn.Close() }, nil
+		broken := false
+		do := func() error {
+			if broken { // a client would connect again
+				next, err := dialHTTP(address, method, path, nil, body)
+				if err != nil {
+					return err
+				}
+				c, broken = next, false
+			}
+			err := c.do()
+			if err != nil {
+				broken = true
+				_ = c.conn.Close()
+			}
+			return err
+		}
+		return do, func() { _ = c.conn.Close() }, nil
 	}
 }
 
@@ -228,7 +245,13 @@ func (p pair) measure(rounds int) (row string, err error) {
 		if ra.count == 0 || rb.count == 0 {
 			return "", fmt.Errorf("%s: nothing succeeded: %w", p.name, errors.Join(ra.lastFail, rb.lastFail))
 		}
-		failed += ra.failed + rb.failed
+		failed += ra.failed
+		if rb.failed > 0 {
+			fmt.Fprintf(os.Stderr, "%s: %d failed: %v\n", p.b.name, rb.failed, rb.lastFail)
+		}
+		if ra.failed > 0 {
+			fmt.Fprintf(os.Stderr, "%s: %d failed: %v\n", p.a.name, ra.failed, ra.lastFail)
+		}
 		as, bs, ratios = append(as, ra.perSecond()), append(bs, rb.perSecond()), append(ratios, ra.perSecond()/rb.perSecond())
 		ca, cb = append(ca, ra.each()), append(cb, rb.each())
 		pa, pb = append(pa, ra.quantile(0.99)), append(pb, rb.quantile(0.99))
