@@ -1,5 +1,11 @@
-// The start page of the commerce system. Tokens are kept in memory only: whoever
-// reloads the page logs in again.
+// The start page of the commerce system.
+//
+// The access token is kept in memory. The refresh token is in the tab's session
+// storage too, so that a reload does not log out; it goes when the tab is closed.
+// Only scripts of this page can read it there: the content security policy allows
+// no others, and nothing that comes from outside is put in as HTML. It is good
+// once, and one that is stolen and used ends the whole login. A cookie out of the
+// reach of scripts would be sent with every request, also with forged ones.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
@@ -14,9 +20,67 @@ class Problem extends Error {
   }
 }
 
-function say(text) {
-  $("status").hidden = !text;
-  $("status").textContent = text;
+const STORED = "commerce.refresh_token";
+
+// keep stores the refresh token, "" for none.
+function keep(token) {
+  session.refresh = token;
+  try {
+    if (token) sessionStorage.setItem(STORED, token);
+    else sessionStorage.removeItem(STORED);
+  } catch {
+    // Where storage is not allowed, the login lasts as long as the page.
+  }
+}
+
+function kept() {
+  try {
+    return sessionStorage.getItem(STORED) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+// A tab that is duplicated has the same refresh token, which is good once: whoever
+// changes it tells the others.
+const tabs = new BroadcastChannel("commerce.session");
+tabs.onmessage = ({ data }) => {
+  if (!session.refresh || data.from !== session.refresh) return;
+  if (data.to) keep(data.to);
+  else end("You have logged out in another tab.");
+};
+
+// sentence makes a sentence of a text of the API. Where this begins with the name
+// of a field of the form, the field is marked, and called as it is on the page.
+function sentence(text, form) {
+  const name = /^[a-z_]+/.exec(text)?.[0];
+  const input = name && form.elements?.namedItem(name);
+  if (input?.labels?.length) {
+    input.setAttribute("aria-invalid", "true");
+    text = input.labels[0].textContent + text.slice(name.length);
+  }
+  text = text[0].toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(text) ? text : `${text}.`;
+}
+
+// say shows a message in the place of what was used, and leads there.
+function say(place, text, good = false) {
+  const notice = place.querySelector(".notice");
+  notice.setAttribute("role", good ? "status" : "alert");
+  notice.classList.toggle("good", good);
+  notice.hidden = false;
+  notice.textContent = sentence(text, place);
+  notice.focus({ preventScroll: true });
+  notice.scrollIntoView({ block: "nearest" });
+}
+
+// hush takes away the messages of a part of the page.
+function hush(part) {
+  for (const notice of part.querySelectorAll(".notice")) {
+    notice.hidden = true;
+    notice.textContent = "";
+  }
+  for (const input of part.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
 }
 
 async function problemOf(response) {
@@ -33,9 +97,13 @@ async function problemOf(response) {
 let refreshing = null;
 
 function refresh() {
-  refreshing ??= send("/api/auth/refresh", post({ refresh_token: session.refresh }), false)
+  const from = session.refresh;
+  refreshing ??= send("/api/auth/refresh", post({ refresh_token: from }), false)
     .then((r) => r.json())
-    .then(begin)
+    .then((tokens) => {
+      begin(tokens);
+      tabs.postMessage({ from, to: session.refresh });
+    })
     .finally(() => { refreshing = null; });
   return refreshing;
 }
@@ -53,9 +121,10 @@ async function send(path, options = {}, authorized = true) {
   if (response.status === 401 && authorized && session.refresh) {
     try {
       await refresh();
-    } catch {
+    } catch (e) {
+      if (e.status !== 401) throw e;
       end();
-      throw new Problem(401, "Please log in again.");
+      throw new Problem(401, "Your login has ended: please log in again.");
     }
     headers.set("Authorization", `Bearer ${session.access}`);
     const again = await fetch(path, { ...options, headers });
@@ -68,31 +137,43 @@ async function send(path, options = {}, authorized = true) {
 
 const get = (path) => send(path).then((r) => r.json());
 
-// busy runs an action with its button off, and says what went wrong.
+// busy runs an action with its button off, and says what went wrong in the place
+// of the button, or beside the login when it is needed again.
 async function busy(button, action) {
+  const focused = document.activeElement === button;
   button.disabled = true;
-  say("");
+  hush(button.closest("section") ?? document);
   try {
     await action();
   } catch (e) {
-    say(e instanceof Problem ? e.message : "The system cannot be reached.");
+    const place = button.closest("[data-place]");
+    say(place && !place.closest("[hidden]") ? place : $("login"), e instanceof Problem ? e.message : "The system cannot be reached.");
   } finally {
     button.disabled = false;
+    if (focused && document.activeElement === document.body) button.focus({ preventScroll: true });
   }
 }
 
 function begin(tokens) {
   session.access = tokens.access_token;
-  session.refresh = tokens.refresh_token;
   session.roles = tokens.roles;
+  keep(tokens.refresh_token);
   $("who-name").textContent = tokens.username;
   show(true);
 }
 
-function end() {
-  session.access = session.refresh = "";
+function end(why = "") {
+  session.access = "";
   session.roles = [];
+  keep("");
   show(false);
+  // Whoever logs in next sees nothing of the one before.
+  noSums();
+  noFlows("Nothing searched yet");
+  $("search").reset();
+  $("upload").reset();
+  hush(document);
+  if (why) say($("login"), why);
 }
 
 function show(loggedIn) {
@@ -101,12 +182,27 @@ function show(loggedIn) {
   $("import").hidden = !session.roles.includes("analyst");
 }
 
-// money shows an exact decimal string with groups of three digits.
-function money(value) {
+// decimals returns how many decimals amounts need beside each other: none, or two.
+const decimals = (values) => values.some((v) => /\.\d*[1-9]/.test(v ?? "")) ? 2 : 0;
+
+// money shows a decimal string with groups of three digits, rounded from its
+// exact thousandths.
+function money(value, places) {
   if (value === undefined) return "–";
-  const [whole, fraction] = value.split(".");
-  const grouped = whole.replace(/\B(?=(\d{3})+$)/g, "\u202f").replace("-", "−");
-  return `${grouped}.${(fraction ?? "").padEnd(3, "0")}`;
+  const [whole, fraction = ""] = value.replace("-", "").split(".");
+  const unit = 10n ** BigInt(3 - places);
+  const rounded = (BigInt(whole + fraction.padEnd(3, "0")) + unit / 2n) / unit;
+  const digits = rounded.toString().padStart(places + 1, "0");
+  const cut = digits.length - places;
+  const text = digits.slice(0, cut).replace(/\B(?=(\d{3})+$)/g, ",") + (places ? `.${digits.slice(cut)}` : "");
+  return value.startsWith("-") && rounded ? `−${text}` : text;
+}
+
+// amount is a cell with money; the exact value is its title.
+function amount(value, places) {
+  const td = cell("td", money(value, places), "n");
+  if (value !== undefined) td.title = value;
+  return td;
 }
 
 function cell(tag, text, kind) {
@@ -124,21 +220,42 @@ function row(cells) {
 }
 
 let by = "partner";
+let asked = 0; // sums that were asked for; the answer to the last one counts
+
+function noSums() {
+  $("sums-rows").replaceChildren();
+  $("sums-total").replaceChildren();
+  $("sums-all").hidden = true;
+}
 
 async function sums(all = false) {
-  const summary = await get(`/api/flows/summary?by=${by}`);
-  const title = by[0].toUpperCase() + by.slice(1);
-  $("sums-key").textContent = title;
-  $("sums-caption").textContent = `US dollars by ${by}`;
+  const turn = ++asked;
+  const wanted = by;
+  $("sums-table").setAttribute("aria-busy", "true");
+  try {
+    const summary = await get(`/api/flows/summary?by=${wanted}`);
+    if (turn === asked) showSums(summary, wanted, all);
+  } catch (e) {
+    if (turn !== asked) return;
+    // What is there belongs to something else.
+    noSums();
+    $("sums-caption").textContent = `No sums by ${wanted}`;
+    throw e;
+  } finally {
+    if (turn === asked) $("sums-table").removeAttribute("aria-busy");
+  }
+}
+
+function showSums(summary, wanted, all) {
+  $("sums-key").textContent = wanted[0].toUpperCase() + wanted.slice(1);
+  $("sums-caption").textContent = `US dollars by ${wanted}`;
   const rows = all ? summary.rows : summary.rows.slice(0, FIRST_ROWS);
+  const places = decimals([...rows, summary.totals].flatMap((r) => [r.imports, r.exports, r.balance]));
+  const amounts = (r) => [amount(r.imports, places), amount(r.exports, places), amount(r.balance, places)];
   $("sums-rows").replaceChildren(...rows.map((r) => row([
-    cell("th", by === "chapter" ? `${r.key} ${r.name ?? ""}` : r.name ?? r.key),
-    cell("td", money(r.imports), "n"), cell("td", money(r.exports), "n"), cell("td", money(r.balance), "n"),
+    cell("th", wanted === "chapter" ? `${r.key} ${r.name ?? ""}` : r.name ?? r.key), ...amounts(r),
   ])));
-  const t = summary.totals;
-  $("sums-total").replaceChildren(row([
-    cell("th", "All"), cell("td", money(t.imports), "n"), cell("td", money(t.exports), "n"), cell("td", money(t.balance), "n"),
-  ]));
+  $("sums-total").replaceChildren(row([cell("th", "All"), ...amounts(summary.totals)]));
   $("sums-all").hidden = rows.length === summary.rows.length;
   $("sums-all").textContent = `Show all ${summary.rows.length}`;
 }
@@ -146,38 +263,66 @@ async function sums(all = false) {
 function query() {
   const q = new URLSearchParams();
   for (const [name, value] of new FormData($("search"))) {
-    if (value.trim()) q.set(name, value.trim().split(" ")[0]);
+    if (value.trim()) q.set(name, value.trim());
   }
   return q;
 }
 
 let next = null;
 
+function noFlows(caption) {
+  next = null;
+  $("find-rows").replaceChildren();
+  $("find-caption").textContent = caption;
+  $("more").hidden = true;
+}
+
 async function find(after) {
   const q = after ? new URLSearchParams(after.query) : query();
   if (after) q.set("after", after.mark);
   q.set("limit", "20");
-  const page = await get(`/api/flows?${q}`);
+  $("find-table").setAttribute("aria-busy", "true");
+  try {
+    showFlows(await get(`/api/flows?${q}`), q, after);
+  } catch (e) {
+    if (!after) noFlows("No flows: the search did not work");
+    throw e;
+  } finally {
+    $("find-table").removeAttribute("aria-busy");
+  }
+}
+
+function showFlows(page, q, after) {
+  const places = Math.max(after?.places ?? 0, decimals(page.items.map((f) => f.value)));
   const rows = page.items.map((f) => row([
     cell("th", f.reporter.name), cell("td", String(f.period)), cell("td", FLOWS[f.flow] ?? f.flow), cell("td", f.partner.name),
-    cell("td", f.cmd), cell("td", money(f.value), "n"),
+    cell("td", f.cmd), amount(f.value, places),
   ]));
   if (after) $("find-rows").append(...rows);
   else $("find-rows").replaceChildren(...rows);
-  $("find-caption").textContent = page.total === 1 ? "1 flow" : `${page.total} flows`;
+  const total = page.total.toLocaleString("en");
+  $("find-caption").textContent = page.total === 0 ? "No flows match" : page.total === 1 ? "1 flow" : `${total} flows`;
   q.delete("after");
-  next = page.next ? { query: q.toString(), mark: page.next } : null;
+  next = page.next ? { query: q.toString(), mark: page.next, places } : null;
   $("more").hidden = !next;
 }
 
+const submitOf = (form) => form.querySelector("button:not([type=button])");
+
+// load fills the page; each part says itself what went wrong with it.
+const load = () => Promise.all([
+  busy(document.querySelector("[data-by][aria-pressed=true]"), () => sums()),
+  busy(submitOf($("search")), () => find()),
+]);
+
 $("login").addEventListener("submit", (e) => {
   e.preventDefault();
-  busy(e.submitter ?? $("login").querySelector("button"), async () => {
+  busy(submitOf($("login")), async () => {
     const body = { username: $("username").value, password: $("password").value };
     begin(await (await send("/api/auth/login", post(body), false)).json());
     $("password").value = "";
-    await Promise.all([sums(), find()]);
-    $("sums-title").scrollIntoView({ block: "nearest" });
+    $("sums-title").focus();
+    await load();
   });
 });
 
@@ -186,13 +331,15 @@ $("register").addEventListener("click", (e) => {
   busy(e.target, async () => {
     const body = { username: $("username").value, password: $("password").value };
     const made = await (await send("/api/auth/register", post(body), false)).json();
-    say(`${made.username} is registered and can log in.`);
+    say($("login"), `The user ${made.username} is registered and can log in.`, true);
   });
 });
 
 $("logout").addEventListener("click", (e) => busy(e.target, async () => {
   const token = session.refresh;
+  tabs.postMessage({ from: token, to: "" });
   end();
+  $("username").focus();
   await send("/api/auth/logout", post({ refresh_token: token }), false);
 }));
 
@@ -207,7 +354,7 @@ for (const tab of document.querySelectorAll("[data-by]")) {
 $("sums-all").addEventListener("click", (e) => busy(e.target, () => sums(true)));
 $("search").addEventListener("submit", (e) => {
   e.preventDefault();
-  busy(e.submitter ?? $("search").querySelector("button"), () => find());
+  busy(submitOf($("search")), () => find());
 });
 $("more").addEventListener("click", (e) => busy(e.target, () => find(next)));
 
@@ -222,16 +369,28 @@ $("export").addEventListener("click", (e) => busy(e.target, async () => {
 
 $("upload").addEventListener("submit", (e) => {
   e.preventDefault();
-  busy(e.submitter ?? $("upload").querySelector("button"), async () => {
+  busy(submitOf($("upload")), async () => {
     const file = $("file").files[0];
     const r = await (await send("/api/flows/import", { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } })).json();
     const reasons = Object.entries(r.reasons).map(([reason, n]) => `${reason.replaceAll("_", " ")}: ${n}`).join(", ");
-    $("report").hidden = false;
-    $("report").textContent = `${r.received} received, ${r.inserted} inserted, ${r.updated} updated, ${r.unchanged} unchanged, ${r.rejected} rejected` +
-      (reasons ? ` (${reasons})` : "") + ".";
-    await Promise.all([sums(), find()]);
+    await load();
+    say($("upload"), `${r.received} received, ${r.inserted} inserted, ${r.updated} updated, ${r.unchanged} unchanged, ${r.rejected} rejected` +
+      (reasons ? ` (${reasons})` : "") + ".", true);
   });
 });
+
+for (const form of document.forms) {
+  form.addEventListener("input", (e) => e.target.removeAttribute("aria-invalid"));
+}
+
+// A table that is wider than its place says so.
+const watch = new ResizeObserver(() => {
+  for (const box of document.querySelectorAll(".scroll")) box.previousElementSibling.hidden = box.scrollWidth <= box.clientWidth;
+});
+for (const box of document.querySelectorAll(".scroll")) {
+  watch.observe(box);
+  watch.observe(box.firstElementChild);
+}
 
 // Commodities are public: the list of suggestions needs no login.
 let typing = 0;
@@ -253,3 +412,25 @@ $("hs").addEventListener("input", () => {
     }
   }, 200);
 });
+
+// After a reload the login goes on.
+async function resume() {
+  session.refresh = kept();
+  if (!session.refresh) return;
+  $("welcome").hidden = true;
+  try {
+    await refresh();
+  } catch (e) {
+    if (e.status === 401) {
+      end("Your login has ended: please log in again.");
+    } else {
+      // The token stays: a reload tries again.
+      show(false);
+      say($("login"), "The system cannot be reached. Reload the page to go on, or log in.");
+    }
+    return;
+  }
+  await load();
+}
+
+resume();
