@@ -99,8 +99,10 @@ func readScript(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// runScript uses a rollback journal, not WAL: when the connection is closed the
-// file alone is the database and can be renamed.
+// runScript leaves a database in WAL mode: two instances that switched a new one
+// to WAL at the same moment would find it locked, whatever their busy time-out.
+// When its only connection is closed, the log is gone and the file alone is the
+// database, which can be renamed.
 func runScript(ctx context.Context, path, script string) (err error) {
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path}).String()+"?_pragma=synchronous(FULL)&_pragma=foreign_keys(1)")
 	if err != nil {
@@ -120,6 +122,9 @@ func runScript(ctx context.Context, path, script string) (err error) {
 		return errors.Join(err, tx.Rollback())
 	}
 	if err := tx.Commit(); err != nil {
+		return err
+	}
+	if _, err := db.ExecContext(ctx, "PRAGMA journal_mode = WAL"); err != nil {
 		return err
 	}
 	return os.Chmod(path, 0o600)

@@ -67,6 +67,26 @@ func TestInitScriptRunsOnce(t *testing.T) {
 	}
 }
 
+func TestDatabaseIsInWALModeAndOneFile(t *testing.T) {
+	dir := t.TempDir()
+	if _, _, err := ensure(t, dir, "CREATE TABLE flows (id INTEGER)"); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "trade", "*"))
+	if err != nil || len(files) != 1 || files[0] != Path(dir, "trade") {
+		t.Errorf("files are %v, want one (%v)", files, err)
+	}
+	db, err := sql.Open("sqlite", Path(dir, "trade"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var mode string
+	if err := db.QueryRow("PRAGMA journal_mode").Scan(&mode); err != nil || mode != "wal" {
+		t.Errorf("journal mode is %q, want wal (%v)", mode, err)
+	}
+}
+
 func TestBrokenInitScriptLeavesNoDatabase(t *testing.T) {
 	dir := t.TempDir()
 	_, _, err := ensure(t, dir, "CREATE TABLE flows (id INTEGER); INSERT INTO nowhere VALUES (1);")
