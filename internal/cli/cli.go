@@ -223,7 +223,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or a fault in the file.`,
 			}
 			return cmd.Help()
 		},
-		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.Flags().BoolVar(&showVersion, "version", false, "show the version of this program")
 	flags := root.PersistentFlags()

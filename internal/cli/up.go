@@ -127,7 +127,7 @@ func (q *eventQueue) put(e control.Event) {
 // up runs a node until it has stopped.
 func (a *app) up(ctx context.Context, t target, o node.Options) error {
 	nodeLog := node.NewLogFile(filepath.Join(t.Data, "logs", "fairlead.log"))
-	defer nodeLog.Close() //nolint:errcheck // every line was written, or could not be
+	defer nodeLog.Close()
 	queue := &eventQueue{ch: make(chan control.Event, 4096)}
 	o.Version, o.Events = Version, queue.put
 	o.Logger = slog.New(slog.NewJSONHandler(nodeLog, nil))

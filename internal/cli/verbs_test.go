@@ -276,7 +276,7 @@ func TestLogsWithoutANode(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, text := range map[string]string{
-		filepath.Join(dir, fileName):           "system: commerce\n",
+		filepath.Join(dir, fileName):             "system: commerce\n",
 		filepath.Join(logs, "auth-1.000001.log"): "2026-05-04T12:00:00.000000000Z out started\n2026-05-04T12:00:01.000000000Z err ended\n",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

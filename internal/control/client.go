@@ -113,7 +113,7 @@ func (c *Client) do(ctx context.Context, name string, req any, each func(line) e
 		}
 		return nil, c.closed(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing is written to it
+	defer resp.Body.Close()
 	in := newReader(resp.Body)
 	for {
 		l, err := in.next()

@@ -140,7 +140,7 @@ func connect(folder string) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open data folder: %w", err)
 	}
-	defer dir.Close() //nolint:errcheck // opened for reading only, for the time of the call
+	defer dir.Close()
 	d := net.Dialer{Timeout: dialTimeout}
 	conn, err := d.Dial("unix", throughDir(dir, SocketName).Name)
 	if err != nil {

@@ -40,16 +40,16 @@ const (
 
 // Status is the state of the system.
 type Status struct {
-	System      string          `json:"system"`
-	File        string          `json:"file"`
-	Environment string          `json:"environment,omitempty"`
-	Revision    int             `json:"revision"`
-	PID         int             `json:"pid"`
-	KeeperPID   int             `json:"keeper_pid"`
-	Version     string          `json:"version"`
-	Started     time.Time       `json:"started"`
-	Address     string          `json:"address"` // of the door, as a URL
-	Bus         string          `json:"bus"`     // nats://host:port
+	System      string              `json:"system"`
+	File        string              `json:"file"`
+	Environment string              `json:"environment,omitempty"`
+	Revision    int                 `json:"revision"`
+	PID         int                 `json:"pid"`
+	KeeperPID   int                 `json:"keeper_pid"`
+	Version     string              `json:"version"`
+	Started     time.Time           `json:"started"`
+	Address     string              `json:"address"` // of the door, as a URL
+	Bus         string              `json:"bus"`     // nats://host:port
 	Services    List[ServiceStatus] `json:"services"`
 	// Phase says whether the system starts, runs or stops; "" of an older node.
 	Phase Phase `json:"phase,omitempty"`
@@ -67,11 +67,11 @@ const (
 
 // ServiceStatus is the state of one service.
 type ServiceStatus struct {
-	Name     string           `json:"name"`
-	Wanted   int              `json:"wanted"`   // instances that shall run
-	Ready    int              `json:"ready"`    // instances that take traffic
-	Override *Override        `json:"override"` // what `stop` recorded, null if the file decides
-	Problem  string           `json:"problem,omitempty"`
+	Name     string               `json:"name"`
+	Wanted   int                  `json:"wanted"`   // instances that shall run
+	Ready    int                  `json:"ready"`    // instances that take traffic
+	Override *Override            `json:"override"` // what `stop` recorded, null if the file decides
+	Problem  string               `json:"problem,omitempty"`
 	Instance List[InstanceStatus] `json:"instances"`
 }
 
@@ -97,8 +97,8 @@ type InstanceStatus struct {
 // Receipt says what a change did to the traffic.
 type Receipt struct {
 	Service string        `json:"service"`
-	Old     List[Served]      `json:"old"` // instances that were replaced
-	New     List[Served]      `json:"new"` // instances that took their place
+	Old     List[Served]  `json:"old"` // instances that were replaced
+	New     List[Served]  `json:"new"` // instances that took their place
 	Failed  uint64        `json:"failed"`
 	Took    time.Duration `json:"-"` // took_seconds in JSON
 }
@@ -140,7 +140,7 @@ type (
 	}
 	// ReloadReply says what was, or with DryRun would be, changed.
 	ReloadReply struct {
-		Revision int       `json:"revision"` // 0 with DryRun or without changes
+		Revision int           `json:"revision"` // 0 with DryRun or without changes
 		Changes  List[Change]  `json:"changes"`
 		Replaces List[string]  `json:"replaces"` // services whose instances are replaced
 		Receipts List[Receipt] `json:"receipts"`
@@ -168,8 +168,8 @@ type (
 		Subject string            `json:"subject"`
 		Data    []byte            `json:"data,omitempty"`
 		Headers map[string]string `json:"headers,omitempty"`
-		Timeout time.Duration     `json:"-"` // default 5 s; timeout_seconds in JSON
-		Nest    bool              `json:"nest,omitempty"`    // wrap and unwrap NestJS's envelope; set by the node when the answering service's format is nest
+		Timeout time.Duration     `json:"-"`              // default 5 s; timeout_seconds in JSON
+		Nest    bool              `json:"nest,omitempty"` // wrap and unwrap NestJS's envelope; set by the node when the answering service's format is nest
 	}
 	// BusReply is what came back.
 	BusReply struct {
@@ -184,7 +184,7 @@ type (
 	}
 	// EnvReply lists what the instances of a service are given.
 	EnvReply struct {
-		Service   string     `json:"service"`
+		Service   string         `json:"service"`
 		Variables List[Variable] `json:"variables"` // sorted by name
 	}
 	// Variable is one variable of an instance's environment.

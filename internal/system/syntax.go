@@ -77,14 +77,12 @@ func (j *syntaxJudge) tab() (syntaxFault, bool) {
 }
 
 func (j *syntaxJudge) openQuote() (syntaxFault, bool) {
-	sign := ""
-	switch {
-	case !strings.HasPrefix(j.message, "could not find end character of "):
+	if !strings.HasPrefix(j.message, "could not find end character of ") {
 		return syntaxFault{}, false
-	case strings.Contains(j.message, "single"):
+	}
+	sign := `"`
+	if strings.Contains(j.message, "single") {
 		sign = "'"
-	default:
-		sign = `"`
 	}
 	return syntaxFault{j.from(sign), "begins a text with " + sign + " that never ends", "write the closing " + sign}, true
 }
@@ -189,7 +187,7 @@ func (j *syntaxJudge) indentation() (syntaxFault, bool) {
 		return syntaxFault{}, false
 	}
 	at := place{j.at.line, in + 1}
-	var deeper, outer = -1, -1
+	deeper, outer := -1, -1
 	for n := j.at.line - 1; n > 0; n-- {
 		above := j.line(n)
 		text := strings.TrimLeft(above, " ")

@@ -412,7 +412,7 @@ func TestEndIsToldBeforeAnybodyActsOnIt(t *testing.T) {
 		}
 		in := &instance{id: "a-1", ended: make(chan struct{})}
 		k.pids[c.Process.Pid] = in
-		told := make(chan []message)
+		told := make(chan []message, 1) // sent while mu is held
 		go func() {
 			<-in.ended
 			k.mu.Lock()
