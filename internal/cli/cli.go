@@ -119,7 +119,7 @@ func (a *app) report(err error) int {
 		shown, code = &control.Error{Code: "usage", Message: e.problem, Hint: e.hint}, exitUsage
 	}
 	if e, ok := errors.AsType[*node.RunningError](err); ok {
-		shown, code = a.running(e), exitFailed
+		shown, code = a.running(e), exitUsage // there is nothing to start
 	}
 	if e, ok := errors.AsType[*betweenError](err); ok {
 		shown = &control.Error{Code: "busy", Message: e.Error(), Hint: "try again in a moment"}

@@ -285,7 +285,7 @@ func TestUp(t *testing.T) {
 			},
 		},
 		{
-			name: "already runs", code: exitFailed,
+			name: "already runs", code: exitUsage,
 			node: &fakeNode{start: func(context.Context, *fakeNode) error {
 				return &node.RunningError{PID: 77, Dir: "/srv/commerce/.fairlead", Address: "http://127.0.0.1:3005", Since: time.Now().Add(-2 * time.Hour)}
 			}},

@@ -263,6 +263,7 @@ func TestRealNestServicesBehindTheDoor(t *testing.T) {
 
 // load sends 100 requests a second, half of them POST, until stop is called.
 func (r *running) load(t *testing.T) (stop func() (sent, failed int64)) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var sent, failed atomic.Int64
 	var wg sync.WaitGroup
