@@ -244,7 +244,7 @@ func TestUp(t *testing.T) {
 			}},
 		},
 		{
-			name: "still stopping", code: exitFailed,
+			name: "still stopping", code: exitUsage,
 			node: &fakeNode{start: func(context.Context, *fakeNode) error {
 				return &node.RunningError{PID: 78, Dir: "/srv/commerce/.fairlead", Address: "http://127.0.0.1:3005", Since: time.Now()}
 			}},
