@@ -101,7 +101,7 @@ func (br *busRoute) appendRequest(dst []byte, in *inputs, subject, id string) ([
 	if br.subject == nil {
 		pattern = json.RawMessage(br.fixed)
 	} else {
-		pattern = appendJSONString(nil, subject)
+		pattern = wire.AppendString(nil, subject)
 	}
 	return wire.AppendNestRequest(dst, pattern, data, id), nil
 }

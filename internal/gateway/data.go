@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"fairlead/internal/wire"
 )
 
 const (
@@ -97,9 +99,9 @@ func appendMerged(dst []byte, in *inputs, path, query bool) ([]byte, error) {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = append(appendJSONString(dst, name), ':')
+		dst = append(wire.AppendString(dst, name), ':')
 		if v, ok := vars.lookup(name); ok {
-			dst = appendJSONString(dst, v)
+			dst = wire.AppendString(dst, v)
 		} else {
 			dst = appendStrings(dst, values[name])
 		}
@@ -110,29 +112,16 @@ func appendMerged(dst []byte, in *inputs, path, query bool) ([]byte, error) {
 // appendStrings appends one string as it is, several as a list.
 func appendStrings(dst []byte, list []string) []byte {
 	if len(list) == 1 {
-		return appendJSONString(dst, list[0])
+		return wire.AppendString(dst, list[0])
 	}
 	dst = append(dst, '[')
 	for i, s := range list {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = appendJSONString(dst, s)
+		dst = wire.AppendString(dst, s)
 	}
 	return append(dst, ']')
-}
-
-// appendJSONString appends s, which must be UTF-8, as a JSON string.
-func appendJSONString(dst []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			q, _ := json.Marshal(s) // a string always has a JSON form
-			return append(dst, q...)
-		}
-	}
-	dst = append(dst, '"')
-	dst = append(dst, s...)
-	return append(dst, '"')
 }
 
 // errTooLarge is a body beyond the limit.

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"fairlead/internal/wire"
 )
 
 const templateDepth = 32 // deepest nesting of a data template
@@ -83,7 +85,7 @@ func parseNode(v any, known func(string) bool, depth int) (dataNode, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
-			o = append(o, member{append(appendJSONString(nil, name), ':'), n})
+			o = append(o, member{append(wire.AppendString(nil, name), ':'), n})
 		}
 		return o, nil
 	case reflect.Slice, reflect.Array:
@@ -109,11 +111,11 @@ func parseLeaf(s string, known func(string) bool) (dataNode, error) {
 		return nil, fmt.Errorf("%q must be UTF-8", s)
 	}
 	if rest, escaped := strings.CutPrefix(s, "$$"); escaped {
-		return literalNode(appendJSONString(nil, "$"+rest)), nil
+		return literalNode(wire.AppendString(nil, "$"+rest)), nil
 	}
 	ref, ok := strings.CutPrefix(s, "$")
 	if !ok {
-		return literalNode(appendJSONString(nil, s)), nil
+		return literalNode(wire.AppendString(nil, s)), nil
 	}
 	kind, name, dotted := strings.Cut(ref, ".")
 	switch {
@@ -216,7 +218,7 @@ func (n pathNode) append(dst []byte, in *inputs) ([]byte, bool, error) {
 	if !utf8.ValidString(v) {
 		return dst, false, badInput("%s in the path must be UTF-8", string(n))
 	}
-	return appendJSONString(dst, v), true, nil
+	return wire.AppendString(dst, v), true, nil
 }
 
 type queryNode string

@@ -38,12 +38,14 @@ func AppendNestRequest(dst []byte, pattern json.RawMessage, data []byte, id stri
 	dst = append(dst, data...)
 	if id != "" {
 		dst = append(dst, `,"id":`...)
-		dst = appendString(dst, id)
+		dst = AppendString(dst, id)
 	}
 	return append(dst, '}')
 }
 
-func appendString(dst []byte, s string) []byte {
+// AppendString appends s, which must be UTF-8, as a JSON string. What needs no
+// escape is copied as it is.
+func AppendString(dst []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
 			q, _ := json.Marshal(s) // a string always has a JSON form
@@ -102,7 +104,7 @@ func members(b []byte, f func(key, value []byte)) {
 		end := skip(b, i)
 		key := b[i:end]
 		if bytes.IndexByte(key, '\\') >= 0 {
-			key = appendString(nil, unquote(key))
+			key = AppendString(nil, unquote(key))
 		}
 		i = space(b, end) // at the colon
 		i = space(b, i+1)
@@ -172,7 +174,7 @@ func NestPattern(v any) (subject string, pattern json.RawMessage, err error) {
 		if err := checkSubject(s); err != nil {
 			return "", nil, fmt.Errorf("read pattern %q: %w", s, err)
 		}
-		return s, appendString(nil, s), nil
+		return s, AppendString(nil, s), nil
 	}
 	m, ok := stringMap(v)
 	if !ok {
