@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"fairlead/internal/control"
+	"fairlead/internal/supervise/process"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -34,7 +35,7 @@ func variables(svc *system.Service) []control.Variable {
 			add(control.Variable{Name: wire.EnvDatabaseURL, Source: source, Secret: true})
 		}
 	}
-	own := []string{wire.EnvSystem, wire.EnvService, wire.EnvInstance, wire.EnvIdentityKey, wire.EnvGrace, wire.EnvPort, wire.EnvSocket}
+	own := []string{wire.EnvSystem, wire.EnvService, wire.EnvInstance, wire.EnvIdentityKey, wire.EnvGrace, wire.EnvPort, wire.EnvSocket, process.EnvData}
 	if svc.Bus != nil {
 		own = append(own, wire.EnvNATSURL, wire.EnvNATSUser, wire.EnvNATSInbox)
 		add(control.Variable{Name: wire.EnvNATSPass, Source: "fairlead", Secret: true})
