@@ -204,7 +204,8 @@ func TestFollowNeitherLosesNorRepeats(t *testing.T) {
 	got := make(chan Line, 100)
 	done := make(chan error, 1)
 	go func() {
-		done <- Read(ctx, Query{Dir: dir, Tail: 0, Follow: true, Poll: time.Millisecond}, func(l Line) error {
+		// All, not only what is new: it may begin after the first lines.
+		done <- Read(ctx, Query{Dir: dir, Tail: -1, Follow: true, Poll: time.Millisecond}, func(l Line) error {
 			got <- l
 			return nil
 		})
