@@ -556,6 +556,46 @@ func TestSecretsAreGivenAndNotShown(t *testing.T) {
 	}
 }
 
+func TestUpAfterARollbackSaysThatTheFileIsApplied(t *testing.T) {
+	f := newFixture(t)
+	n := f.up()
+	f.edit("hello", "bonjour")
+	must[control.ReloadReply](t)(verb[control.ReloadReply](f, control.VerbReload, control.ReloadRequest{}))
+	must[control.ReloadReply](t)(verb[control.ReloadReply](f, control.VerbRollback, control.RollbackRequest{}))
+	if err := n.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	f.up()
+	warned := f.told(control.EventWarning)
+	if len(warned) != 1 || !strings.Contains(warned[0].Text, "revision 3, which ran last, had taken up revision 1 again") {
+		t.Errorf("warnings are %+v", warned)
+	}
+	if _, a := f.get("/http"); a.Greeting != "bonjour" {
+		t.Errorf("greeting is %q, want the file's", a.Greeting)
+	}
+}
+
+func TestDataFolderOfSomebodyElseIsRefused(t *testing.T) {
+	dir := "/" // root's, for everybody else
+	if os.Geteuid() == 0 {
+		dir = t.TempDir()
+		if err := os.Chown(dir, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := owned(dir); err == nil || !strings.Contains(err.Error(), "belongs to another user") {
+		t.Errorf("error is %v", err)
+	}
+	if os.Geteuid() == 0 {
+		dir = "/"
+	} else {
+		dir = t.TempDir()
+	}
+	if err := owned(dir); err != nil {
+		t.Errorf("a folder of one's own: %v", err)
+	}
+}
+
 func TestDataFolderIsNotServed(t *testing.T) {
 	for name, prepare := range map[string]func(f *fixture) (files, data string){
 		"itself": func(f *fixture) (string, string) { return ".fairlead", "" },
