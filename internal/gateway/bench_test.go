@@ -138,7 +138,7 @@ func BenchmarkProxy(b *testing.B) {
 			b.Fatal(err)
 		}
 		d := openDoor(b, Options{AccessLog: log})
-		d.apply([]system.Route{{Path: "/api/flows/{hs}", Service: "api"}}, map[string][]Endpoint{"api": {ep}})
+		d.apply([]system.Route{{Path: "/api/flows/{hs}", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 		load(b, d.Addr().String())
 	})
 }

@@ -38,7 +38,7 @@ func filesDoor(t *testing.T) (*door, string) {
 	}
 	d := openDoor(t, Options{})
 	d.apply([]system.Route{
-		{Path: "/", Files: web}, {Path: "/static/", Files: filepath.Join(web, "sub")}, {Path: "/x/{rest...}", Files: web}, {Path: "/app.css/app.js", Files: web},
+		{Path: "/", Files: &system.Files{Dir: web}}, {Path: "/static/", Files: &system.Files{Dir: filepath.Join(web, "sub")}}, {Path: "/x/{rest...}", Files: &system.Files{Dir: web}}, {Path: "/app.css/app.js", Files: &system.Files{Dir: web}},
 	}, nil)
 	return d, web
 }

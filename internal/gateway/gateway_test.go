@@ -65,9 +65,11 @@ func (d *door) apply(routes []system.Route, endpoints map[string][]Endpoint) {
 		if routes[i].Key == "" {
 			routes[i].Key = strings.TrimPrefix(routes[i].Method+" "+routes[i].Host+routes[i].Path, " ")
 		}
-		if s := routes[i].Service; s != "" && !seen[s] {
-			seen[s] = true
-			c.Services = append(c.Services, s)
+		for _, t := range routes[i].Targets {
+			if !seen[t.Service] {
+				seen[t.Service] = true
+				c.Services = append(c.Services, t.Service)
+			}
 		}
 	}
 	for s := range endpoints {
@@ -213,7 +215,7 @@ func TestProxyPassesRequestAndAnswer(t *testing.T) {
 		w.WriteHeader(http.StatusTeapot)
 		_, _ = w.Write(append([]byte("got "), body...))
 	})
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	tests := []struct {
 		name, method, path, body string
 		chunked                  bool

@@ -355,7 +355,7 @@ func (l *leaf) pick(method string) *entry {
 // takes reports whether a route for any method takes this one: files can only be
 // read.
 func (r *route) takes(method string) bool {
-	return r.def.Files == "" || method == http.MethodGet || method == http.MethodHead
+	return r.def.Files == nil || method == http.MethodGet || method == http.MethodHead
 }
 
 // match returns the route of a request, with the values of its path's wildcards
@@ -488,7 +488,7 @@ func (n *node) collect(set map[string]bool) {
 			switch {
 			case e.method != "":
 				set[e.method] = true
-			case e.route.def.Files != "":
+			case e.route.def.Files != nil:
 				set[http.MethodGet] = true
 			}
 		}

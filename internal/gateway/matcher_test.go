@@ -26,7 +26,7 @@ func routesOf(keys ...string) []system.Route {
 			method = ""
 		}
 		slash := strings.IndexByte(rest, '/')
-		out[i] = system.Route{Key: key, Method: method, Host: rest[:slash], Path: rest[slash:], Service: "api"}
+		out[i] = system.Route{Key: key, Method: method, Host: rest[:slash], Path: rest[slash:], Targets: []system.Target{{Service: "api", Weight: 1}}}
 	}
 	return out
 }
@@ -439,7 +439,7 @@ func manyRoutes() []system.Route {
 		base := fmt.Sprintf("/api/service%d/resource%d", i%50, i)
 		for _, key := range []string{"GET " + base, "POST " + base, "GET " + base + "/{id}", "PUT " + base + "/{id}", "GET " + base + "/{id}/parts/{part}"} {
 			method, path, _ := strings.Cut(key, " ")
-			out = append(out, system.Route{Key: key, Method: method, Path: path, Service: "api"})
+			out = append(out, system.Route{Key: key, Method: method, Path: path, Targets: []system.Target{{Service: "api", Weight: 1}}})
 		}
 	}
 	return out

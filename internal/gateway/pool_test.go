@@ -120,7 +120,7 @@ func TestWaitIsBounded(t *testing.T) {
 
 func TestRequestWaitsForAnInstance(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, nil)
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, nil)
 	ep := serviceOf(t, "api-1", text("here"))
 	go func() {
 		eventually(t, "the request to wait", func() bool {
@@ -144,7 +144,7 @@ func TestNothingReadyIs503(t *testing.T) {
 	if res, _ := d.do("GET", "/", nil, nil); res.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("before the first Apply: %s", res.Status)
 	}
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, nil)
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, nil)
 	res, _ := d.do("GET", "/", nil, nil)
 	if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" {
 		t.Errorf("%s, %v", res.Status, res.Header)
@@ -203,7 +203,7 @@ func TestRetries(t *testing.T) {
 					t.Errorf("body %q", body)
 				}
 			})
-			d.apply([]system.Route{{Path: "/", Service: "api", Retry: tt.retry}}, map[string][]Endpoint{"api": {bad, good}})
+			d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Retry: tt.retry}}, map[string][]Endpoint{"api": {bad, good}})
 			statuses := map[int]int{}
 			for range 2 { // turns: one of the two begins with the bad one
 				var body io.Reader
@@ -228,7 +228,7 @@ func TestRetries(t *testing.T) {
 
 func TestRefusedConnectionsWaitForTheNextInstance(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {refusing(t, "api-1")}})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {refusing(t, "api-1")}})
 	next := serviceOf(t, "api-2", text("next"))
 	time.AfterFunc(30*time.Millisecond, func() { d.SetEndpoints("api", []Endpoint{next}) })
 	if res, body := d.do("POST", "/", strings.NewReader("x"), nil); body != "next" {
@@ -241,7 +241,7 @@ func TestStaleConnectionsAreNotUsed(t *testing.T) {
 	ep := rawService(t, "api-1", func(c net.Conn, _ string) {
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") // and closes without saying so
 	})
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	u := func() *httpUpstream {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -277,7 +277,7 @@ func TestTimeout(t *testing.T) {
 		}
 		<-r.Context().Done()
 	})
-	d.apply([]system.Route{{Path: "/", Service: "api", Timeout: 100 * time.Millisecond}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Timeout: 100 * time.Millisecond}}, map[string][]Endpoint{"api": {ep}})
 	if res, _ := d.do("GET", "/hangs", nil, nil); res.StatusCode != http.StatusGatewayTimeout {
 		t.Errorf("hangs: %s", res.Status)
 	}
@@ -294,7 +294,7 @@ func TestClientThatLeavesFreesTheService(t *testing.T) {
 		<-r.Context().Done()
 		close(left)
 	})
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	c, err := net.Dial("tcp", d.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -320,8 +320,8 @@ func TestLimits(t *testing.T) {
 	if err := d.Apply(Config{
 		Gateway: system.Gateway{Limits: system.Limits{Body: 100, Header: 2000}},
 		Routes: []system.Route{
-			{Key: "/", Path: "/", Service: "api"},
-			{Key: "/large", Path: "/large", Service: "api", Limits: system.Limits{Body: 1 << 20}},
+			{Key: "/", Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}},
+			{Key: "/large", Path: "/large", Targets: []system.Target{{Service: "api", Weight: 1}}, Limits: system.Limits{Body: 1 << 20}},
 		},
 		Services:  []string{"api"},
 		Endpoints: map[string][]Endpoint{"api": {ep}},
@@ -385,7 +385,7 @@ func TestSlowBodyIs408(t *testing.T) {
 			t.Parallel()
 			d := openDoor(t, Options{})
 			ep := serviceOf(t, "api-1", func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
-			d.apply([]system.Route{{Path: "/", Service: "api", Timeout: 100 * time.Millisecond}}, map[string][]Endpoint{"api": {ep}})
+			d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Timeout: 100 * time.Millisecond}}, map[string][]Endpoint{"api": {ep}})
 			got := d.raw("POST / HTTP/1.1\r\nHost: x\r\n" + head)
 			if !strings.HasPrefix(got, "HTTP/1.1 408 ") {
 				t.Errorf("got %.100q", got)
@@ -402,7 +402,7 @@ func TestMalformedChunkIs400(t *testing.T) {
 		_, err := io.Copy(io.Discard, r.Body)
 		whole <- err == nil
 	})
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	got := d.raw("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n")
 	if !strings.HasPrefix(got, "HTTP/1.1 400 ") {
 		t.Errorf("got %.100q", got)
@@ -420,7 +420,7 @@ func TestEarlyAnswerToALargeBody(t *testing.T) {
 		c.(*net.TCPConn).CloseWrite()
 		io.Copy(io.Discard, c)
 	})
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	c, err := net.Dial("tcp", d.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -451,7 +451,7 @@ func TestFullDuplex(t *testing.T) {
 			}
 		}
 	})
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	pr, pw := io.Pipe()
 	r, _ := http.NewRequestWithContext(t.Context(), "POST", d.URL()+"/", pr)
 	go io.WriteString(pw, "ping")
@@ -484,7 +484,7 @@ func TestUnixSocket(t *testing.T) {
 	go s.Serve(l)
 	t.Cleanup(func() { s.Close() })
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {{"api-1", "unix", path}}})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {{"api-1", "unix", path}}})
 	for range 3 {
 		if _, body := d.do("GET", "/", nil, nil); body != "by socket" {
 			t.Errorf("%q", body)
@@ -538,14 +538,14 @@ func TestWebSocketsSurviveChanges(t *testing.T) {
 	d := openDoor(t, Options{})
 	one, two := serviceOf(t, "ws-1", echo(t)), serviceOf(t, "ws-2", echo(t))
 	routes := func() []system.Route {
-		return []system.Route{{Path: "/ws", Service: "ws", Timeout: 50 * time.Millisecond}}
+		return []system.Route{{Path: "/ws", Targets: []system.Target{{Service: "ws", Weight: 1}}, Timeout: 50 * time.Millisecond}}
 	}
 	d.apply(routes(), map[string][]Endpoint{"ws": {one}})
 	c := d.websocket("/ws")
 	ping(t, c, "hello")
 	d.SetEndpoints("ws", []Endpoint{two})
 	ping(t, c, "after SetEndpoints")
-	d.apply([]system.Route{{Path: "/other", Service: "ws"}}, map[string][]Endpoint{"ws": {two}})
+	d.apply([]system.Route{{Path: "/other", Targets: []system.Target{{Service: "ws", Weight: 1}}}}, map[string][]Endpoint{"ws": {two}})
 	ping(t, c, "after Apply")
 	ping(t, c, strings.Repeat("x", 20_000))
 	select {
@@ -579,7 +579,7 @@ func TestTunnelPassesHalfClose(t *testing.T) {
 		all, _ := io.ReadAll(c) // until the client has closed its half
 		fmt.Fprintf(c, "%s%s", early, all)
 	})
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	c, err := net.Dial("tcp", d.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -612,7 +612,7 @@ func TestDrainWaitsForOpenRequests(t *testing.T) {
 		<-let
 		io.WriteString(w, "old")
 	})
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {old}})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {old}})
 	answered := make(chan string, 1)
 	go func() {
 		_, body := d.do("GET", "/", nil, nil)
@@ -655,7 +655,7 @@ func TestStopWaitsThenCuts(t *testing.T) {
 				close(arrived)
 				<-r.Context().Done()
 			})
-			d.apply([]system.Route{{Path: "/ws", Service: "ws"}, {Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {hang}, "ws": {serviceOf(t, "ws-1", echo(t))}})
+			d.apply([]system.Route{{Path: "/ws", Targets: []system.Target{{Service: "ws", Weight: 1}}}, {Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {hang}, "ws": {serviceOf(t, "ws-1", echo(t))}})
 			if name == "request" {
 				go d.client.Get(d.URL() + "/")
 				<-arrived
@@ -683,7 +683,7 @@ func TestStopWaitsThenCuts(t *testing.T) {
 func TestStopLetsOpenRequestsEnd(t *testing.T) {
 	d := openDoor(t, Options{})
 	arrived, let := make(chan struct{}), make(chan struct{})
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {serviceOf(t, "api-1", func(w http.ResponseWriter, _ *http.Request) {
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {serviceOf(t, "api-1", func(w http.ResponseWriter, _ *http.Request) {
 		close(arrived)
 		<-let
 		io.WriteString(w, "done")
@@ -732,12 +732,12 @@ func TestPortInUseNamesTheHolder(t *testing.T) {
 
 func TestApplyChangesNothingOnError(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": {serviceOf(t, "api-1", text("ok"))}})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {serviceOf(t, "api-1", text("ok"))}})
 	bad := []Config{
 		{Routes: routesOf("/a", "/a"), Services: []string{"api"}},
-		{Routes: []system.Route{{Path: "/", Service: "nobody"}}},
+		{Routes: []system.Route{{Path: "/", Targets: []system.Target{{Service: "nobody", Weight: 1}}}}},
 		{Routes: []system.Route{{Path: "/"}}},
-		{Routes: []system.Route{{Path: "/", Files: "/does/not/exist"}}},
+		{Routes: []system.Route{{Path: "/", Files: &system.Files{Dir: "/does/not/exist"}}}},
 		{Routes: []system.Route{{Path: "/", Request: &system.Request{Subject: "a.b", Service: "api"}}}, Services: []string{"api"}},
 	}
 	for i, c := range bad {
@@ -797,7 +797,7 @@ func TestSwapUnderLoad(t *testing.T) {
 			io.Copy(w, r.Body)
 		}))
 	}
-	d.apply([]system.Route{{Path: "/", Service: "api"}}, map[string][]Endpoint{"api": eps[:2]})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": eps[:2]})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var wg sync.WaitGroup
@@ -820,7 +820,7 @@ func TestSwapUnderLoad(t *testing.T) {
 		if i%2 == 0 {
 			d.SetEndpoints("api", in)
 		} else {
-			d.apply([]system.Route{{Path: "/", Service: "api"}, {Path: fmt.Sprintf("/other%d", i), Service: "api"}}, map[string][]Endpoint{"api": in})
+			d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}, {Path: fmt.Sprintf("/other%d", i), Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": in})
 		}
 		out := eps[(i+2)%4].Instance
 		d.mu.Lock()

@@ -187,8 +187,8 @@ func (g *Gateway) compile(r *route, def system.Route, pools map[string]*pool, li
 	*r = route{def: def, timeout: def.Timeout, body: def.Limits.Body}
 	var err error
 	switch {
-	case def.Service != "":
-		r.service = def.Service
+	case len(def.Targets) > 0:
+		r.service = def.Targets[0].Service
 	case def.Request != nil:
 		r.service = def.Request.Service
 		if g.bridge == nil {
@@ -196,8 +196,8 @@ func (g *Gateway) compile(r *route, def system.Route, pools map[string]*pool, li
 		} else {
 			r.bus, err = newBusRoute(&r.def)
 		}
-	case def.Files != "":
-		r.files, err = openFiles(def.Files, def.Path)
+	case def.Files != nil:
+		r.files, err = openFiles(def.Files.Dir, def.Path)
 	default:
 		err = errors.New("it leads nowhere")
 	}

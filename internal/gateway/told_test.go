@@ -19,7 +19,7 @@ import (
 // TestPathWithoutRoute: a person sees what is wrong, a program too.
 func TestPathWithoutRoute(t *testing.T) {
 	g := New(Options{})
-	if err := g.Apply(Config{Routes: []system.Route{{Path: "/a", Service: "api"}}, Services: []string{"api"}}); err != nil {
+	if err := g.Apply(Config{Routes: []system.Route{{Path: "/a", Targets: []system.Target{{Service: "api", Weight: 1}}}}, Services: []string{"api"}}); err != nil {
 		t.Fatal(err)
 	}
 	for accept, media := range map[string]string{"application/json": wire.MediaProblem, "text/html": "text/html; charset=utf-8"} {
@@ -57,7 +57,7 @@ func TestDoubtIsTold(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			d := openDoor(t, Options{})
-			d.apply([]system.Route{{Path: "/", Service: "api", Retry: tt.retry, Timeout: 300 * time.Millisecond}}, map[string][]Endpoint{"api": {tt.ep}})
+			d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Retry: tt.retry, Timeout: 300 * time.Millisecond}}, map[string][]Endpoint{"api": {tt.ep}})
 			res, body := d.do(tt.method, "/", nil, nil)
 			var p wire.Problem
 			if err := json.Unmarshal([]byte(body), &p); err != nil || res.StatusCode != tt.status || p.Detail != tt.detail {
@@ -70,7 +70,7 @@ func TestDoubtIsTold(t *testing.T) {
 // TestStoppedServiceIsTold: nobody waits for what was stopped on purpose.
 func TestStoppedServiceIsTold(t *testing.T) {
 	d := openDoor(t, Options{WaitForReady: time.Minute})
-	routes := []system.Route{{Path: "/", Service: "api"}}
+	routes := []system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}
 	d.SetStopped("api", true) // before anybody knows it
 	d.apply(routes, nil)
 	refused := func(when string) {

@@ -118,10 +118,10 @@ func (n *Node) keepPrivate(sys *system.System) error {
 		return fmt.Errorf("find data folder: %w", err)
 	}
 	for _, r := range sys.Routes {
-		if r.Files == "" {
+		if r.Files == nil {
 			continue
 		}
-		folder, err := filepath.EvalSymlinks(r.Files)
+		folder, err := filepath.EvalSymlinks(r.Files.Dir)
 		if err != nil {
 			return fmt.Errorf("find files of %s: %w", r.Key, err)
 		}
@@ -136,7 +136,7 @@ func (n *Node) keepPrivate(sys *system.System) error {
 		// Below a folder with a dot nothing is served anyway.
 		if filepath.IsLocal(up) || filepath.IsLocal(down) && !strings.HasPrefix(down, ".") && !strings.Contains(down, "/.") {
 			return &control.Error{
-				Code: control.CodeFile, Message: fmt.Sprintf("routes.%q.files: %s would serve fairlead's own data in %s", r.Key, r.Files, n.data),
+				Code: control.CodeFile, Message: fmt.Sprintf("routes.%q.files: %s would serve fairlead's own data in %s", r.Key, r.Files.Dir, n.data),
 				Hint: "serve a folder of its own, or move the data with --data",
 			}
 		}
@@ -277,8 +277,8 @@ func fixed(old, next *system.System) error {
 	switch {
 	case old.Name != next.Name:
 		return refuse("system", old.Name, next.Name)
-	case old.Gateway.Listen != next.Gateway.Listen:
-		return refuse("gateway.listen", old.Gateway.Listen, next.Gateway.Listen)
+	case old.Gateway.Listeners[0].Address != next.Gateway.Listeners[0].Address:
+		return refuse("gateway.listen", old.Gateway.Listeners[0].Address, next.Gateway.Listeners[0].Address)
 	case old.Bus.Listen != next.Bus.Listen:
 		return refuse("bus.listen", old.Bus.Listen, next.Bus.Listen)
 	}

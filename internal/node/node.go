@@ -189,7 +189,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.identityKey = wire.EncodeKey(public)
 
 	// The door binds before anything is built: a port in use is said at once.
-	listen := n.first.Gateway.Listen
+	listen := n.first.Gateway.Listeners[0].Address
 	if n.opts.Listen != "" {
 		listen = n.opts.Listen
 	}

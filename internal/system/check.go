@@ -85,13 +85,13 @@ func (r *reader) checkRoles() {
 
 func (r *reader) checkTarget(t *routed) {
 	switch {
-	case t.service != nil && t.route.Service != "":
-		if r.services[t.route.Service] == nil {
-			r.refer("services", t.service.at, t.service.path, unknownService, quote(t.route.Service),
-				suggest(t.route.Service, names(r.services), "declare it under services"))
+	case t.service != nil && len(t.route.Targets) > 0 && t.route.Targets[0].Service != "":
+		if r.services[t.route.Targets[0].Service] == nil {
+			r.refer("services", t.service.at, t.service.path, unknownService, quote(t.route.Targets[0].Service),
+				suggest(t.route.Targets[0].Service, names(r.services), "declare it under services"))
 			return
 		}
-		if s, ok := r.sys.Service(t.route.Service); ok {
+		if s, ok := r.sys.Service(t.route.Targets[0].Service); ok {
 			s.HTTP = true
 		}
 	case t.service != nil && t.service.scalar():

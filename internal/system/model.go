@@ -1,6 +1,9 @@
 package system
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // System is everything one fairlead.yaml describes, after the chosen environment
 // was merged in, all defaults were set and the whole was found valid. It is
@@ -30,20 +33,186 @@ type System struct {
 
 // Gateway is the one door.
 type Gateway struct {
-	Listen string // host:port, default "127.0.0.1:8080"
-	Limits Limits // defaults for every route: body 10 MiB, header 32 KiB
-	Auth   Auth
+	Listeners []Listener // at least one; default one on "127.0.0.1:8080"
+	TLS       *TLS       // nil: every listener speaks plain HTTP
+
+	// TrustedProxies are the networks whose X-Forwarded-For, X-Forwarded-Proto and
+	// Forwarded are believed. Empty: nobody's.
+	TrustedProxies []netip.Prefix
+
+	Limits      Limits // defaults for every route: body 10 MiB, header 32 KiB
+	Filters     Filters
+	Headers     HeaderRules
+	Maintenance *Maintenance // nil: the door is open
+	Auth        Auth
+}
+
+// Listener is one address of the door.
+type Listener struct {
+	Address string // host:port
+	// TLS is true when connections are encrypted: gateway.tls is there and the
+	// listener does not say `tls: false`.
+	TLS bool
+	// Redirect answers every request with a redirect to https; the challenges of
+	// ACME are answered before it.
+	Redirect bool
+	HTTP2    bool // offered in TLS; default true
+	HTTP3    bool // on the same port over UDP; default false
+	// ProxyProtocol are the networks that must begin a connection with a header of
+	// the PROXY protocol, version 1 or 2. Connections of others have none.
+	ProxyProtocol []netip.Prefix
+}
+
+// TLS says with which certificates the door shows itself. All sources may be used
+// together: the certificates of files come first, then ACME's, then the internal
+// authority's.
+type TLS struct {
+	Certificates []Certificate
+	ACME         *ACME
+	Internal     *InternalCA
+	Client       *ClientCertificates // nil: none are asked for
+	MinVersion   uint16              // tls.VersionTLS12 (default) or tls.VersionTLS13
+	HSTS         time.Duration       // Strict-Transport-Security, 0: not sent
+}
+
+// Certificate is a pair of PEM files, watched while the system runs.
+type Certificate struct {
+	Certificate string // absolute path, the leaf first
+	Key         string // absolute path
+}
+
+// ACME asks an authority for certificates as they are needed.
+type ACME struct {
+	Email     string
+	Directory string   // URL of the authority, default Let's Encrypt's
+	Root      string   // absolute path of PEM certificates that the directory's own must chain to, "" for the machine's
+	Hosts     []string // names to have certificates for; default: the hosts of all routes
+}
+
+// InternalCA is an authority of the system's own, for development: its root is
+// made once and kept in the data folder.
+type InternalCA struct {
+	Hosts []string // names besides localhost and the hosts of all routes; a request for another name is refused
+}
+
+// ClientCertificates asks clients for certificates.
+type ClientCertificates struct {
+	CA       string // absolute path of PEM certificates they must chain to
+	Required bool   // default true; else a client without one is let in, and routes see none
 }
 
 // Limits bound what a client may send. Zero means "as the gateway says".
 type Limits struct {
 	Body   int64 // bytes of a request's body
 	Header int64 // bytes of a request's head; gateway only
+	// Connections is the most that one client's address may have open; gateway
+	// only, default 1,000.
+	Connections int
+	// MinRate is the least that a client must send of a body and take of an answer,
+	// in bytes per second, over windows of 10 s; default 100.
+	MinRate int64
+}
+
+// Filters decide whether a request is let in. Those of a route are added to the
+// gateway's for addresses, and replace them for the rest.
+type Filters struct {
+	Allow    []netip.Prefix // empty: everyone
+	Deny     []netip.Prefix // comes before Allow
+	Rates    []Rate         // all of them must let a request pass
+	RatesSet bool           // the file says rate, perhaps `rate: []` to take the gateway's away
+	CORS     *CORS          // nil: no headers of CORS are set
+	Compress *bool          // nil: as the gateway says, there: true
+}
+
+// RateBy says whose requests a rate counts together.
+type RateBy string
+
+// The keys of a rate.
+const (
+	ByClient RateBy = "client" // the client's address, IPv6 by its /64
+	ByToken  RateBy = "token"  // the user's subject, else the client's address
+	ByRoute  RateBy = "route"  // all requests of the route together
+)
+
+// Rate is a token bucket: Requests per Per on average, at most Burst at once.
+type Rate struct {
+	Requests int // 1 to 1,000,000
+	Per      time.Duration
+	Burst    int // default Requests
+	By       RateBy
+}
+
+// CORS answers browsers that ask from other origins.
+type CORS struct {
+	Origins     []string // "https://app.example.com", "https://*.example.com", or "*"
+	Methods     []string // default GET, HEAD, POST
+	Headers     []string // request headers that may be sent
+	Expose      []string // answer headers that may be read
+	Credentials bool     // not with the origin "*"
+	MaxAge      time.Duration
+}
+
+// HeaderRules change headers on the way to a service and back.
+type HeaderRules struct {
+	Request map[string]string // header -> value, "" removes it
+	Answer  map[string]string // as above
+}
+
+// Maintenance answers requests with 503 and a text.
+type Maintenance struct {
+	Text  string         // public, default "down for maintenance"
+	Allow []netip.Prefix // clients that are let through
 }
 
 // Auth says how the gateway knows a user.
 type Auth struct {
-	JWT *JWT // nil: no tokens are accepted, routes with a role are an error
+	JWT     *JWT     // nil: no tokens are accepted
+	Basic   *Basic   // nil: no passwords are accepted
+	Keys    *Keys    // nil: no API keys are accepted
+	Forward *Forward // nil: no service is asked
+}
+
+// AuthMethod is a way in which a client says who it is.
+type AuthMethod string
+
+// The methods.
+const (
+	AuthJWT     AuthMethod = "jwt"
+	AuthBasic   AuthMethod = "basic"
+	AuthKeys    AuthMethod = "keys"
+	AuthForward AuthMethod = "forward"
+)
+
+// Basic is HTTP's Basic authentication.
+type Basic struct {
+	Realm string       // default the system's name
+	Users []Credential // Name is the user's
+}
+
+// Keys are API keys in a header.
+type Keys struct {
+	Header string // default X-API-Key
+	Keys   []Credential
+}
+
+// Credential is somebody who knows a secret.
+type Credential struct {
+	Name   string // the subject of the user that the services see
+	Secret string // name of the secret that holds the password or key
+	Roles  []string
+}
+
+// Forward asks a service about every request of the routes that say so, as
+// nginx's auth_request does: 2xx lets it in, 401 and 403 are passed on, anything
+// else is 502.
+type Forward struct {
+	Service string
+	Path    string        // of the GET request that is made
+	Headers []string      // of the answer that are passed on to the route's service
+	Timeout time.Duration // default 5 s
+	// RoleHeader and SubjectHeader name headers of the answer that say who the user
+	// is; "" for none.
+	SubjectHeader, RolesHeader string
 }
 
 // JWT says which bearer tokens the gateway accepts.
@@ -72,8 +241,10 @@ const (
 
 // Service is something that runs.
 type Service struct {
-	Name            string // [a-z][a-z0-9-]{0,62}
-	Build           string // shell command line, "" for none; $OUT is the service's folder in the revision
+	Name            string   // [a-z][a-z0-9-]{0,62}
+	External        []string // host:port of instances that something else runs; then nothing below up to Healthcheck is set
+	Build           string   // shell command line, "" for none; $OUT is the service's folder in the revision
+	Watch           []string // absolute folders and files whose change rebuilds the service under `up --watch`; default WorkingDir
 	Command         []string
 	WorkingDir      string // absolute, default the system's Dir
 	Replicas        int    // 0 to 64, default 1
@@ -83,10 +254,55 @@ type Service struct {
 	Bus             *ServiceBus // nil: no bus section, no credentials
 	Healthcheck     Healthcheck
 	UpdateOrder     UpdateOrder   // default start-first
+	Drain           time.Duration // how long WebSockets and streams may stay on an instance that leaves, default 30 s
 	StopGracePeriod time.Duration // default 10 s
+	Pool            Pool
 
 	// HTTP is true when a route or the health check needs an HTTP or TCP endpoint.
 	HTTP bool
+}
+
+// Balance says how a pool chooses among its endpoints.
+type Balance string
+
+// The ways to choose.
+const (
+	LeastRequests Balance = "least-requests" // the fewest open requests
+	RoundRobin    Balance = "round-robin"
+	TwoChoices    Balance = "two-choices" // the better of two at random
+	HashBalance   Balance = "hash"        // consistent hash of Pool.Hash
+)
+
+// Protocol is what the gateway speaks with a service.
+type Protocol string
+
+// The protocols.
+const (
+	HTTP1 Protocol = "http/1.1"
+	H2C   Protocol = "h2c" // HTTP/2 without TLS, prior knowledge
+)
+
+// HashKey is what a consistent hash or a sticky route looks at: "client",
+// "path", "header:<Name>" or "cookie:<name>".
+type HashKey string
+
+// Pool says how the gateway uses the instances of a service.
+type Pool struct {
+	Balance   Balance       // default least-requests
+	Hash      HashKey       // for HashBalance, default client
+	Protocol  Protocol      // default http/1.1
+	SlowStart time.Duration // in which a new endpoint comes to its full share, default 0
+
+	// Concurrency is the most requests open on the pool at once, 0 for no limit.
+	// Those beyond it wait, at most Queue of them, at most QueueTime.
+	Concurrency int
+	Queue       int           // default Concurrency
+	QueueTime   time.Duration // default 5 s
+
+	// An endpoint with Eject failures in a row gets no requests for EjectTime, as
+	// long as at least half of the pool is left. 0: never. Default 5 and 10 s.
+	Eject     int
+	EjectTime time.Duration
 }
 
 // Format is how a service's requests and replies look on the bus.
@@ -123,23 +339,65 @@ type Healthcheck struct {
 	StartPeriod time.Duration // an instance not ready by then is restarted, default 60 s
 }
 
-// Route is what a request matches, and where it goes. Exactly one of Service,
-// Request and Files is set.
+// Route is what a request matches, and where it goes. Exactly one of Targets,
+// Request, Files, Redirect and Monitor is set.
 type Route struct {
 	Key    string // as written: "[METHOD ][HOST]/path"
 	Method string // "" for any
 	Host   string // "" for any; "*.example.com" for one label
 	Path   string // net/http's pattern syntax: {name}, {name...}, {$}, trailing slash
 
-	Service string   // name of the service that gets the request over HTTP
-	Request *Request // request over the bus
-	Files   string   // absolute folder of files to serve
+	Targets  []Target // services that get the request over HTTP; several share it by weight
+	Request  *Request // request over the bus
+	Files    *Files
+	Redirect *Redirect
+	Monitor  Monitor
 
-	Roles   []string      // any one of them suffices; empty: public
-	Timeout time.Duration // whole request, default 30 s
-	Limits  Limits
-	Retry   bool // the request may be sent again whatever its method
+	StripPrefix bool   // the service sees the path without the route's literal prefix
+	Rewrite     string // path that the service sees, may hold {name} of the path; "" for the client's
+	Headers     HeaderRules
+	Sticky      HashKey // "" for none; "cookie" makes a cookie of the gateway's own
+
+	Roles       []string      // any one of them suffices; empty: public, unless Auth is set
+	Auth        []AuthMethod  // any one of them suffices; empty with Roles: all that the gateway has but forward
+	Timeout     time.Duration // whole request, default 30 s
+	Limits      Limits
+	Filters     Filters
+	Maintenance *Maintenance // nil: as the gateway says
+	Retry       bool         // the request may be sent again whatever its method
 }
+
+// Target is a service with its share of a route.
+type Target struct {
+	Service string
+	Weight  int // 0 to 1,000; shares are relative; 1 where there is one target
+}
+
+// Files is a folder that is served.
+type Files struct {
+	Dir      string // absolute
+	Fallback string // file that answers for names that do not exist, such as index.html; "" for none
+	// Precompressed serves name.br, name.zst and name.gz to clients that accept
+	// them; default true.
+	Precompressed bool
+	MaxAge        time.Duration // Cache-Control, 0: no-cache
+}
+
+// Redirect sends the client elsewhere.
+type Redirect struct {
+	To     string // URL or path, may hold {name} of the path; the query is kept if To has none
+	Status int    // 301, 302, 303, 307 or 308 (default)
+}
+
+// Monitor is something that fairlead itself answers.
+type Monitor string
+
+// The monitors.
+const (
+	MonitorBus     Monitor = "bus"     // /varz, /connz, /routez, /subsz, /jsz, /healthz below the route
+	MonitorMetrics Monitor = "metrics" // for Prometheus
+	MonitorHealth  Monitor = "health"  // 200 while the door serves
+)
 
 // Request is a request over the bus.
 type Request struct {

@@ -50,10 +50,11 @@ func (r *reader) readRoutes(n *node) {
 func (r *reader) readRoute(f map[string]*node, out *routed) {
 	route := &out.route
 	if n := f["files"]; n != nil {
-		route.Files = r.file(n, true)
+		route.Files = &Files{Dir: r.file(n, true), Precompressed: true}
 	}
 	if out.service != nil {
-		route.Service, _ = r.text(out.service)
+		name, _ := r.text(out.service)
+		route.Targets = []Target{{Service: name, Weight: 1}}
 	}
 	for _, item := range r.texts(f["role"], true) {
 		if !wordOf(item.text, "._-:") {

@@ -113,9 +113,9 @@ const (
 func (r *reader) readGateway(n *node) {
 	g := r.fields(n, gatewaySchema)
 	out := &r.sys.Gateway
-	*out = Gateway{Listen: "127.0.0.1:8080", Limits: Limits{Body: defaultBody, Header: defaultHeader}}
+	*out = Gateway{Listeners: []Listener{{Address: "127.0.0.1:8080"}}, Limits: Limits{Body: defaultBody, Header: defaultHeader}}
 	if n := g["listen"]; n != nil {
-		r.address(n, &out.Listen)
+		r.address(n, &out.Listeners[0].Address)
 	}
 	limits := r.fields(g["limits"], limitsSchema)
 	out.Limits.Body = r.size(limits["body"], defaultBody, 1, mostBody)
