@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"fairlead/internal/gateway/data"
 	"fairlead/internal/wire"
 )
 
@@ -187,14 +188,14 @@ func (b *bridge) prepare(c *call, r *http.Request, x *exchange) error {
 		limit = min(limit, x.route.body)
 	}
 	var err error
-	if c.body, err = appendBody(c.body, r, limit); err != nil {
+	if c.body, err = data.AppendBody(c.body, r, limit); err != nil {
 		return err
 	}
 	if len(c.body) > 0 {
-		if err := checkMedia(r.Header); err != nil {
+		if err := data.CheckMedia(r.Header); err != nil {
 			return err
 		}
-		if err := checkJSON(c.body); err != nil {
+		if err := data.CheckJSON(c.body); err != nil {
 			return err
 		}
 	}
@@ -202,7 +203,10 @@ func (b *bridge) prepare(c *call, r *http.Request, x *exchange) error {
 	if err != nil {
 		return err
 	}
-	in := inputs{body: c.body, query: r.URL.RawQuery, vars: x.vars, user: x.user}
+	in := data.Inputs{Body: c.body, Query: r.URL.RawQuery, Path: x.vars}
+	if x.user != nil {
+		in.User = &data.User{Subject: x.user.Subject, Roles: x.user.Roles}
+	}
 	if c.data, err = br.appendRequest(c.data, &in, subject, x.id); err != nil {
 		return err
 	}
@@ -246,11 +250,11 @@ func passed(values []string, most int) string {
 
 // failInput answers for what cannot be put on the bus.
 func (b *bridge) failInput(w http.ResponseWriter, r *http.Request, x *exchange, err error) {
-	var input *inputError
+	var input *data.Error
 	switch {
 	case errors.As(err, &input):
-		x.fail(w, r, input.status, input.public)
-	case errors.Is(err, errTooLarge):
+		x.fail(w, r, input.Status, input.Public)
+	case errors.Is(err, data.ErrTooLarge):
 		x.fail(w, r, http.StatusRequestEntityTooLarge, "the request's body is too large")
 	case errors.Is(err, errUnmintable):
 		x.cause = err.Error()

@@ -16,6 +16,7 @@ const (
 	backoffMost  = 250 * time.Millisecond //
 	patience     = 2 * time.Second        // for a subject nobody answers although an instance is ready
 	headersMost  = 6
+	pooledBytes  = 64 << 10               // largest buffer that is kept for another call
 	lastWords    = 100 * time.Millisecond // for a reply that was on its way when the last instance was lost
 )
 

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strconv"
 
+	"fairlead/internal/gateway/data"
+	"fairlead/internal/gateway/match"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -14,10 +16,10 @@ import (
 type busRoute struct {
 	service string
 	nest    bool
-	subject *subjectTemplate // nil: fixed
-	fixed   string           // an object pattern of NestJS, which is its own subject
-	data    *dataTemplate    // nil: the body, else query and path
-	retry   bool             // may be sent again whatever the method
+	subject *data.Subject  // nil: fixed
+	fixed   string         // an object pattern of NestJS, which is its own subject
+	data    *data.Template // nil: the body, else query and path
+	retry   bool           // may be sent again whatever the method
 	errors  map[string]int
 }
 
@@ -35,7 +37,7 @@ func newBusRoute(def *system.Route) (*busRoute, error) {
 	default:
 		return nil, fmt.Errorf("compile route %q: format %q is not known", def.Key, req.Format)
 	}
-	names := pathNames(def.Path)
+	names := match.Names(def.Path)
 	known := func(name string) bool { return names[name] }
 	var err error
 	if br.nest && json.Valid([]byte(req.Subject)) && req.Subject[0] == '{' {
@@ -43,13 +45,13 @@ func newBusRoute(def *system.Route) (*busRoute, error) {
 			br.fixed = req.Subject
 		}
 	} else {
-		br.subject, err = parseSubject(req.Subject, known)
+		br.subject, err = data.ParseSubject(req.Subject, known)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("compile route %q: %w", def.Key, err)
 	}
 	if req.Data != nil {
-		if br.data, err = parseTemplate(req.Data, known); err != nil {
+		if br.data, err = data.ParseTemplate(req.Data, known); err != nil {
 			return nil, fmt.Errorf("compile route %q: %w", def.Key, err)
 		}
 	}
@@ -78,22 +80,22 @@ func checkObjectPattern(s string) error {
 }
 
 // subjectOf returns the subject of a request.
-func (br *busRoute) subjectOf(vars pathValues) (string, error) {
+func (br *busRoute) subjectOf(vars match.Values) (string, error) {
 	if br.subject == nil {
 		return br.fixed, nil
 	}
-	return br.subject.fill(vars)
+	return br.subject.Fill(vars)
 }
 
 // appendRequest appends what is sent for a request.
-func (br *busRoute) appendRequest(dst []byte, in *inputs, subject, id string) ([]byte, error) {
+func (br *busRoute) appendRequest(dst []byte, in *data.Inputs, subject, id string) ([]byte, error) {
 	if !br.nest {
 		return br.appendData(dst, in)
 	}
-	data := in.body
-	if br.data != nil || len(data) == 0 {
+	payload := in.Body
+	if br.data != nil || len(payload) == 0 {
 		var err error
-		if data, err = br.appendData(nil, in); err != nil {
+		if payload, err = br.appendData(nil, in); err != nil {
 			return dst, err
 		}
 	}
@@ -103,14 +105,14 @@ func (br *busRoute) appendRequest(dst []byte, in *inputs, subject, id string) ([
 	} else {
 		pattern = wire.AppendString(nil, subject)
 	}
-	return wire.AppendNestRequest(dst, pattern, data, id), nil
+	return wire.AppendNestRequest(dst, pattern, payload, id), nil
 }
 
-func (br *busRoute) appendData(dst []byte, in *inputs) ([]byte, error) {
+func (br *busRoute) appendData(dst []byte, in *data.Inputs) ([]byte, error) {
 	if br.data != nil {
-		return br.data.append(dst, in)
+		return br.data.Append(dst, in)
 	}
-	return appendData(dst, in)
+	return data.AppendDefault(dst, in)
 }
 
 // again reports whether a request may be sent again although an instance may have

@@ -5,6 +5,9 @@ import (
 	"strconv"
 	"time"
 
+	"fairlead/internal/gateway/access"
+	"fairlead/internal/gateway/match"
+	"fairlead/internal/gateway/static"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -17,30 +20,14 @@ type User struct {
 	Expires time.Time // of the token that said so
 }
 
-// pathValue is one wildcard of a route's path and what stood there, decoded.
-type pathValue struct{ name, value string }
-
-// pathValues are the wildcards of one request, in the order of the path.
-type pathValues []pathValue
-
-// lookup returns the value of the wildcard with that name.
-func (vs pathValues) lookup(name string) (string, bool) {
-	for i := range vs {
-		if vs[i].name == name {
-			return vs[i].value, true
-		}
-	}
-	return "", false
-}
-
 // route is one [system.Route], compiled. It is immutable and shared by every
 // snapshot of one Apply.
 type route struct {
 	def     system.Route
-	service string    // that answers it, "" for files
-	pool    *pool     // of that service, nil for files
-	bus     *busRoute // nil unless def.Request is set
-	files   *fileRoot // nil unless def.Files is set
+	service string         // that answers it, "" for files
+	pool    *pool          // of that service, nil for files
+	bus     *busRoute      // nil unless def.Request is set
+	files   *static.Folder // nil unless def.Files is set
 	timeout time.Duration
 	body    int64 // most bytes of a request's body
 }
@@ -50,7 +37,7 @@ type route struct {
 type exchange struct {
 	g         *Gateway
 	route     *route // nil until matched
-	vars      pathValues
+	vars      match.Values
 	id        string     // request id
 	trace     wire.Trace // of the hop to the service
 	continued bool       // the client began the trace
@@ -68,7 +55,7 @@ type exchange struct {
 
 	snap    *snapshot
 	answer  answer
-	varsBuf [8]pathValue
+	varsBuf [8]match.Value
 	idLine  [1]string // id, as a header
 	length  [1]string // of the answer, as a header
 }
@@ -104,4 +91,21 @@ func (x *exchange) fail(w http.ResponseWriter, r *http.Request, status int, deta
 // clientLeft reports whether nobody waits for the answer any more.
 func (x *exchange) clientLeft(r *http.Request) bool {
 	return x.left || !x.halted && r.Context().Err() != nil
+}
+
+// entry is the line of the access log.
+func (x *exchange) entry(r *http.Request) access.Entry {
+	e := access.Entry{
+		Start: x.start, RequestID: x.id, TraceID: x.trace.ID,
+		Client: clientAddr(r), Method: r.Method, Host: r.Host, Path: r.URL.EscapedPath(),
+		Status: x.answer.status, Bytes: x.answer.bytes,
+		Instance: x.instance, Sent: x.sent, Error: x.cause,
+	}
+	if x.route != nil {
+		e.Route, e.Service = x.route.def.Key, x.route.service
+	}
+	if x.user != nil {
+		e.User = x.user.Subject
+	}
+	return e
 }

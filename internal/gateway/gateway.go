@@ -35,6 +35,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fairlead/internal/gateway/access"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -57,7 +58,7 @@ type Gateway struct {
 	server *http.Server
 	minter *minter
 	bridge *bridge
-	access *accessLog
+	access *access.Log
 
 	snap     atomic.Pointer[snapshot]
 	open     atomic.Int64  // requests, tunnels not counted
@@ -131,8 +132,8 @@ func (g *Gateway) Start(ctx context.Context) error {
 	}
 	g.listener = l
 	if g.opts.AccessLog != nil {
-		g.access = newAccessLog(g.opts.AccessLog, g.log)
-		g.tasks.Go(g.access.run)
+		g.access = access.New(g.opts.AccessLog, g.log)
+		g.tasks.Go(g.access.Run)
 	}
 	g.tasks.Go(g.sweep)
 	g.tasks.Go(func() {
@@ -188,7 +189,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	}
 	g.mu.Unlock()
 	if g.access != nil {
-		g.access.close()
+		g.access.Close()
 	}
 	g.tasks.Wait()
 	if left != nil {

@@ -259,3 +259,26 @@ func mustURL(tb testing.TB, s string) *url.URL {
 	}
 	return u
 }
+
+// routesOf are routes of the service api, from paths or from keys with a method.
+func routesOf(keys ...string) []system.Route {
+	out := make([]system.Route, len(keys))
+	for i, key := range keys {
+		method, path, ok := strings.Cut(key, " ")
+		if !ok {
+			method, path = "", key
+		}
+		out[i] = system.Route{Key: key, Method: method, Path: path, Targets: []system.Target{{Service: "api", Weight: 1}}}
+	}
+	return out
+}
+
+// manyRoutes are 5,000 routes like those of a large system.
+func manyRoutes() []system.Route {
+	keys := make([]string, 0, 5000)
+	for i := range 1000 {
+		base := fmt.Sprintf("/api/service%d/resource%d", i%50, i)
+		keys = append(keys, "GET "+base, "POST "+base, "GET "+base+"/{id}", "PUT "+base+"/{id}", "GET "+base+"/{id}/parts/{part}")
+	}
+	return routesOf(keys...)
+}

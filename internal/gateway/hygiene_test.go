@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
 	"io"
@@ -378,47 +377,6 @@ func TestMethodsAndHostsMeanTheSameToEveryone(t *testing.T) {
 	}
 	if got := d.raw("OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); !strings.Contains(got, "X-Request-Id: ") {
 		t.Errorf("OPTIONS * is answered past the door: %q", got)
-	}
-}
-
-// stuckDisk blocks every write until it is let go.
-type stuckDisk struct {
-	let chan struct{}
-	bytes.Buffer
-}
-
-func (s *stuckDisk) Write(p []byte) (int, error) {
-	<-s.let
-	return s.Buffer.Write(p)
-}
-
-func TestAccessLogNeverWaitsForTheDisk(t *testing.T) {
-	disk := &stuckDisk{let: make(chan struct{})}
-	l := newAccessLog(disk, New(Options{}).log)
-	done := make(chan struct{})
-	go func() { defer close(done); l.run() }()
-	x := &exchange{id: "request-17", start: time.Now()}
-	r := &http.Request{Method: "GET", URL: mustURL(t, "/"+strings.Repeat("x", 1000)), RemoteAddr: "192.0.2.1:80"}
-	for range 4 * accessMost / 1000 { // returns although nothing can be written
-		l.record(x, r)
-	}
-	l.mu.Lock()
-	dropped, size := l.dropped, len(l.buf)
-	l.mu.Unlock()
-	if dropped == 0 || size > accessMost+2000 {
-		t.Errorf("dropped %d lines, hold %d bytes", dropped, size)
-	}
-	close(disk.let)
-	eventually(t, "the buffer to be written", func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return len(l.buf) < accessMost
-	})
-	l.record(x, r)
-	l.close()
-	<-done
-	if !strings.Contains(disk.String(), `"dropped":`) {
-		t.Error("the log does not say that lines are missing")
 	}
 }
 

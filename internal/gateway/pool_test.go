@@ -20,6 +20,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"fairlead/internal/gateway/match"
 	"fairlead/internal/system"
 )
 
@@ -707,10 +708,12 @@ func TestStopLetsOpenRequestsEnd(t *testing.T) {
 }
 
 func TestPanicIs500(t *testing.T) {
-	g := New(Options{})
-	g.snap.Store(&snapshot{matcher: matcherOf(t, "/"), limits: defaultLimits, ready: nil})
 	d := openDoor(t, Options{})
-	d.snap.Store(&snapshot{matcher: matcherOf(t, "/"), limits: defaultLimits})
+	table, err := match.New([]match.Pattern{{Path: "/"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.snap.Store(&snapshot{table: table, routes: []route{{timeout: time.Minute}}, limits: defaultLimits})
 	// A route that was not compiled has no pool: the proxy panics.
 	if res, body := d.do("GET", "/", nil, nil); res.StatusCode != http.StatusInternalServerError || strings.Contains(body, "goroutine") {
 		t.Errorf("%s %q", res.Status, body)

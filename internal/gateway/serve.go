@@ -1,11 +1,14 @@
 package gateway
 
 import (
+	"errors"
+	"io/fs"
 	"net/http"
 	"runtime/debug"
 	"strings"
 	"time"
 
+	"fairlead/internal/gateway/match"
 	"fairlead/internal/wire"
 )
 
@@ -76,7 +79,8 @@ func (x *exchange) end(r *http.Request) {
 		if x.answer.status == 0 && err == nil {
 			x.answer.status = http.StatusOK
 		}
-		g.access.record(x, r)
+		line := x.entry(r)
+		g.access.Record(&line)
 	}
 	if err != nil {
 		panic(err)
@@ -91,7 +95,7 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 	default:
 	}
 	x.deadline = x.start.Add(defaultTimeout)
-	if s == nil || s.matcher == nil {
+	if s == nil || s.table == nil {
 		x.fail(w, r, http.StatusServiceUnavailable, "the system is starting")
 		return
 	}
@@ -99,16 +103,16 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 		x.fail(w, r, http.StatusRequestHeaderFieldsTooLarge, "the request's head is too large")
 		return
 	}
-	if !safeMethod(r.Method) || !safeHost(r.Host) {
+	if !match.SafeMethod(r.Method) || !match.SafeHost(r.Host) {
 		x.fail(w, r, http.StatusBadRequest, "the method must be in capitals, and the host a name or an address")
 		return
 	}
 	path := r.URL.EscapedPath()
-	if !safePath(path) {
+	if !match.SafePath(path) {
 		x.fail(w, r, http.StatusBadRequest, "the path is not clean: it must not hold empty or dot segments, or slashes and control characters in disguise")
 		return
 	}
-	x.route, x.vars = s.matcher.match(r.Method, r.Host, path, x.varsBuf[:0])
+	x.route, x.vars = s.find(r.Method, r.Host, path, x.varsBuf[:0])
 	// TRACE would show a client what the gateway tells services about it.
 	if x.route == nil || r.Method == http.MethodTrace || r.Method == http.MethodConnect {
 		x.unmatched(w, r, path)
@@ -128,7 +132,7 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 	case x.route.bus != nil:
 		x.g.bridge.serve(w, r, x)
 	case x.route.files != nil:
-		x.route.files.serve(w, r, x)
+		x.serveFile(w, r)
 	default:
 		x.proxy(w, r)
 	}
@@ -137,10 +141,27 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 // unmatched answers a request that no route takes.
 func (x *exchange) unmatched(w http.ResponseWriter, r *http.Request, path string) {
 	x.route = nil
-	if methods := x.snap.matcher.allowed(r.Host, path); len(methods) > 0 {
+	if methods := x.snap.table.Allowed(r.Host, path); len(methods) > 0 {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
 		x.fail(w, r, http.StatusMethodNotAllowed, "the method is not allowed here")
 		return
 	}
 	x.fail(w, r, http.StatusNotFound, "there is no route for this path")
+}
+
+// serveFile answers with a file of the route's folder.
+func (x *exchange) serveFile(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		x.fail(w, r, http.StatusMethodNotAllowed, "the method is not allowed here")
+		return
+	}
+	err := x.route.files.Serve(&fileAnswer{answer: &x.answer}, r)
+	if err == nil {
+		return
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		x.cause = err.Error()
+	}
+	x.fail(w, r, http.StatusNotFound, "there is no such file")
 }

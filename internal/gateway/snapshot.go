@@ -6,6 +6,8 @@ import (
 	"maps"
 	"time"
 
+	"fairlead/internal/gateway/match"
+	"fairlead/internal/gateway/static"
 	"fairlead/internal/system"
 )
 
@@ -21,10 +23,20 @@ type Config struct {
 
 // snapshot is what one request sees of the world. It is immutable.
 type snapshot struct {
-	matcher *matcher
-	auth    *authenticator
-	limits  system.Limits
-	ready   map[string]*ready
+	table  *match.Table // nil until the first Apply
+	routes []route      // in the table's order
+	auth   *authenticator
+	limits system.Limits
+	ready  map[string]*ready
+}
+
+// find returns the route of a request, nil for none, and the values of its path.
+func (s *snapshot) find(method, host, path string, vars match.Values) (*route, match.Values) {
+	i, vars := s.table.Find(method, host, path, vars)
+	if i < 0 {
+		return nil, nil
+	}
+	return &s.routes[i], vars
 }
 
 // defaultTimeout is that of a route without one.
@@ -47,24 +59,25 @@ func (g *Gateway) Apply(c Config) error {
 	if limits.Header == 0 {
 		limits.Header = defaultLimits.Header
 	}
-	routes := make([]*route, len(c.Routes))
-	block := make([]route, len(c.Routes))
-	var problems routeErrors
+	routes := make([]route, len(c.Routes))
+	patterns := make([]match.Pattern, len(c.Routes))
+	var faults []error
 	for i := range c.Routes {
-		routes[i] = &block[i]
-		if err := g.compile(&block[i], c.Routes[i], pools, limits); err != nil {
-			problems = append(problems, err)
+		def := &c.Routes[i]
+		patterns[i] = match.Pattern{Key: def.Key, Method: def.Method, Host: def.Host, Path: def.Path, ReadOnly: def.Files != nil}
+		if err := g.compile(&routes[i], *def, pools, limits); err != nil {
+			faults = append(faults, err)
 		}
 	}
-	m, err := newMatcher(routes)
+	table, err := match.New(patterns)
 	if err != nil {
-		problems = append(problems, err)
+		faults = append(faults, err)
 	}
-	if problems != nil {
-		return fmt.Errorf("apply routes: %w", problems)
+	if faults != nil {
+		return fmt.Errorf("apply routes: %w", errors.Join(faults...))
 	}
 	old := g.snap.Load()
-	next := &snapshot{matcher: m, limits: limits, ready: make(map[string]*ready, len(pools))}
+	next := &snapshot{table: table, routes: routes, limits: limits, ready: make(map[string]*ready, len(pools))}
 	var before *authenticator
 	if old != nil {
 		before = old.auth
@@ -197,7 +210,7 @@ func (g *Gateway) compile(r *route, def system.Route, pools map[string]*pool, li
 			r.bus, err = newBusRoute(&r.def)
 		}
 	case def.Files != nil:
-		r.files, err = openFiles(def.Files.Dir, def.Path)
+		r.files, err = static.Open(def.Files.Dir, def.Path)
 	default:
 		err = errors.New("it leads nowhere")
 	}

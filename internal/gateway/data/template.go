@@ -1,4 +1,4 @@
-package gateway
+package data
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ import (
 
 const templateDepth = 32 // deepest nesting of a data template
 
-// dataTemplate is a compiled `data:` of a route: any value of the file in which a
+// Template is a compiled `data:` of a route: any value of the file in which a
 // string that begins with $ refers to the request:
 //
 //	$path         all values of the path, an object of strings
@@ -31,24 +31,25 @@ const templateDepth = 32 // deepest nesting of a data template
 // A reference to what a request does not have leaves the member out of its
 // object, and is null in a list or alone. $$ at the beginning of a string stands
 // for one $ that is none of these; a $ elsewhere has no meaning.
-type dataTemplate struct{ root dataNode }
+type Template struct{ root dataNode }
 
 // dataNode appends its value as JSON, or reports that the request has none.
 type dataNode interface {
-	append(dst []byte, in *inputs) ([]byte, bool, error)
+	append(dst []byte, in *Inputs) ([]byte, bool, error)
 }
 
-// parseTemplate compiles the value of `data:`; known reports which names the path has.
-func parseTemplate(v any, known func(name string) bool) (*dataTemplate, error) {
+// ParseTemplate compiles the value of `data:` as the file has it; known reports which names the path has.
+func ParseTemplate(v any, known func(name string) bool) (*Template, error) {
 	root, err := parseNode(v, known, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read data: %w", err)
 	}
-	return &dataTemplate{root}, nil
+	return &Template{root}, nil
 }
 
-// append appends the data of a request.
-func (t *dataTemplate) append(dst []byte, in *inputs) ([]byte, error) {
+// Append appends the data of a request. Errors for the client are of the type
+// [*Error].
+func (t *Template) Append(dst []byte, in *Inputs) ([]byte, error) {
 	dst, ok, err := t.root.append(dst, in)
 	if err == nil && !ok {
 		dst = append(dst, "null"...)
@@ -146,7 +147,7 @@ func parseLeaf(s string, known func(string) bool) (dataNode, error) {
 
 type literalNode []byte
 
-func (n literalNode) append(dst []byte, _ *inputs) ([]byte, bool, error) {
+func (n literalNode) append(dst []byte, _ *Inputs) ([]byte, bool, error) {
 	return append(dst, n...), true, nil
 }
 
@@ -157,7 +158,7 @@ type member struct {
 
 type objectNode []member
 
-func (n objectNode) append(dst []byte, in *inputs) ([]byte, bool, error) {
+func (n objectNode) append(dst []byte, in *Inputs) ([]byte, bool, error) {
 	dst = append(dst, '{')
 	first := true
 	for _, m := range n {
@@ -182,7 +183,7 @@ func (n objectNode) append(dst []byte, in *inputs) ([]byte, bool, error) {
 
 type listNode []dataNode
 
-func (n listNode) append(dst []byte, in *inputs) ([]byte, bool, error) {
+func (n listNode) append(dst []byte, in *Inputs) ([]byte, bool, error) {
 	dst = append(dst, '[')
 	for i, e := range n {
 		if i > 0 {
@@ -203,15 +204,15 @@ func (n listNode) append(dst []byte, in *inputs) ([]byte, bool, error) {
 // wholeNode is an object of all path values or all parameters of the query.
 type wholeNode struct{ path, query bool }
 
-func (n wholeNode) append(dst []byte, in *inputs) ([]byte, bool, error) {
+func (n wholeNode) append(dst []byte, in *Inputs) ([]byte, bool, error) {
 	dst, err := appendMerged(dst, in, n.path, n.query)
 	return dst, true, err
 }
 
 type pathNode string
 
-func (n pathNode) append(dst []byte, in *inputs) ([]byte, bool, error) {
-	v, ok := in.vars.lookup(string(n))
+func (n pathNode) append(dst []byte, in *Inputs) ([]byte, bool, error) {
+	v, ok := in.Path.Lookup(string(n))
 	if !ok {
 		return dst, false, nil
 	}
@@ -223,7 +224,7 @@ func (n pathNode) append(dst []byte, in *inputs) ([]byte, bool, error) {
 
 type queryNode string
 
-func (n queryNode) append(dst []byte, in *inputs) ([]byte, bool, error) {
+func (n queryNode) append(dst []byte, in *Inputs) ([]byte, bool, error) {
 	values, err := in.parsed()
 	if err != nil {
 		return dst, false, err
@@ -238,8 +239,8 @@ func (n queryNode) append(dst []byte, in *inputs) ([]byte, bool, error) {
 // bodyNode leads into the body by names and indices.
 type bodyNode []string
 
-func (n bodyNode) append(dst []byte, in *inputs) ([]byte, bool, error) {
-	at := json.RawMessage(in.body)
+func (n bodyNode) append(dst []byte, in *Inputs) ([]byte, bool, error) {
+	at := json.RawMessage(in.Body)
 	for _, field := range n {
 		if len(at) == 0 {
 			break
@@ -285,13 +286,13 @@ func trimJSON(b json.RawMessage) json.RawMessage {
 
 type userNode string
 
-func (n userNode) append(dst []byte, in *inputs) ([]byte, bool, error) {
-	if in.user == nil {
+func (n userNode) append(dst []byte, in *Inputs) ([]byte, bool, error) {
+	if in.User == nil {
 		return dst, false, nil
 	}
-	var v any = in.user.Subject
+	var v any = in.User.Subject
 	if n == "roles" {
-		v = append([]string{}, in.user.Roles...)
+		v = append([]string{}, in.User.Roles...)
 	}
 	b, err := json.Marshal(v)
 	if err != nil {

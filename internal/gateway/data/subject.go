@@ -1,11 +1,12 @@
-package gateway
+package data
 
 import (
 	"fmt"
-	"net/http"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"fairlead/internal/gateway/match"
 )
 
 const (
@@ -13,20 +14,8 @@ const (
 	valueBytes   = 256  // longest path value in a subject
 )
 
-// inputError is why a request cannot be put on the bus. Its text is public.
-type inputError struct {
-	status int
-	public string
-}
-
-func (e *inputError) Error() string { return e.public }
-
-func badInput(format string, args ...any) *inputError {
-	return &inputError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
-}
-
-// subjectTemplate is the subject of a route with the places of its path values.
-type subjectTemplate struct {
+// Subject is the subject of a route with the places of its path values.
+type Subject struct {
 	parts []subjectPart
 	bytes int // of the literal parts
 }
@@ -34,15 +23,15 @@ type subjectTemplate struct {
 // subjectPart is a literal text or, with name, the value of a wildcard of the path.
 type subjectPart struct{ text, name string }
 
-// parseSubject reads a subject in which {name} stands for the path value of that
+// ParseSubject reads a subject in which {name} stands for the path value of that
 // name; known reports which there are. Wildcards, white space, control characters
 // and empty tokens are errors, as are subjects that start with $ or _, which
 // belong to the bus and to inboxes.
-func parseSubject(s string, known func(name string) bool) (*subjectTemplate, error) {
+func ParseSubject(s string, known func(name string) bool) (*Subject, error) {
 	if len(s) > subjectBytes {
 		return nil, fmt.Errorf("read subject: must be at most %d bytes, is %d", subjectBytes, len(s))
 	}
-	t := &subjectTemplate{}
+	t := &Subject{}
 	sample := make([]byte, 0, len(s)) // the subject with a letter for each value
 	for rest := s; rest != ""; {
 		text, after, open := strings.Cut(rest, "{")
@@ -79,9 +68,9 @@ func parseSubject(s string, known func(name string) bool) (*subjectTemplate, err
 	return t, nil
 }
 
-// fill returns the subject of a request. A path value that cannot be part of one
-// token, so that it could lead the request to another subject, is an [inputError].
-func (t *subjectTemplate) fill(vars pathValues) (string, error) {
+// Fill returns the subject of a request. A path value that cannot be part of one
+// token, so that it could lead the request to another subject, is an [*Error].
+func (t *Subject) Fill(vars match.Values) (string, error) {
 	if len(t.parts) == 1 && t.parts[0].name == "" {
 		return t.parts[0].text, nil
 	}
@@ -92,7 +81,7 @@ func (t *subjectTemplate) fill(vars pathValues) (string, error) {
 			b.WriteString(p.text)
 			continue
 		}
-		v, _ := vars.lookup(p.name)
+		v, _ := vars.Lookup(p.name)
 		if len(v) > valueBytes {
 			return "", badInput("%s in the path must be at most %d bytes", p.name, valueBytes)
 		}
@@ -141,22 +130,3 @@ func checkToken(s string) error {
 type tokenError string
 
 func (e tokenError) Error() string { return string(e) }
-
-// pathNames returns the names of the wildcards in a route's path.
-func pathNames(path string) map[string]bool {
-	names := make(map[string]bool)
-	for rest := path; ; {
-		_, after, ok := strings.Cut(rest, "{")
-		if !ok {
-			return names
-		}
-		name, tail, ok := strings.Cut(after, "}")
-		if !ok {
-			return names
-		}
-		if name = strings.TrimSuffix(name, "..."); name != "" && name != "$" {
-			names[name] = true
-		}
-		rest = tail
-	}
-}

@@ -1,18 +1,18 @@
-package gateway
+package match
 
 import (
 	"net/url"
 	"strings"
 )
 
-// safePath reports whether an escaped path means the same to everyone who reads
+// SafePath reports whether an escaped path means the same to everyone who reads
 // it. A service may decode a path once more than the gateway does, take a
 // backslash or %2F for a slash, cut off parameters after a semicolon, and clean
 // the result; after that /public/..%2fadmin is no longer under /public/, and
 // /secure%2fx is under /secure/. Paths in which any such reading finds a dot
 // segment, another slash or a control character, and paths with empty segments
 // inside, are therefore not routed at all.
-func safePath(path string) bool {
+func SafePath(path string) bool {
 	if path == "" || path[0] != '/' {
 		return false
 	}
@@ -76,10 +76,10 @@ func safeSegment(text string) bool {
 // slashes of either kind and control characters.
 func separates(c rune) bool { return c == '/' || c == '\\' || c < 0x20 || c == 0x7f }
 
-// safeMethod reports whether everyone takes the method for the same one. Methods
+// SafeMethod reports whether everyone takes the method for the same one. Methods
 // are told apart by case, but some services raise them to capitals before they
 // look.
-func safeMethod(method string) bool {
+func SafeMethod(method string) bool {
 	for i := range len(method) {
 		if c := method[i]; 'a' <= c && c <= 'z' {
 			return false
@@ -88,10 +88,10 @@ func safeMethod(method string) bool {
 	return true
 }
 
-// safeHost reports whether a Host header holds nothing but what names, addresses
+// SafeHost reports whether a Host header holds nothing but what names, addresses
 // and ports are made of. net/http is content with less when the request's target
 // is a whole URL.
-func safeHost(host string) bool {
+func SafeHost(host string) bool {
 	for i := range len(host) {
 		switch c := host[i]; {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9',

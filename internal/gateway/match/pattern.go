@@ -1,4 +1,4 @@
-package gateway
+package match
 
 import (
 	"errors"
@@ -99,21 +99,40 @@ func identifier(s string) bool {
 	return s != ""
 }
 
+// Names returns the names of the wildcards in the path of a pattern.
+func Names(path string) map[string]bool {
+	names := make(map[string]bool)
+	for rest := path; ; {
+		_, after, ok := strings.Cut(rest, "{")
+		if !ok {
+			return names
+		}
+		name, tail, ok := strings.Cut(after, "}")
+		if !ok {
+			return names
+		}
+		if name = strings.TrimSuffix(name, "..."); name != "" && name != "$" {
+			names[name] = true
+		}
+		rest = tail
+	}
+}
+
 // checkHost refuses hosts that could never match. "*." may stand for one label.
 func checkHost(host string) error {
 	name := strings.TrimPrefix(host, "*.")
 	if name == "" || strings.ContainsAny(name, "*/{}?#@ ") || strings.HasPrefix(name, ".") {
 		return fmt.Errorf("has the bad host %q", host)
 	}
-	if normalHost(name) != strings.ToLower(name) {
+	if Host(name) != strings.ToLower(name) {
 		return fmt.Errorf("has the host %q with a port or a final dot: give the name alone", host)
 	}
 	return nil
 }
 
-// normalHost returns the name in a Host header as the matcher knows it: without
+// Host returns the name in a Host header as patterns know it: without
 // port and final dot, in small letters.
-func normalHost(host string) string {
+func Host(host string) string {
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.IndexByte(host[i:], ']') < 0 {
 		host = host[:i]
 	}

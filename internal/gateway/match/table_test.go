@@ -1,4 +1,4 @@
-package gateway
+package match
 
 import (
 	"fmt"
@@ -10,13 +10,11 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"fairlead/internal/system"
 )
 
-// routesOf reads "[METHOD ][HOST]/path" keys.
-func routesOf(keys ...string) []system.Route {
-	out := make([]system.Route, len(keys))
+// patternsOf reads "[METHOD ][HOST]/path" keys.
+func patternsOf(keys ...string) []Pattern {
+	out := make([]Pattern, len(keys))
 	for i, key := range keys {
 		rest := key
 		method, after, ok := strings.Cut(key, " ")
@@ -26,26 +24,37 @@ func routesOf(keys ...string) []system.Route {
 			method = ""
 		}
 		slash := strings.IndexByte(rest, '/')
-		out[i] = system.Route{Key: key, Method: method, Host: rest[:slash], Path: rest[slash:], Targets: []system.Target{{Service: "api", Weight: 1}}}
+		out[i] = Pattern{Key: key, Method: method, Host: rest[:slash], Path: rest[slash:]}
 	}
 	return out
 }
 
-func matcherOf(tb testing.TB, keys ...string) *matcher {
+func check(keys ...string) error {
+	_, err := New(patternsOf(keys...))
+	return err
+}
+
+// keyed is a table that is asked for keys.
+type keyed struct {
+	*Table
+	keys []string
+}
+
+func (k *keyed) find(method, host, path string, vars Values) (string, Values) {
+	i, vars := k.Find(method, host, path, vars)
+	if i < 0 {
+		return "", vars
+	}
+	return k.keys[i], vars
+}
+
+func tableOf(tb testing.TB, keys ...string) *keyed {
 	tb.Helper()
-	m, err := newMatcher(compiledOf(keys...))
+	m, err := New(patternsOf(keys...))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return m
-}
-
-func compiledOf(keys ...string) []*route {
-	var out []*route
-	for _, def := range routesOf(keys...) {
-		out = append(out, &route{def: def})
-	}
-	return out
+	return &keyed{m, keys}
 }
 
 func TestMatch(t *testing.T) {
@@ -86,16 +95,16 @@ func TestMatch(t *testing.T) {
 		{"ambiguous by path, told apart by method: get", "GET", "h", "/x/b/c", "GET /x/{a}/c", "a=b"},
 		{"ambiguous by path, told apart by method: post", "POST", "h", "/x/b/c", "POST /x/b/{d}", "d=c"},
 	}
-	m := matcherOf(t, keys...)
+	m := tableOf(t, keys...)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r, vars := m.match(tt.method, tt.host, tt.path, nil)
-			if r == nil || r.def.Key != tt.want {
-				t.Fatalf("matched %+v, want %q", r, tt.want)
+			key, vars := m.find(tt.method, tt.host, tt.path, nil)
+			if key != tt.want {
+				t.Fatalf("matched %q, want %q", key, tt.want)
 			}
 			var got []string
 			for _, v := range vars {
-				got = append(got, v.name+"="+v.value)
+				got = append(got, v.Name+"="+v.Value)
 			}
 			if strings.Join(got, " ") != tt.vars {
 				t.Errorf("values %q, want %q", got, tt.vars)
@@ -105,7 +114,7 @@ func TestMatch(t *testing.T) {
 }
 
 func TestMatchNothing(t *testing.T) {
-	m := matcherOf(t, "GET /a", "POST /a", "PUT /b/{x}", "DELETE h.example/a")
+	m := tableOf(t, "GET /a", "POST /a", "PUT /b/{x}", "DELETE h.example/a")
 	tests := []struct{ name, method, host, path, allow string }{
 		{"no path", "GET", "h", "/c", ""},
 		{"no method", "PUT", "h", "/a", "GET HEAD POST"},
@@ -114,10 +123,10 @@ func TestMatchNothing(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if r, _ := m.match(tt.method, tt.host, tt.path, nil); r != nil {
-				t.Fatalf("matched %q", r.def.Key)
+			if key, _ := m.find(tt.method, tt.host, tt.path, nil); key != "" {
+				t.Fatalf("matched %q", key)
 			}
-			if got := strings.Join(m.allowed(tt.host, tt.path), " "); got != tt.allow {
+			if got := strings.Join(m.Allowed(tt.host, tt.path), " "); got != tt.allow {
 				t.Errorf("allows %q, want %q", got, tt.allow)
 			}
 		})
@@ -163,7 +172,7 @@ func TestCheck(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			err := Check(routesOf(tt.keys...))
+			err := check(tt.keys...)
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("error %v, want %q", err, tt.want)
 			}
@@ -172,20 +181,20 @@ func TestCheck(t *testing.T) {
 }
 
 func TestCheckTellsAll(t *testing.T) {
-	err := Check(routesOf("/a//b", "/c", "/c", "/d/{"))
+	err := check("/a//b", "/c", "/c", "/d/{")
 	if err == nil || strings.Count(err.Error(), "\n") != 2 {
 		t.Errorf("error %v, want three lines", err)
 	}
 }
 
 func TestMatchDoesNotAllocate(t *testing.T) {
-	m := matcherOf(t, "/", "GET /api/flows/{hs}/years/{year}", "GET api.example.com/v1/{id}", "*.example.com/x/{rest...}")
-	var buf [8]pathValue
+	m := tableOf(t, "/", "GET /api/flows/{hs}/years/{year}", "GET api.example.com/v1/{id}", "*.example.com/x/{rest...}")
+	var buf [8]Value
 	n := testing.AllocsPerRun(100, func() {
-		m.match("GET", "localhost:3005", "/api/flows/010121/years/2023", buf[:0])
-		m.match("GET", "api.example.com:80", "/v1/17", buf[:0])
-		m.match("GET", "shop.example.com", "/x/y/z", buf[:0])
-		if !safePath("/api/flows/010121/years/2023") {
+		m.find("GET", "localhost:3005", "/api/flows/010121/years/2023", buf[:0])
+		m.find("GET", "api.example.com:80", "/v1/17", buf[:0])
+		m.find("GET", "shop.example.com", "/x/y/z", buf[:0])
+		if !SafePath("/api/flows/010121/years/2023") {
 			t.Error("not safe")
 		}
 	})
@@ -243,7 +252,7 @@ func TestMatchAgreesWithServeMux(t *testing.T) {
 				mux.HandleFunc(key, func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Key", key) })
 				return nil
 			}()
-			ours := Check(routesOf(append(slices.Clone(keys), key)...))
+			ours := check(append(slices.Clone(keys), key)...)
 			if theirs == nil && ours != nil {
 				t.Fatalf("net/http takes %q besides %q, we say %v", key, keys, ours)
 			}
@@ -255,7 +264,7 @@ func TestMatchAgreesWithServeMux(t *testing.T) {
 			}
 			keys = append(keys, key)
 		}
-		m := matcherOf(t, keys...)
+		m := tableOf(t, keys...)
 		for range 20 {
 			method := []string{"GET", "POST", "HEAD", "PUT"}[rnd.IntN(4)]
 			host := []string{"h.example", "other"}[rnd.IntN(2)]
@@ -273,17 +282,13 @@ func TestMatchAgreesWithServeMux(t *testing.T) {
 			}
 			compared++
 			want := w.Header().Get("Key")
-			got := ""
-			r, _ := m.match(method, host, path.String(), nil)
-			if r != nil {
-				got = r.def.Key
-			}
+			got, _ := m.find(method, host, path.String(), nil)
 			if got != want {
 				t.Fatalf("routes %q: %s %s%s goes to %q, net/http says %q", keys, method, host, path.String(), got, want)
 			}
 			if w.Code == http.StatusMethodNotAllowed {
 				// net/http counts paths in that it would redirect to.
-				allowed := append(m.allowed(host, path.String()), m.allowed(host, path.String()+"/")...)
+				allowed := append(m.Allowed(host, path.String()), m.Allowed(host, path.String()+"/")...)
 				for allow := range strings.SplitSeq(w.Header().Get("Allow"), ", ") {
 					if !slices.Contains(allowed, allow) {
 						t.Fatalf("routes %q: %s not in Allow for %s", keys, allow, path.String())
@@ -299,21 +304,21 @@ func TestMatchAgreesWithServeMux(t *testing.T) {
 
 // naiveMatch is the specification: of all patterns that match, the one that no
 // other is more specific than.
-func naiveMatch(routes []*route, method, path string) *route {
-	var best *route
+func naiveMatch(patterns []Pattern, method, path string) int {
+	best := -1
 	var bestRank []int
-	for _, r := range routes {
-		segments, err := parsePath(r.def.Path)
-		if err != nil || !naiveMethod(r.def.Method, method) || !naivePath(segments, path) {
+	for i, p := range patterns {
+		segments, err := parsePath(p.Path)
+		if err != nil || !naiveMethod(p.Method, method) || !naivePath(segments, path) {
 			continue
 		}
 		var rank []int
 		for _, s := range segments {
 			rank = append(rank, map[segmentKind]int{literal: 0, end: 0, single: 1, rest: 2}[s.kind])
 		}
-		rank = append(rank, map[bool]int{true: 0, false: 1}[r.def.Method == method], map[bool]int{true: 1, false: 0}[r.def.Method == ""])
-		if best == nil || slices.Compare(rank, bestRank) < 0 {
-			best, bestRank = r, rank
+		rank = append(rank, map[bool]int{true: 0, false: 1}[p.Method == method], map[bool]int{true: 1, false: 0}[p.Method == ""])
+		if best < 0 || slices.Compare(rank, bestRank) < 0 {
+			best, bestRank = i, rank
 		}
 	}
 	return best
@@ -332,7 +337,7 @@ func naivePath(segments []segment, path string) bool {
 		case end:
 			return i == len(parts)-1 && parts[i] == ""
 		case literal:
-			if i >= len(parts) || unescape(parts[i]) != s.text {
+			if i >= len(parts) || Unescape(parts[i]) != s.text {
 				return false
 			}
 		case single:
@@ -349,7 +354,7 @@ func FuzzMatch(f *testing.F) {
 	f.Add("/{x}/b\nPOST /a/{y...}\n/a/{$}", "HEAD", "/a/")
 	f.Add("/a%2fb/\n/{x}", "GET", "/a%2Fb/c")
 	f.Fuzz(func(t *testing.T, patterns, method, path string) {
-		if !safePath(path) || strings.Contains(method, " ") {
+		if !SafePath(path) || strings.Contains(method, " ") {
 			return
 		}
 		if u, err := url.ParseRequestURI(path); err != nil || u.EscapedPath() != path {
@@ -360,23 +365,23 @@ func FuzzMatch(f *testing.F) {
 			if _, after, ok := strings.Cut(key, " "); !strings.HasPrefix(key, "/") && !(ok && strings.HasPrefix(after, "/")) {
 				continue
 			}
-			if Check(routesOf(append(slices.Clone(keys), key)...)) == nil {
+			if check(append(slices.Clone(keys), key)...) == nil {
 				keys = append(keys, key)
 			}
 		}
-		compiled := compiledOf(keys...)
-		m, err := newMatcher(compiled)
+		table := patternsOf(keys...)
+		m, err := New(table)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, vars := m.match(method, "h", path, nil)
-		want := naiveMatch(compiled, method, path)
+		got, vars := m.Find(method, "h", path, nil)
+		want := naiveMatch(table, method, path)
 		if got != want {
-			t.Fatalf("routes %q: %s %s goes to %+v, want %+v", keys, method, path, got, want)
+			t.Fatalf("routes %q: %s %s goes to %d, want %d", keys, method, path, got, want)
 		}
 		for _, v := range vars {
-			if v.name == "" {
-				t.Errorf("a value without a name: %q", v.value)
+			if v.Name == "" {
+				t.Errorf("a value without a name: %q", v.Value)
 			}
 		}
 	})
@@ -392,12 +397,12 @@ func TestSafePath(t *testing.T) {
 		"/a/%252e%252e/b", "/a/%25252e%25252e/b", "/a/..%252fb", "/a%00b", "/a%2500b", "/a%2Fb", "/a%5cb", "/a%252fb", "/a\\b", "/a%0d%0ab", "/a%09", "/a%7f", "/a\x01b", "/a\x7fb",
 	}
 	for _, p := range good {
-		if !safePath(p) {
+		if !SafePath(p) {
 			t.Errorf("%q is refused", p)
 		}
 	}
 	for _, p := range bad {
-		if safePath(p) {
+		if SafePath(p) {
 			t.Errorf("%q is taken", p)
 		}
 	}
@@ -410,7 +415,7 @@ func FuzzSafePath(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
-		if !safePath(path) {
+		if !SafePath(path) {
 			return
 		}
 		reading := path
@@ -432,29 +437,22 @@ func FuzzSafePath(f *testing.F) {
 	})
 }
 
-// manyRoutes are 5,000 routes like those of a large system.
-func manyRoutes() []system.Route {
-	out := make([]system.Route, 0, 5000)
+// manyKeys are 5,000 routes like those of a large system.
+func manyKeys() []string {
+	out := make([]string, 0, 5000)
 	for i := range 1000 {
 		base := fmt.Sprintf("/api/service%d/resource%d", i%50, i)
-		for _, key := range []string{"GET " + base, "POST " + base, "GET " + base + "/{id}", "PUT " + base + "/{id}", "GET " + base + "/{id}/parts/{part}"} {
-			method, path, _ := strings.Cut(key, " ")
-			out = append(out, system.Route{Key: key, Method: method, Path: path, Targets: []system.Target{{Service: "api", Weight: 1}}})
-		}
+		out = append(out, "GET "+base, "POST "+base, "GET "+base+"/{id}", "PUT "+base+"/{id}", "GET "+base+"/{id}/parts/{part}")
 	}
 	return out
 }
 
 func TestManyRoutesBuildFast(t *testing.T) {
-	routes := manyRoutes()
-	compiled := make([]*route, len(routes))
-	for i := range routes {
-		compiled[i] = &route{def: routes[i]}
-	}
+	patterns := patternsOf(manyKeys()...)
 	best := time.Hour
 	for range 10 {
 		start := time.Now()
-		if _, err := newMatcher(compiled); err != nil {
+		if _, err := New(patterns); err != nil {
 			t.Fatal(err)
 		}
 		best = min(best, time.Since(start))
@@ -466,21 +464,18 @@ func TestManyRoutesBuildFast(t *testing.T) {
 }
 
 func BenchmarkMatch(b *testing.B) {
-	var keys []string
-	for _, r := range manyRoutes() {
-		keys = append(keys, r.Key)
-	}
-	m := matcherOf(b, keys...)
+	keys := manyKeys()
+	m := tableOf(b, keys...)
 	mux := http.NewServeMux()
 	for _, k := range keys {
 		mux.HandleFunc(k, func(http.ResponseWriter, *http.Request) {})
 	}
 	path := "/api/service7/resource507/17/parts/3"
-	b.Run("gateway", func(b *testing.B) {
-		var buf [8]pathValue
+	b.Run("table", func(b *testing.B) {
+		var buf [8]Value
 		b.ReportAllocs()
 		for b.Loop() {
-			if r, _ := m.match("GET", "localhost:3005", path, buf[:0]); r == nil {
+			if i, _ := m.Find("GET", "localhost:3005", path, buf[:0]); i < 0 {
 				b.Fatal("no match")
 			}
 		}
@@ -495,15 +490,12 @@ func BenchmarkMatch(b *testing.B) {
 }
 
 func BenchmarkBuild(b *testing.B) {
-	routes := manyRoutes()
-	compiled := make([]*route, len(routes))
-	for i := range routes {
-		compiled[i] = &route{def: routes[i]}
-	}
-	b.Run("gateway", func(b *testing.B) {
+	keys := manyKeys()
+	patterns := patternsOf(keys...)
+	b.Run("table", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := newMatcher(compiled); err != nil {
+			if _, err := New(patterns); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -512,8 +504,8 @@ func BenchmarkBuild(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			mux := http.NewServeMux()
-			for i := range routes {
-				mux.HandleFunc(routes[i].Key, func(http.ResponseWriter, *http.Request) {})
+			for _, key := range keys {
+				mux.HandleFunc(key, func(http.ResponseWriter, *http.Request) {})
 			}
 		}
 	})

@@ -1,4 +1,10 @@
-package gateway
+// Package data makes the requests that go over the bus out of those that come over
+// HTTP: the subject, and the data from the path, the query, the body and the user.
+//
+// What it makes is always one JSON value (RFC 8259) in UTF-8 of bounded depth, and
+// a subject that no value of a request can lead elsewhere. It sends nothing, and
+// knows nothing of the envelopes of services.
+package data
 
 import (
 	"bytes"
@@ -13,35 +19,53 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"fairlead/internal/gateway/match"
 	"fairlead/internal/wire"
 )
 
 const (
 	jsonDepth      = 128 // deepest nesting of a body
 	queryMost      = 256 // most parameters of a query
-	pooledBytes    = 64 << 10
 	bodyFirstBytes = 4 << 10
 )
 
-// inputs are the parts of a request that its data is made of.
-type inputs struct {
-	body  []byte // valid JSON, empty for none
-	query string // undecoded
-	vars  pathValues
-	user  *User
+// Inputs are the parts of a request that its data is made of.
+type Inputs struct {
+	Body  []byte // valid JSON, empty for none
+	Query string // undecoded
+	Path  match.Values
+	User  *User // nil: anonymous
 
-	values url.Values // of query, once it was needed
+	values url.Values // of Query, once it was needed
+}
+
+// User is who a request comes from.
+type User struct {
+	Subject string
+	Roles   []string
+}
+
+// Error is why a request cannot be put on the bus.
+type Error struct {
+	Status int    // for the client
+	Public string // for the client too
+}
+
+func (e *Error) Error() string { return e.Public }
+
+func badInput(format string, args ...any) *Error {
+	return &Error{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
 
 // parsed returns the query's parameters.
-func (in *inputs) parsed() (url.Values, error) {
-	if in.values != nil || in.query == "" {
+func (in *Inputs) parsed() (url.Values, error) {
+	if in.values != nil || in.Query == "" {
 		return in.values, nil
 	}
-	if strings.Count(in.query, "&") >= queryMost {
+	if strings.Count(in.Query, "&") >= queryMost {
 		return nil, badInput("the query must have at most %d parameters", queryMost)
 	}
-	values, err := url.ParseQuery(in.query)
+	values, err := url.ParseQuery(in.Query)
 	if err != nil {
 		return nil, badInput("the query cannot be read")
 	}
@@ -54,19 +78,19 @@ func (in *inputs) parsed() (url.Values, error) {
 	return values, nil
 }
 
-// appendData appends what a request without a data template sends: the body, or
+// AppendDefault appends what a request without a data template sends: the body, or
 // without one an object of the query's parameters and the path's values, of which
 // the path wins. All its values are strings; a parameter that repeats is a list.
-func appendData(dst []byte, in *inputs) ([]byte, error) {
-	if len(in.body) > 0 {
-		return append(dst, in.body...), nil
+func AppendDefault(dst []byte, in *Inputs) ([]byte, error) {
+	if len(in.Body) > 0 {
+		return append(dst, in.Body...), nil
 	}
 	return appendMerged(dst, in, true, true)
 }
 
 // appendMerged appends an object of the path's values, of the query's parameters,
 // or of both.
-func appendMerged(dst []byte, in *inputs, path, query bool) ([]byte, error) {
+func appendMerged(dst []byte, in *Inputs, path, query bool) ([]byte, error) {
 	var values url.Values
 	if query {
 		var err error
@@ -74,24 +98,24 @@ func appendMerged(dst []byte, in *inputs, path, query bool) ([]byte, error) {
 			return dst, err
 		}
 	}
-	var vars pathValues
+	var vars match.Values
 	if path {
-		vars = in.vars
+		vars = in.Path
 	}
 	if len(values)+len(vars) == 0 {
 		return append(dst, "{}"...), nil
 	}
 	names := make([]string, 0, len(values)+len(vars))
 	for name := range values {
-		if _, wins := vars.lookup(name); !wins {
+		if _, wins := vars.Lookup(name); !wins {
 			names = append(names, name)
 		}
 	}
 	for _, v := range vars {
-		if !utf8.ValidString(v.value) {
-			return dst, badInput("%s in the path must be UTF-8", v.name)
+		if !utf8.ValidString(v.Value) {
+			return dst, badInput("%s in the path must be UTF-8", v.Name)
 		}
-		names = append(names, v.name)
+		names = append(names, v.Name)
 	}
 	slices.Sort(names)
 	dst = append(dst, '{')
@@ -100,7 +124,7 @@ func appendMerged(dst []byte, in *inputs, path, query bool) ([]byte, error) {
 			dst = append(dst, ',')
 		}
 		dst = append(wire.AppendString(dst, name), ':')
-		if v, ok := vars.lookup(name); ok {
+		if v, ok := vars.Lookup(name); ok {
 			dst = wire.AppendString(dst, v)
 		} else {
 			dst = appendStrings(dst, values[name])
@@ -124,16 +148,17 @@ func appendStrings(dst []byte, list []string) []byte {
 	return append(dst, ']')
 }
 
-// errTooLarge is a body beyond the limit.
-var errTooLarge = errors.New("body too large")
+// ErrTooLarge is a body beyond the limit.
+var ErrTooLarge = errors.New("body too large")
 
-// appendBody reads a body of at most limit bytes.
-func appendBody(dst []byte, r *http.Request, limit int64) ([]byte, error) {
+// AppendBody appends the body of a request, which has at most limit bytes, else
+// [ErrTooLarge] is returned. Other errors are the body's own.
+func AppendBody(dst []byte, r *http.Request, limit int64) ([]byte, error) {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return dst, nil
 	}
 	if r.ContentLength > limit {
-		return dst, errTooLarge
+		return dst, ErrTooLarge
 	}
 	start := len(dst)
 	if r.ContentLength > 0 {
@@ -146,7 +171,7 @@ func appendBody(dst []byte, r *http.Request, limit int64) ([]byte, error) {
 		n, err := r.Body.Read(dst[len(dst):cap(dst)])
 		dst = dst[:len(dst)+n]
 		if int64(len(dst)-start) > limit {
-			return dst, errTooLarge
+			return dst, ErrTooLarge
 		}
 		switch {
 		case errors.Is(err, io.EOF):
@@ -157,12 +182,12 @@ func appendBody(dst []byte, r *http.Request, limit int64) ([]byte, error) {
 	}
 }
 
-// checkMedia refuses a body that is not declared as JSON. No declaration will do,
+// CheckMedia refuses a body that is not declared as JSON by an [*Error]. No declaration will do,
 // since the body itself is checked; a form, which a page of another origin may
 // send without asking, is refused.
-func checkMedia(h http.Header) error {
+func CheckMedia(h http.Header) error {
 	if enc := h.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
-		return &inputError{http.StatusUnsupportedMediaType, "the body must not be compressed"}
+		return &Error{http.StatusUnsupportedMediaType, "the body must not be compressed"}
 	}
 	values := h["Content-Type"]
 	if len(values) == 0 {
@@ -177,12 +202,12 @@ func checkMedia(h http.Header) error {
 			return nil
 		}
 	}
-	return &inputError{http.StatusUnsupportedMediaType, "the body must be JSON (application/json) in UTF-8"}
+	return &Error{http.StatusUnsupportedMediaType, "the body must be JSON (application/json) in UTF-8"}
 }
 
-// checkJSON reports why b is not one JSON value (RFC 8259) of bounded depth, with
+// CheckJSON reports why b is not one JSON value (RFC 8259) of bounded depth, with
 // the position.
-func checkJSON(b []byte) error {
+func CheckJSON(b []byte) error {
 	if !json.Valid(b) {
 		var v json.RawMessage
 		var syntax *json.SyntaxError

@@ -1,4 +1,4 @@
-package gateway
+package data
 
 import (
 	"encoding/json"
@@ -10,14 +10,16 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"fairlead/internal/system"
+	"fairlead/internal/gateway/match"
 )
 
 func allNames(string) bool { return true }
 
 func TestSubject(t *testing.T) {
 	known := func(name string) bool { return name == "hs" || name == "op" }
-	vars := func(hs string) pathValues { return pathValues{{"hs", hs}, {"op", "find"}} }
+	vars := func(hs string) match.Values {
+		return match.Values{{Name: "hs", Value: hs}, {Name: "op", Value: "find"}}
+	}
 	tests := []struct {
 		name, subject, value string
 		want                 string // "" for an error
@@ -57,19 +59,19 @@ func TestSubject(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s, err := parseSubject(tt.subject, known)
+			s, err := ParseSubject(tt.subject, known)
 			if (err != nil) != tt.compile {
 				t.Fatalf("parse: %v", err)
 			}
 			if err != nil {
 				return
 			}
-			got, err := s.fill(vars(tt.value))
+			got, err := s.Fill(vars(tt.value))
 			if got != tt.want || (err != nil) != (tt.want == "") {
 				t.Fatalf("subject is %q, %v; want %q", got, err, tt.want)
 			}
-			var input *inputError
-			if err != nil && (!errors.As(err, &input) || input.status != http.StatusBadRequest) {
+			var input *Error
+			if err != nil && (!errors.As(err, &input) || input.Status != http.StatusBadRequest) {
 				t.Fatalf("error is %v", err)
 			}
 		})
@@ -77,10 +79,10 @@ func TestSubject(t *testing.T) {
 }
 
 func TestDataWithoutTemplate(t *testing.T) {
-	vars := pathValues{{"hs", "8517"}, {"rest", "a/b"}}
+	vars := match.Values{{Name: "hs", Value: "8517"}, {Name: "rest", Value: "a/b"}}
 	tests := []struct {
 		name, body, query string
-		vars              pathValues
+		vars              match.Values
 		want              string // "" for an error
 	}{
 		{"nothing", "", "", nil, `{}`},
@@ -95,11 +97,11 @@ func TestDataWithoutTemplate(t *testing.T) {
 		{"semicolon", "", "a=1;b=2", nil, ""},
 		{"not UTF-8", "", "a=%ff", nil, ""},
 		{"too many", "", strings.Repeat("a=1&", queryMost+1), nil, ""},
-		{"path not UTF-8", "", "", pathValues{{"a", "\xff"}}, ""},
+		{"path not UTF-8", "", "", match.Values{{Name: "a", Value: "\xff"}}, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := appendData(nil, &inputs{body: []byte(tt.body), query: tt.query, vars: tt.vars})
+			got, err := AppendDefault(nil, &Inputs{Body: []byte(tt.body), Query: tt.query, Path: tt.vars})
 			if (err != nil) != (tt.want == "") || err == nil && string(got) != tt.want {
 				t.Fatalf("data is %s, %v; want %s", got, err, tt.want)
 			}
@@ -108,16 +110,16 @@ func TestDataWithoutTemplate(t *testing.T) {
 }
 
 func TestDataTemplate(t *testing.T) {
-	full := inputs{
-		body:  []byte(` {"a":{"b":[10,{"c":"x"}]},"n":null,"a.b":1} `),
-		query: "page=2&tag=x&tag=y",
-		vars:  pathValues{{"hs", "8517"}, {"q\"", "z"}},
-		user:  &User{Subject: "u1", Roles: []string{"admin", "viewer"}},
+	full := Inputs{
+		Body:  []byte(` {"a":{"b":[10,{"c":"x"}]},"n":null,"a.b":1} `),
+		Query: "page=2&tag=x&tag=y",
+		Path:  match.Values{{Name: "hs", Value: "8517"}, {Name: "q\"", Value: "z"}},
+		User:  &User{Subject: "u1", Roles: []string{"admin", "viewer"}},
 	}
 	tests := []struct {
 		name     string
 		template any
-		in       inputs
+		in       Inputs
 		want     string
 	}{
 		{"literals", map[string]any{"b": true, "a": "x", "n": nil, "f": 1.5, "i": uint64(7), "l": []any{}}, full, `{"a":"x","b":true,"f":1.5,"i":7,"l":[],"n":null}`},
@@ -126,26 +128,26 @@ func TestDataTemplate(t *testing.T) {
 		{"query", map[string]any{"page": "$query.page", "tags": "$query.tag", "none": "$query.none"}, full, `{"page":"2","tags":["x","y"]}`},
 		{"whole query", "$query", full, `{"page":"2","tag":["x","y"]}`},
 		{"body", map[string]any{"all": "$body"}, full, `{"all": {"a":{"b":[10,{"c":"x"}]},"n":null,"a.b":1} }`},
-		{"body alone", "$body", full, string(full.body)},
+		{"body alone", "$body", full, string(full.Body)},
 		{"body's fields", []any{"$body.a.b.1.c", "$body.a.b.0", "$body.n", "$body.a.b"}, full, `["x",10,null,[10,{"c":"x"}]]`},
 		{"fields that are not there", []any{"$body.x", "$body.a.b.2", "$body.a.b.-1", "$body.a.b.01", "$body.n.x", "$body.a.b.0.x"}, full, `[null,null,null,null,null,null]`},
 		{"user", map[string]any{"by": "$user.sub", "roles": "$user.roles"}, full, `{"by":"u1","roles":["admin","viewer"]}`},
-		{"nobody", map[string]any{"by": "$user.sub", "roles": "$user.roles", "x": 1}, inputs{}, `{"x":1}`},
-		{"user without roles", "$user.roles", inputs{user: &User{Subject: "x"}}, `[]`},
-		{"no body", map[string]any{"b": "$body", "f": "$body.x", "z": "$query.z", "l": []any{"$body.x"}}, inputs{}, `{"l":[null]}`},
-		{"no body alone", "$body", inputs{}, `null`},
+		{"nobody", map[string]any{"by": "$user.sub", "roles": "$user.roles", "x": 1}, Inputs{}, `{"x":1}`},
+		{"user without roles", "$user.roles", Inputs{User: &User{Subject: "x"}}, `[]`},
+		{"no body", map[string]any{"b": "$body", "f": "$body.x", "z": "$query.z", "l": []any{"$body.x"}}, Inputs{}, `{"l":[null]}`},
+		{"no body alone", "$body", Inputs{}, `null`},
 		{"escapes", []any{"$$body", "$$", "$$$", "a$body", "100$"}, full, `["$body","$","$$","a$body","100$"]`},
 		{"nested", map[string]any{"filter": map[string]any{"hs": []any{"$path.hs", map[any]any{"p": "$query.page"}}}}, full, `{"filter":{"hs":["8517",{"p":"2"}]}}`},
 		{"first members missing", map[string]any{"a": "$query.none", "b": "$query.none", "c": 1}, full, `{"c":1}`},
-		{"body that is a number", "$body.x", inputs{body: []byte("7")}, `null`},
+		{"body that is a number", "$body.x", Inputs{Body: []byte("7")}, `null`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tpl, err := parseTemplate(tt.template, allNames)
+			tpl, err := ParseTemplate(tt.template, allNames)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := tpl.append([]byte("#"), &tt.in)
+			got, err := tpl.Append([]byte("#"), &tt.in)
 			if err != nil || string(got) != "#"+tt.want {
 				t.Fatalf("data is %s, %v; want %s", got, err, tt.want)
 			}
@@ -181,7 +183,7 @@ func TestDataTemplateErrors(t *testing.T) {
 	known := func(name string) bool { return name == "hs" }
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := parseTemplate(map[string]any{"a": tt.template}, known); err == nil {
+			if _, err := ParseTemplate(map[string]any{"a": tt.template}, known); err == nil {
 				t.Fatal("no error")
 			}
 		})
@@ -209,7 +211,7 @@ func TestDataBodyCheck(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			err := checkJSON([]byte(tt.body))
+			err := CheckJSON([]byte(tt.body))
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("check: %v, want %q", err, tt.want)
 			}
@@ -236,7 +238,7 @@ func TestDataMediaType(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if err := checkMedia(tt.header); (err == nil) != tt.ok {
+			if err := CheckMedia(tt.header); (err == nil) != tt.ok {
 				t.Fatalf("check: %v", err)
 			}
 		})
@@ -246,74 +248,20 @@ func TestDataMediaType(t *testing.T) {
 func TestDataReadBody(t *testing.T) {
 	read := func(body io.Reader, limit int64) (string, error) {
 		r := httptest.NewRequest(http.MethodPost, "/", body)
-		b, err := appendBody(nil, r, limit)
+		b, err := AppendBody(nil, r, limit)
 		return string(b), err
 	}
 	if got, err := read(strings.NewReader("12345"), 5); got != "12345" || err != nil {
 		t.Fatalf("at the limit: %q, %v", got, err)
 	}
-	if _, err := read(strings.NewReader("123456"), 5); !errors.Is(err, errTooLarge) {
+	if _, err := read(strings.NewReader("123456"), 5); !errors.Is(err, ErrTooLarge) {
 		t.Fatalf("declared beyond the limit: %v", err)
 	}
-	if _, err := read(io.MultiReader(strings.NewReader("123456")), 5); !errors.Is(err, errTooLarge) {
+	if _, err := read(io.MultiReader(strings.NewReader("123456")), 5); !errors.Is(err, ErrTooLarge) {
 		t.Fatalf("undeclared beyond the limit: %v", err)
 	}
 	if got, err := read(io.MultiReader(strings.NewReader("12"), strings.NewReader("345")), 5); got != "12345" || err != nil {
 		t.Fatalf("in pieces: %q, %v", got, err)
-	}
-}
-
-func TestDataRouteCompile(t *testing.T) {
-	tests := []struct {
-		name string
-		def  system.Route
-		ok   bool
-	}{
-		{"raw", system.Route{Path: "/x", Request: &system.Request{Subject: "a.b"}}, true},
-		{"path value", system.Route{Path: "/x/{id}", Request: &system.Request{Subject: "a.{id}", Format: system.Nest}}, true},
-		{"rest of the path", system.Route{Path: "/x/{id...}", Request: &system.Request{Subject: "a.b", Data: "$path.id"}}, true},
-		{"object pattern", system.Route{Path: "/x", Request: &system.Request{Subject: `{"area":"t","cmd":"f"}`, Format: system.Nest}}, true},
-		{"object pattern not in order", system.Route{Path: "/x", Request: &system.Request{Subject: `{"cmd":"f","area":"t"}`, Format: system.Nest}}, false},
-		{"object pattern for raw", system.Route{Path: "/x", Request: &system.Request{Subject: `{"cmd":"f"}`}}, false},
-		{"no such path value", system.Route{Path: "/x", Request: &system.Request{Subject: "a.{id}"}}, false},
-		{"bad data", system.Route{Path: "/x", Request: &system.Request{Subject: "a", Data: "$nope"}}, false},
-		{"bad status", system.Route{Path: "/x", Request: &system.Request{Subject: "a", Errors: map[string]int{"x": 200}}}, false},
-		{"bad format", system.Route{Path: "/x", Request: &system.Request{Subject: "a", Format: "xml"}}, false},
-		{"no request", system.Route{Path: "/x"}, false},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			if _, err := newBusRoute(&tt.def); (err == nil) != tt.ok {
-				t.Fatalf("compile: %v", err)
-			}
-		})
-	}
-}
-
-func TestDataErrorStatus(t *testing.T) {
-	br := &busRoute{errors: map[string]int{"Invalid credentials.": 401, "409": 422, "default": 500}}
-	plain := &busRoute{}
-	tests := []struct {
-		name    string
-		route   *busRoute
-		own     int
-		message string
-		want    int
-	}{
-		{"by message", br, 500, "Invalid credentials.", 401},
-		{"by its own status", br, 409, "dup", 422},
-		{"its own status", br, 404, "no", 404},
-		{"default", br, 0, "no", 500},
-		{"nothing known", plain, 0, "no", 502},
-		{"status that is none", plain, 200, "no", 502},
-		{"beyond the range", plain, 600, "no", 502},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			if got := tt.route.statusOf(tt.own, tt.message); got != tt.want {
-				t.Fatalf("status is %d, want %d", got, tt.want)
-			}
-		})
 	}
 }
 
@@ -322,11 +270,11 @@ func FuzzSubjectFill(f *testing.F) {
 	f.Add("{a}", "$SYS")
 	f.Add("a.{a}b{a}", "*")
 	f.Fuzz(func(t *testing.T, subject, value string) {
-		s, err := parseSubject(subject, func(name string) bool { return name == "a" })
+		s, err := ParseSubject(subject, func(name string) bool { return name == "a" })
 		if err != nil {
 			return
 		}
-		got, err := s.fill(pathValues{{"a", value}})
+		got, err := s.Fill(match.Values{{Name: "a", Value: value}})
 		if err != nil {
 			return
 		}
@@ -345,7 +293,7 @@ func FuzzDataQuery(f *testing.F) {
 	f.Add("a=1&a=2&b=%20", "x")
 	f.Add("%ff", "\xff")
 	f.Fuzz(func(t *testing.T, query, value string) {
-		got, err := appendData(nil, &inputs{query: query, vars: pathValues{{"a", value}}})
+		got, err := AppendDefault(nil, &Inputs{Query: query, Path: match.Values{{Name: "a", Value: value}}})
 		if err != nil {
 			return
 		}
@@ -367,14 +315,14 @@ func FuzzDataTemplate(f *testing.F) {
 		if json.Unmarshal([]byte(template), &v) != nil {
 			return
 		}
-		tpl, err := parseTemplate(v, allNames)
+		tpl, err := ParseTemplate(v, allNames)
 		if err != nil {
 			return
 		}
-		if body != "" && checkJSON([]byte(body)) != nil {
+		if body != "" && CheckJSON([]byte(body)) != nil {
 			return
 		}
-		got, err := tpl.append(nil, &inputs{body: []byte(body), query: query, vars: pathValues{{"p", "v"}}})
+		got, err := tpl.Append(nil, &Inputs{Body: []byte(body), Query: query, Path: match.Values{{Name: "p", Value: "v"}}})
 		if err == nil && !json.Valid(got) {
 			t.Fatalf("%s with %s makes %s", template, body, got)
 		}
@@ -385,22 +333,22 @@ func FuzzDataBody(f *testing.F) {
 	f.Add([]byte(`{"a":[1]}`))
 	f.Add([]byte("\xff"))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if err := checkJSON(body); err == nil && !(json.Valid(body) && utf8.Valid(body)) {
+		if err := CheckJSON(body); err == nil && !(json.Valid(body) && utf8.Valid(body)) {
 			t.Fatalf("%q is taken for JSON", body)
 		}
 	})
 }
 
 func BenchmarkDataTemplate(b *testing.B) {
-	tpl, err := parseTemplate(map[string]any{"hs": "$path.hs", "page": "$query.page", "by": "$user.sub"}, allNames)
+	tpl, err := ParseTemplate(map[string]any{"hs": "$path.hs", "page": "$query.page", "by": "$user.sub"}, allNames)
 	if err != nil {
 		b.Fatal(err)
 	}
 	var buf []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		in := inputs{query: "page=2", vars: pathValues{{"hs", "8517"}}, user: &User{Subject: "u1"}}
-		if buf, err = tpl.append(buf[:0], &in); err != nil {
+		in := Inputs{Query: "page=2", Path: match.Values{{Name: "hs", Value: "8517"}}, User: &User{Subject: "u1"}}
+		if buf, err = tpl.Append(buf[:0], &in); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,38 +1,56 @@
-package gateway
+// Package match finds the route of a request by its method, host and path, and
+// refuses paths, hosts and methods that two programs could read in different ways.
+//
+// The rules are those of net/http's patterns, with these differences: a path
+// decides before the method does, so that "GET /" and "/adminer/" do not conflict;
+// "*.example.com" stands for one label; nothing is redirected.
+//
+// It knows nothing of what a route leads to: patterns go in, the index of one
+// comes out. Finding does not allocate unless the path holds escapes.
+package match
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-
-	"fairlead/internal/system"
 )
 
-// Check reports every route whose pattern is malformed, that is a duplicate of
-// another, or that conflicts with another: both match some request, and neither
-// is the more specific. It returns nil if Apply would take the routes.
-func Check(routes []system.Route) error {
-	compiled := make([]*route, len(routes))
-	for i := range routes {
-		compiled[i] = &route{def: routes[i]}
-	}
-	_, err := newMatcher(compiled)
-	return err
+// Pattern says which requests a route takes.
+type Pattern struct {
+	Key    string // as the file has it, for errors
+	Method string // "" for any
+	Host   string // "" for any; "*.example.com" for one label
+	Path   string // net/http's syntax: {name}, {name...}, {$}, trailing slash
+	// ReadOnly makes any method mean GET and HEAD.
+	ReadOnly bool
 }
 
-// matcher finds the route of a request. It is immutable once built.
-//
-// The rules are net/http's, with these differences: a path decides before the
-// method does, so that "GET /" and "/adminer/" do not conflict; "*.example.com"
-// stands for one label; nothing is redirected.
-type matcher struct {
+// Value is one wildcard of a pattern's path and what stood there, decoded.
+type Value struct{ Name, Value string }
+
+// Values are the wildcards of one request, in the order of the path.
+type Values []Value
+
+// Lookup returns the value of the wildcard with that name.
+func (vs Values) Lookup(name string) (string, bool) {
+	for i := range vs {
+		if vs[i].Name == name {
+			return vs[i].Value, true
+		}
+	}
+	return "", false
+}
+
+// Table finds the pattern of a request. It is immutable once built.
+type Table struct {
 	hosts  map[string]*node // exact names
 	labels map[string]*node // ".example.com" for "*.example.com"
 	any    *node
 
-	scratch []segment // of the route that is being added
+	scratch []segment // of the pattern that is being added
 }
 
 // node is a place between two slashes in the tree of paths.
@@ -54,55 +72,46 @@ type child struct {
 // few literals are found faster by comparing than by hashing.
 const fewLiterals = 8
 
-// leaf holds the routes of one path, by method.
+// leaf holds the patterns of one path, by method.
 type leaf struct{ entries []entry }
 
 type entry struct {
-	method string // "" for any
-	names  []string
-	route  *route
+	*Pattern
+	names []string
+	index int // of the pattern
 }
 
-// newMatcher builds the tree. All errors are reported, joined by newlines.
-func newMatcher(routes []*route) (*matcher, error) {
-	m := &matcher{hosts: map[string]*node{}, labels: map[string]*node{}, any: &node{}}
-	var problems routeErrors
-	for _, r := range routes {
-		if err := m.add(r); err != nil {
-			problems = append(problems, err)
+// New builds the table of patterns, which must not change after that. It reports
+// every pattern that is malformed, that is a duplicate of another, or that
+// conflicts with another: both match some request, and neither is the more
+// specific. All errors are reported, joined by newlines.
+func New(patterns []Pattern) (*Table, error) {
+	m := &Table{hosts: map[string]*node{}, labels: map[string]*node{}, any: &node{}}
+	var faults []error
+	for i := range patterns {
+		if err := m.add(&patterns[i], i); err != nil {
+			faults = append(faults, err)
 		}
 	}
-	if problems != nil {
-		return nil, problems
+	if faults != nil {
+		return nil, errors.Join(faults...)
 	}
+	m.scratch = nil
 	return m, nil
 }
 
-// routeErrors is several errors of routes, one a line.
-type routeErrors []error
-
-func (p routeErrors) Error() string {
-	lines := make([]string, len(p))
-	for i, err := range p {
-		lines[i] = err.Error()
-	}
-	return strings.Join(lines, "\n")
-}
-
-func (p routeErrors) Unwrap() []error { return p }
-
-func (m *matcher) add(r *route) error {
-	segments, err := appendSegments(m.scratch[:0], r.def.Path)
+func (m *Table) add(p *Pattern, index int) error {
+	segments, err := appendSegments(m.scratch[:0], p.Path)
 	if err != nil {
-		return fmt.Errorf("check route %q: path %w", r.def.Key, err)
+		return fmt.Errorf("check route %q: path %w", p.Key, err)
 	}
 	m.scratch = segments
 	root := m.any
-	if r.def.Host != "" {
-		if err := checkHost(r.def.Host); err != nil {
-			return fmt.Errorf("check route %q: %w", r.def.Key, err)
+	if p.Host != "" {
+		if err := checkHost(p.Host); err != nil {
+			return fmt.Errorf("check route %q: %w", p.Key, err)
 		}
-		table, name := m.hosts, strings.ToLower(r.def.Host)
+		table, name := m.hosts, strings.ToLower(p.Host)
 		if strings.HasPrefix(name, "*") {
 			table, name = m.labels, name[1:]
 		}
@@ -111,16 +120,16 @@ func (m *matcher) add(r *route) error {
 			table[name] = root
 		}
 	}
-	if other := root.conflict(segments, r.def.Method, 0); other != nil {
-		return fmt.Errorf("check route %q: conflicts with %q: both match some paths and neither is more specific", r.def.Key, other.def.Key)
+	if other := root.conflict(segments, p.Method, 0); other != nil {
+		return fmt.Errorf("check route %q: conflicts with %q: both match some paths and neither is more specific", p.Key, other.Key)
 	}
 	l := root.grow(segments)
 	for _, e := range l.entries {
-		if e.method == r.def.Method {
-			return fmt.Errorf("check route %q: matches the same requests as %q", r.def.Key, e.route.def.Key)
+		if e.Method == p.Method {
+			return fmt.Errorf("check route %q: matches the same requests as %q", p.Key, e.Key)
 		}
 	}
-	e := entry{method: r.def.Method, route: r}
+	e := entry{Pattern: p, index: index}
 	if n := segmentsCaptured(segments); n > 0 {
 		e.names = make([]string, 0, n)
 	}
@@ -221,7 +230,7 @@ func (n *node) literal(text string) *node {
 	return nil
 }
 
-func (n *node) eachLiteral(f func(*node) *route) *route {
+func (n *node) eachLiteral(f func(*node) *Pattern) *Pattern {
 	for _, c := range n.few {
 		if r := f(c.node); r != nil {
 			return r
@@ -244,10 +253,10 @@ const (
 	both  = newer | older
 )
 
-// conflict looks for a route in the tree below n that matches some request that
+// conflict looks for a pattern in the tree below n that matches some request that
 // the pattern matches too, where each of the two is the more specific in another
 // segment. It returns nil if there is none.
-func (n *node) conflict(segments []segment, method string, lead sides) *route {
+func (n *node) conflict(segments []segment, method string, lead sides) *Pattern {
 	if lead == older && !n.blurred {
 		return nil // nothing here can be less specific than the pattern
 	}
@@ -273,7 +282,7 @@ func (n *node) conflict(segments []segment, method string, lead sides) *route {
 			return n.wild.conflict(segments[1:], method, lead|newer)
 		}
 	case single:
-		if r := n.eachLiteral(func(next *node) *route {
+		if r := n.eachLiteral(func(next *node) *Pattern {
 			return next.conflict(segments[1:], method, lead|older)
 		}); r != nil {
 			return r
@@ -294,15 +303,15 @@ func (n *node) conflict(segments []segment, method string, lead sides) *route {
 	return nil
 }
 
-// anyRival looks for a route with an intersecting method anywhere below n's slash.
-func (n *node) anyRival(method string, lead sides) *route {
+// anyRival looks for a pattern with an intersecting method anywhere below n's slash.
+func (n *node) anyRival(method string, lead sides) *Pattern {
 	if lead != both {
 		return nil
 	}
 	if r := n.slash.rival(method, lead); r != nil {
 		return r
 	}
-	visit := func(next *node) *route {
+	visit := func(next *node) *Pattern {
 		if r := next.here.rival(method, lead); r != nil {
 			return r
 		}
@@ -319,16 +328,16 @@ func (n *node) anyRival(method string, lead sides) *route {
 	return n.eachLiteral(visit)
 }
 
-// rival returns a route of the leaf whose method intersects, if each side leads.
-func (l *leaf) rival(method string, lead sides) *route {
+// rival returns a pattern of the leaf whose method intersects, if each side leads.
+func (l *leaf) rival(method string, lead sides) *Pattern {
 	if l == nil || lead != both {
 		return nil
 	}
 	for _, e := range l.entries {
-		if e.method == method || e.method == "" || method == "" ||
-			e.method == http.MethodGet && method == http.MethodHead ||
-			e.method == http.MethodHead && method == http.MethodGet {
-			return e.route
+		if e.Method == method || e.Method == "" || method == "" ||
+			e.Method == http.MethodGet && method == http.MethodHead ||
+			e.Method == http.MethodHead && method == http.MethodGet {
+			return e.Pattern
 		}
 	}
 	return nil
@@ -343,53 +352,53 @@ func (l *leaf) pick(method string) *entry {
 	for i := range l.entries {
 		e := &l.entries[i]
 		switch {
-		case e.method == method:
+		case e.Method == method:
 			return e
-		case e.method == "" && best == nil && e.route.takes(method), e.method == http.MethodGet && method == http.MethodHead:
+		case e.Method == "" && best == nil && e.takes(method), e.Method == http.MethodGet && method == http.MethodHead:
 			best = e
 		}
 	}
 	return best
 }
 
-// takes reports whether a route for any method takes this one: files can only be
-// read.
-func (r *route) takes(method string) bool {
-	return r.def.Files == nil || method == http.MethodGet || method == http.MethodHead
+// takes reports whether a pattern for any method takes this one.
+func (p *Pattern) takes(method string) bool {
+	return !p.ReadOnly || method == http.MethodGet || method == http.MethodHead
 }
 
-// match returns the route of a request, with the values of its path's wildcards
-// appended to vars, or nil. The path is escaped and must be a [safePath].
-func (m *matcher) match(method, host, path string, vars pathValues) (*route, pathValues) {
+// Find returns the index of the pattern that takes a request, -1 for none, and the
+// values of its path's wildcards, for which vars gives the room. The path is
+// escaped and must be a [SafePath].
+func (m *Table) Find(method, host, path string, vars Values) (int, Values) {
 	vars = vars[:0]
 	if len(m.hosts)+len(m.labels) > 0 {
-		host = normalHost(host)
+		host = Host(host)
 		if n := m.hosts[host]; n != nil {
 			if e, vs := n.match(method, path, vars); e != nil {
-				return e.route, e.name(vs)
+				return e.index, e.name(vs)
 			}
 		}
 		if i := strings.IndexByte(host, '.'); i > 0 {
 			if n := m.labels[host[i:]]; n != nil {
 				if e, vs := n.match(method, path, vars); e != nil {
-					return e.route, e.name(vs)
+					return e.index, e.name(vs)
 				}
 			}
 		}
 	}
 	if e, vs := m.any.match(method, path, vars); e != nil {
-		return e.route, e.name(vs)
+		return e.index, e.name(vs)
 	}
-	return nil, nil
+	return -1, nil
 }
 
 // name gives the captured values their names. The value of a plain trailing slash
 // has none and is left out.
-func (e *entry) name(vars pathValues) pathValues {
+func (e *entry) name(vars Values) Values {
 	for i := range vars {
-		vars[i].name = e.names[i]
+		vars[i].Name = e.names[i]
 	}
-	if n := len(vars); n > 0 && vars[n-1].name == "" {
+	if n := len(vars); n > 0 && vars[n-1].Name == "" {
 		return vars[:n-1]
 	}
 	return vars
@@ -397,8 +406,8 @@ func (e *entry) name(vars pathValues) pathValues {
 
 // match looks below n for what is left of a path: "" or something that begins
 // with a slash. The first hit is the most specific, because conflict has refused
-// every set of routes for which that is not so.
-func (n *node) match(method, path string, vars pathValues) (*entry, pathValues) {
+// every set of patterns for which that is not so.
+func (n *node) match(method, path string, vars Values) (*entry, Values) {
 	if path == "" {
 		return n.here.pick(method), vars
 	}
@@ -406,31 +415,31 @@ func (n *node) match(method, path string, vars pathValues) (*entry, pathValues) 
 		if e := n.slash.pick(method); e != nil {
 			return e, vars
 		}
-		return n.below.pick(method), append(vars, pathValue{})
+		return n.below.pick(method), append(vars, Value{})
 	}
 	text, tail := path[1:], ""
 	if i := strings.IndexByte(text, '/'); i >= 0 {
 		text, tail = text[:i], text[i:]
 	}
-	text = unescape(text)
+	text = Unescape(text)
 	if next := n.literal(text); next != nil {
 		if e, vs := next.match(method, tail, vars); e != nil {
 			return e, vs
 		}
 	}
 	if n.wild != nil {
-		if e, vs := n.wild.match(method, tail, append(vars, pathValue{value: text})); e != nil {
+		if e, vs := n.wild.match(method, tail, append(vars, Value{Value: text})); e != nil {
 			return e, vs
 		}
 	}
 	if e := n.below.pick(method); e != nil {
-		return e, append(vars, pathValue{value: unescape(path[1:])})
+		return e, append(vars, Value{Value: Unescape(path[1:])})
 	}
 	return nil, vars
 }
 
-// unescape decodes what net/url has already found to be well-formed.
-func unescape(text string) string {
+// Unescape decodes a path, or a part of one. It is for what net/url has already found to be well-formed.
+func Unescape(text string) string {
 	if strings.IndexByte(text, '%') < 0 {
 		return text
 	}
@@ -441,13 +450,13 @@ func unescape(text string) string {
 	return plain
 }
 
-// allowed returns the methods that some route takes for a host and path, sorted,
+// Allowed returns the methods that some pattern takes for a host and path, sorted,
 // for the Allow header of a 405.
-func (m *matcher) allowed(host, path string) []string {
-	host = normalHost(host)
+func (m *Table) Allowed(host, path string) []string {
+	host = Host(host)
 	set := map[string]bool{}
 	for _, method := range m.methods() {
-		if r, _ := m.match(method, host, path, nil); r != nil {
+		if i, _ := m.Find(method, host, path, nil); i >= 0 {
 			set[method] = true
 			if method == http.MethodGet {
 				set[http.MethodHead] = true
@@ -462,8 +471,8 @@ func (m *matcher) allowed(host, path string) []string {
 	return out
 }
 
-// methods returns the methods that routes name.
-func (m *matcher) methods() []string {
+// methods returns the methods that patterns name.
+func (m *Table) methods() []string {
 	set := map[string]bool{}
 	m.any.collect(set)
 	for _, n := range m.hosts {
@@ -486,14 +495,14 @@ func (n *node) collect(set map[string]bool) {
 		}
 		for _, e := range l.entries {
 			switch {
-			case e.method != "":
-				set[e.method] = true
-			case e.route.def.Files != nil:
+			case e.Method != "":
+				set[e.Method] = true
+			case e.ReadOnly:
 				set[http.MethodGet] = true
 			}
 		}
 	}
-	n.eachLiteral(func(next *node) *route { next.collect(set); return nil })
+	n.eachLiteral(func(next *node) *Pattern { next.collect(set); return nil })
 	if n.wild != nil {
 		n.wild.collect(set)
 	}

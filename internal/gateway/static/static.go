@@ -1,9 +1,13 @@
-package gateway
+// Package static serves the files of a folder.
+//
+// Nothing outside of the folder can be reached, not by symbolic links either.
+// Names that begin with a dot, folders without index.html and what is not a plain
+// file do not exist for clients. The folder is opened for every request, so that
+// it may be replaced as a whole. It lists no folders and keeps no file in memory.
+package static
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"mime"
 	"net/http"
@@ -11,20 +15,21 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"time"
+
+	"fairlead/internal/gateway/match"
 )
 
-// fileRoot serves the files of a folder. Nothing outside of the folder can be
-// reached, not by symbolic links either; names that begin with a dot and folders
-// without index.html do not exist for clients. The folder is opened for every
-// request, so that it may be replaced as a whole.
-type fileRoot struct {
+// Folder serves the files of one folder below one route. It is immutable and safe
+// for concurrent use. Make it with [Open].
+type Folder struct {
 	dir  string
 	skip int // segments of the route's path before what names the file; -1: the last one names it
 }
 
-// openFiles checks the folder.
-func openFiles(dir, pattern string) (*fileRoot, error) {
+// Open checks the folder. The pattern is the path of the route, in the syntax of
+// package match: what stands behind its last slash names the file, or, where it
+// ends with a slash or {name...}, all that follows.
+func Open(dir, pattern string) (*Folder, error) {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open files: %w", err)
@@ -32,21 +37,15 @@ func openFiles(dir, pattern string) (*fileRoot, error) {
 	if !info.IsDir() {
 		return nil, fmt.Errorf("open files: %s is not a folder", dir)
 	}
-	segments, err := parsePath(pattern)
-	if err != nil {
-		return nil, fmt.Errorf("path %w", err)
-	}
-	f := &fileRoot{dir: dir, skip: -1}
-	switch segments[len(segments)-1].kind {
-	case rest, end:
-		f.skip = len(segments) - 1
-	case literal, single:
+	f := &Folder{dir: dir, skip: -1}
+	if strings.HasSuffix(pattern, "/") || strings.HasSuffix(pattern, "...}") || strings.HasSuffix(pattern, "/{$}") {
+		f.skip = strings.Count(pattern, "/") - 1
 	}
 	return f, nil
 }
 
 // name returns the file that a path names, "" if none can.
-func (f *fileRoot) name(escaped string) string {
+func (f *Folder) name(escaped string) string {
 	rest := escaped[1:]
 	if f.skip < 0 {
 		rest = rest[strings.LastIndexByte(rest, '/')+1:]
@@ -54,7 +53,7 @@ func (f *fileRoot) name(escaped string) string {
 	for range max(f.skip, 0) {
 		_, rest, _ = strings.Cut(rest, "/")
 	}
-	name := unescape(rest)
+	name := match.Unescape(rest)
 	if name == "" || strings.HasSuffix(name, "/") {
 		name += "index.html"
 	}
@@ -69,26 +68,17 @@ func (f *fileRoot) name(escaped string) string {
 	return name
 }
 
-func (f *fileRoot) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		x.fail(w, r, http.StatusMethodNotAllowed, "the method is not allowed here")
-		return
-	}
+// Serve answers a GET or HEAD whose path is a [match.SafePath]. When there is no
+// file to answer with it says so, and has written nothing: [fs.ErrNotExist], or
+// what kept it from looking, such as a link that leads out.
+func (f *Folder) Serve(w http.ResponseWriter, r *http.Request) error {
 	name := f.name(r.URL.EscapedPath())
 	if name == "" {
-		x.fail(w, r, http.StatusNotFound, "there is no such file")
-		return
+		return fs.ErrNotExist
 	}
 	file, info, err := f.open(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNotServed):
-		x.fail(w, r, http.StatusNotFound, "there is no such file")
-		return
-	case err != nil: // also a link that leads out, which os.Root refuses
-		x.cause = err.Error()
-		x.fail(w, r, http.StatusNotFound, "there is no such file")
-		return
+	if err != nil {
+		return err
 	}
 	defer file.Close()
 	h := w.Header()
@@ -96,12 +86,11 @@ func (f *fileRoot) serve(w http.ResponseWriter, r *http.Request, x *exchange) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-cache")
 	h.Set("ETag", etag(info))
-	http.ServeContent(&fileAnswer{answer: &x.answer}, r, name, info.ModTime(), file)
+	http.ServeContent(w, r, name, info.ModTime(), file)
+	return nil
 }
 
-var errNotServed = errors.New("not a plain file")
-
-func (f *fileRoot) open(name string) (*os.File, fs.FileInfo, error) {
+func (f *Folder) open(name string) (*os.File, fs.FileInfo, error) {
 	root, err := os.OpenRoot(f.dir)
 	if err != nil {
 		return nil, nil, err
@@ -113,7 +102,7 @@ func (f *fileRoot) open(name string) (*os.File, fs.FileInfo, error) {
 		return nil, nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, nil, errNotServed
+		return nil, nil, fs.ErrNotExist
 	}
 	file, err := root.Open(name)
 	if err != nil {
@@ -121,7 +110,7 @@ func (f *fileRoot) open(name string) (*os.File, fs.FileInfo, error) {
 	}
 	if hidden(root, file) {
 		_ = file.Close()
-		return nil, nil, errNotServed
+		return nil, nil, fs.ErrNotExist
 	}
 	return file, info, nil
 }
@@ -185,31 +174,4 @@ func mediaType(name string) string {
 		}
 		return "application/octet-stream"
 	}
-}
-
-// fileAnswer puts the write deadline off while a file makes progress: in pieces,
-// each handed to the kernel as a whole.
-type fileAnswer struct{ *answer }
-
-const filePiece = 1 << 20
-
-// ReadFrom copies the file.
-func (a *fileAnswer) ReadFrom(src io.Reader) (int64, error) {
-	whole, ok := src.(*io.LimitedReader)
-	if !ok {
-		whole = &io.LimitedReader{R: src, N: 1<<63 - 1}
-	}
-	var sum int64
-	for whole.N > 0 {
-		a.stretch(time.Now())
-		// One level of LimitedReader is what the kernel's copy can see through.
-		piece := io.LimitedReader{R: whole.R, N: min(whole.N, filePiece)}
-		n, err := a.answer.ReadFrom(&piece)
-		sum += n
-		whole.N -= n
-		if err != nil || piece.N > 0 {
-			return sum, err
-		}
-	}
-	return sum, nil
 }
