@@ -169,7 +169,7 @@ func (n *Node) specs(r *revision, want func(*system.Service) bool) []supervise.S
 	var specs []supervise.Spec
 	for i := range r.sys.Services {
 		svc := &r.sys.Services[i]
-		if !want(svc) {
+		if len(svc.External) > 0 || !want(svc) {
 			continue
 		}
 		specs = append(specs, supervise.Spec{
@@ -211,7 +211,7 @@ func (n *Node) swap(r *revision, by map[string][]supervise.Instance, removed []s
 	n.mu.Unlock()
 	for i := range r.sys.Services {
 		svc := &r.sys.Services[i]
-		n.gate.SetStopped(svc.Name, n.replicas(svc) == 0)
+		n.gate.SetStopped(svc.Name, n.replicas(svc) == 0 && len(svc.External) == 0)
 	}
 	return nil
 }
@@ -232,6 +232,10 @@ func (n *Node) compare(old *revision, oldGrants, g *grants, sys *system.System, 
 		svc := &sys.Services[i]
 		was, ok := old.sys.Service(svc.Name)
 		switch {
+		case len(svc.External) > 0:
+			if ok && len(was.External) == 0 {
+				p.removed = append(p.removed, svc.Name)
+			}
 		case !ok, !system.ServiceEqual(was, svc),
 			builds != nil && old.Builds[svc.Name] != builds[svc.Name],
 			!grantsEqual(oldGrants, g, svc):

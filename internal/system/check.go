@@ -17,7 +17,13 @@ func (r *reader) check(doc *node) {
 		r.checkTarget(&r.routes[i])
 		r.sys.Routes = append(r.sys.Routes, r.routes[i].route)
 	}
-	r.checkRoles()
+	r.checkAuth()
+	r.checkACME(doc.member("gateway").member("tls").member("acme"))
+	if forward := r.sys.Gateway.Auth.Forward; forward != nil {
+		if n := doc.member("gateway").member("auth").member("forward").member("service"); n != nil && n.scalar() {
+			r.reached(forward.Service, n.at, n.path)
+		}
+	}
 	r.checkAsks()
 	if jwt := r.sys.Gateway.Auth.JWT; jwt != nil {
 		if subject, ok := strings.CutPrefix(jwt.JWKS, "bus:"); ok {
@@ -61,60 +67,107 @@ func (r *reader) checkRoutes() {
 	}
 }
 
-// checkRoles tells once that routes have roles and nothing says who users are.
-func (r *reader) checkRoles() {
-	if r.sys.Gateway.Auth.JWT != nil || r.meant["gateway"] || r.meant["auth"] || r.meant["jwt"] {
+// checkAuth tells which routes ask for users that the gateway cannot know: once for
+// all whose roles nothing could tell.
+func (r *reader) checkAuth() {
+	auth := &r.sys.Gateway.Auth
+	has := map[AuthMethod]bool{
+		AuthJWT: auth.JWT != nil, AuthBasic: auth.Basic != nil, AuthKeys: auth.Keys != nil, AuthForward: auth.Forward != nil,
+	}
+	meant := r.meant["gateway"] || r.meant["auth"]
+	for method := range has {
+		meant = meant || r.meant[string(method)]
+	}
+	if meant {
 		return
 	}
 	var roles []*node
 	for _, t := range r.routes {
-		if t.roles != nil && len(t.route.Roles) > 0 {
-			roles = append(roles, t.roles)
+		if len(t.route.Roles) > 0 && len(t.route.Auth) == 0 && !has[AuthJWT] && !has[AuthBasic] && !has[AuthKeys] {
+			roles = append(roles, t.fields["role"])
+		}
+		for _, method := range t.route.Auth {
+			if n := t.fields["auth"].item(string(method)); method != "" && !has[method] {
+				r.rec.add(n.at, n.path, notConfigured, method)
+			}
+		}
+		if n := t.fields["auth"]; len(t.route.Roles) > 0 && slices.Equal(t.route.Auth, []AuthMethod{AuthForward}) &&
+			auth.Forward != nil && auth.Forward.RolesHeader == "" {
+			r.rec.add(t.fields["role"].keyAt, t.fields["role"].path, roleless, "forward", "add gateway.auth.forward.roles_header, or another method to "+n.key)
 		}
 	}
 	switch more := len(roles) - 1; {
 	case more < 0:
 	case more == 0:
-		r.rec.add(roles[0].keyAt, roles[0].path, roleWithoutJWT, "", "the role")
+		r.rec.add(roles[0].keyAt, roles[0].path, roleWithoutAuth, "", "the role")
 	case more == 1:
-		r.rec.add(roles[0].keyAt, roles[0].path, roleWithoutJWT, ", as does 1 more route", "the roles")
+		r.rec.add(roles[0].keyAt, roles[0].path, roleWithoutAuth, ", as does 1 more route", "the roles")
 	default:
-		r.rec.add(roles[0].keyAt, roles[0].path, roleWithoutJWT, fmt.Sprintf(", as do %d more routes", more), "the roles")
+		r.rec.add(roles[0].keyAt, roles[0].path, roleWithoutAuth, fmt.Sprintf(", as do %d more routes", more), "the roles")
 	}
 }
 
 func (r *reader) checkTarget(t *routed) {
-	switch {
-	case t.service != nil && len(t.route.Targets) > 0 && t.route.Targets[0].Service != "":
-		if r.services[t.route.Targets[0].Service] == nil {
-			r.refer("services", t.service.at, t.service.path, unknownService, quote(t.route.Targets[0].Service),
-				suggest(t.route.Targets[0].Service, names(r.services), "declare it under services"))
-			return
+	switch n := t.fields[t.leads]; t.leads {
+	case "service":
+		for i, target := range t.route.Targets {
+			if n.kind == mapping {
+				n := n.items[slices.IndexFunc(n.items, func(m *node) bool { return m.key == t.route.Targets[i].Service })]
+				r.reached(target.Service, n.keyAt, n.path)
+				continue
+			}
+			r.reached(target.Service, n.at, n.path)
 		}
-		if s, ok := r.sys.Service(t.route.Targets[0].Service); ok {
-			s.HTTP = true
+	case "request":
+		if t.route.Request.Subject != "" {
+			r.checkRequest(t)
 		}
-	case t.service != nil && t.service.scalar():
-		r.rec.add(t.service.at, t.service.path, emptyValue, "name a service")
-	case t.request != nil && t.route.Request != nil && t.route.Request.Subject != "":
-		r.checkRequest(t)
+	case "monitor":
+		guarded := len(t.route.Roles)+len(t.route.Auth) > 0
+		switch t.route.Monitor {
+		case MonitorBus:
+			if !guarded {
+				r.rec.add(n.at, n.path, openMonitor, "it tells who is connected to the bus: add role or auth")
+			}
+		case MonitorMetrics:
+			if !guarded && len(t.route.Filters.Allow) == 0 {
+				r.rec.add(n.at, n.path, openMonitor, "add role, auth or allow, as in allow: [127.0.0.1]")
+			}
+		case MonitorHealth:
+		}
+	}
+}
+
+// reached records that the gateway sends requests to a service over HTTP.
+func (r *reader) reached(service string, at place, path string) {
+	if service == "" {
+		r.rec.add(at, path, emptyValue, "name a service")
+		return
+	}
+	if r.services[service] == nil {
+		r.refer("services", at, path, unknownService, quote(service), suggest(service, names(r.services), "declare it under services"))
+		return
+	}
+	if s, ok := r.sys.Service(service); ok {
+		s.HTTP = true
 	}
 }
 
 func (r *reader) checkRequest(t *routed) {
 	req := t.route.Request
-	if t.limit != nil && t.route.Limits.Body > mostOverBus {
-		r.rec.add(t.limit.at, t.limit.path, bodyOverBus, t.limit.text)
+	request := t.fields["request"]
+	if limit := t.fields["limits"].member("body"); limit != nil && t.route.Limits.Body > mostOverBus {
+		r.rec.add(limit.at, limit.path, bodyOverBus, limit.text)
 	}
 	pattern, _ := template(req.Subject)
 	services := r.whoAnswers(pattern)
 	switch len(services) {
 	case 0:
-		r.refer("services", t.request.at, t.request.path, unanswered, quote(req.Subject), r.nearestAnswer(req.Subject))
+		r.refer("services", request.at, request.path, unanswered, quote(req.Subject), r.nearestAnswer(req.Subject))
 		return
 	case 1:
 	default:
-		r.rec.add(t.request.at, t.request.path, answeredTwice, quote(req.Subject), enumerate(services, "and"))
+		r.rec.add(request.at, request.path, answeredTwice, quote(req.Subject), enumerate(services, "and"))
 		return
 	}
 	req.Service = services[0]
@@ -122,7 +175,7 @@ func (r *reader) checkRequest(t *routed) {
 		req.Format = s.Bus.Format
 	}
 	if strings.HasPrefix(req.Subject, `{"`) && req.Format != Nest {
-		r.rec.add(t.request.at, t.request.path, patternFormat, req.Service)
+		r.rec.add(request.at, request.path, patternFormat, req.Service)
 	}
 }
 

@@ -63,14 +63,21 @@ func Diff(older, newer *System) []Change {
 }
 
 // ServiceEqual reports whether two services have the same definition, so that an
-// instance of one can stand for an instance of the other. The number of replicas
-// does not matter. What lies outside of the service, as how one of its secrets is
-// made, is not compared. Two nil services are equal.
+// instance of one can stand for an instance of the other. What is the gateway's
+// business does not matter: the pool, the drain, where an external service is, and
+// how its health is checked; nor does the number of replicas, nor what is watched.
+// What lies outside of the service, as how one of its secrets is made, is not
+// compared. Two nil services are equal.
 func ServiceEqual(a, b *Service) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
+	if len(a.External) > 0 || len(b.External) > 0 {
+		return len(a.External) > 0 && len(b.External) > 0
+	}
 	x, y := *a, *b
-	x.Replicas, y.Replicas = 0, 0
+	for _, s := range []*Service{&x, &y} {
+		s.Replicas, s.Pool, s.Drain, s.Watch = 0, Pool{}, 0, nil
+	}
 	return reflect.DeepEqual(x, y)
 }

@@ -56,7 +56,7 @@ type Listener struct {
 	// Redirect answers every request with a redirect to https; the challenges of
 	// ACME are answered before it.
 	Redirect bool
-	HTTP2    bool // offered in TLS; default true
+	HTTP2    bool // offered in TLS, where it is the default; false without
 	HTTP3    bool // on the same port over UDP; default false
 	// ProxyProtocol are the networks that must begin a connection with a header of
 	// the PROXY protocol, version 1 or 2. Connections of others have none.
@@ -86,7 +86,7 @@ type ACME struct {
 	Email     string
 	Directory string   // URL of the authority, default Let's Encrypt's
 	Root      string   // absolute path of PEM certificates that the directory's own must chain to, "" for the machine's
-	Hosts     []string // names to have certificates for; default: the hosts of all routes
+	Hosts     []string // names to have certificates for, without wildcards; default: the hosts of all routes that have none
 }
 
 // InternalCA is an authority of the system's own, for development: its root is
@@ -154,7 +154,7 @@ type CORS struct {
 
 // HeaderRules change headers on the way to a service and back.
 type HeaderRules struct {
-	Request map[string]string // header -> value, "" removes it
+	Request map[string]string // header, in its canonical form -> value, "" removes it
 	Answer  map[string]string // as above
 }
 
@@ -242,7 +242,7 @@ const (
 // Service is something that runs.
 type Service struct {
 	Name            string   // [a-z][a-z0-9-]{0,62}
-	External        []string // host:port of instances that something else runs; then nothing below up to Healthcheck is set
+	External        []string // host:port of instances that something else runs; then nothing below but Healthcheck, Drain, Pool and HTTP is set
 	Build           string   // shell command line, "" for none; $OUT is the service's folder in the revision
 	Watch           []string // absolute folders and files whose change rebuilds the service under `up --watch`; default WorkingDir
 	Command         []string

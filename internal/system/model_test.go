@@ -116,6 +116,10 @@ func TestServiceEqual(t *testing.T) {
 		}
 		return &sys.Services[0]
 	}
+	external := func(addresses string) *Service {
+		sys := mustParse(t, "system: shop\nservices: {a: {external: ["+addresses+"]}}\n")
+		return &sys.Services[0]
+	}
 	tests := []struct {
 		name string
 		a, b *Service
@@ -128,6 +132,11 @@ func TestServiceEqual(t *testing.T) {
 		{"environment", service(""), service(", environment: {A: b}"), false},
 		{"bus", service(", bus: {answers: [a]}"), service(", bus: {answers: [b]}"), false},
 		{"no bus and an empty one", service(""), service(", bus: {}"), false},
+		{"the pool, the drain and what is watched are not the instances' business", service(""), service(", pool: {balance: hash}, update: {drain: 5s}, watch: /"), true},
+		{"update order", service(""), service(", update: {order: stop-first}"), false},
+		{"elsewhere", external(`"a:1"`), external(`"b:1", "c:1"`), true},
+		{"no longer run by fairlead", service(""), external(`"a:1"`), false},
+		{"run by fairlead from now on", external(`"a:1"`), service(""), false},
 		{"nil", nil, nil, true},
 		{"one nil", nil, service(""), false},
 	}

@@ -2,6 +2,7 @@ package system
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,6 +52,16 @@ func (n *node) member(key string) *node {
 		}
 	}
 	return nil
+}
+
+// item returns the entry of a list that holds text; a scalar is a list of one.
+func (n *node) item(text string) *node {
+	for _, item := range n.items {
+		if item.text == text {
+			return item
+		}
+	}
+	return n
 }
 
 func (n *node) keys() []string {
@@ -192,4 +203,48 @@ func canonical(n *node) string {
 	}
 	write(n)
 	return b.String()
+}
+
+// plain returns a node as plain Go data: maps, lists, text, int64, float64, bool, nil.
+func plain(n *node) any {
+	switch n.kind {
+	case mapping:
+		return plainMap(n)
+	case list:
+		out := make([]any, 0, len(n.items))
+		for _, item := range n.items {
+			out = append(out, plain(item))
+		}
+		return out
+	case text:
+		return n.text
+	case boolean:
+		return n.text == "true"
+	case integer:
+		if v, err := strconv.ParseInt(strings.ReplaceAll(n.text, "_", ""), 0, 64); err == nil {
+			return v
+		}
+		return floatOr(n.text)
+	case number:
+		return floatOr(n.text)
+	case null:
+	}
+	return nil
+}
+
+func plainMap(n *node) map[string]any {
+	out := make(map[string]any, len(n.items))
+	for _, m := range n.items {
+		out[m.key] = plain(m)
+	}
+	return out
+}
+
+// floatOr reads a number; what is none for JSON, as .inf, stays text.
+func floatOr(s string) any {
+	v, err := strconv.ParseFloat(s, 64)
+	if err != nil || math.IsInf(v, 0) || math.IsNaN(v) {
+		return s
+	}
+	return v
 }

@@ -38,11 +38,8 @@ type answer struct{ service, subject string }
 type routed struct {
 	key     *node
 	pattern pattern
-	roles   *node
-	service *node
-	request *node
-	limit   *node // limits.body
-	data    *node
+	fields  map[string]*node
+	leads   string // the one of targets that the route has, "" if there is not one
 	route   Route
 }
 
@@ -404,4 +401,46 @@ func (r *reader) subject(n *node, dollar bool) (string, bool) {
 		return "", false
 	}
 	return s, true
+}
+
+// notEmpty reads a text of at least one character.
+func (r *reader) notEmpty(n *node, advice string) string {
+	s, ok := r.text(n)
+	if ok && strings.TrimSpace(s) == "" {
+		r.rec.add(n.at, n.path, emptyValue, advice)
+	}
+	return s
+}
+
+// exactlyOne tells if not exactly one of the keys is there.
+func (r *reader) exactlyOne(n *node, what string, f map[string]*node, keys ...string) bool {
+	if n.kind != mapping {
+		return false
+	}
+	var have []string
+	for _, k := range keys {
+		if f[k] != nil {
+			have = append(have, k)
+		}
+	}
+	switch {
+	case len(have) == 1:
+		return true
+	case len(have) == 0 && len(f) < len(n.items):
+		// A key that was told to be wrong may have been meant as one of them.
+	case len(have) == 0:
+		r.rec.add(n.keyAt, n.path, exactlyOne, what, "none", "")
+	default:
+		r.rec.add(n.keyAt, n.path, exactlyOne, what, enumerate(have, "and"),
+			"an environment that replaces one by another sets the former to null")
+	}
+	return false
+}
+
+// absolute returns path, which is relative to dir unless it is absolute.
+func absolute(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(dir, path)
 }

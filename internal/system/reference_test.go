@@ -36,8 +36,11 @@ func TestReference(t *testing.T) {
 		t.Fatal("docs/file.md does not say what is not built yet")
 	}
 	for _, s := range []schema{
-		fileSchema, gatewaySchema, limitsSchema, authSchema, jwtSchema, busSchema, serviceSchema, buildSchema,
-		updateSchema, serviceBusSchema, healthcheckSchema, secretSchema, databaseSchema, routeSchema,
+		fileSchema, gatewaySchema, listenerSchema, tlsSchema, certificateSchema, acmeSchema, internalSchema,
+		clientSchema, limitsSchema, maintenanceSchema, rateSchema, corsSchema, headersSchema, authSchema, jwtSchema,
+		basicSchema, keysSchema, credentialSchema, forwardSchema, busSchema, serviceSchema, buildSchema,
+		updateSchema, poolSchema, serviceBusSchema, healthcheckSchema, secretSchema, databaseSchema, routeSchema,
+		filesSchema, redirectSchema,
 	} {
 		for _, key := range s.keys {
 			if !strings.Contains(reference, "`"+key+"`") && !strings.Contains(reference, "."+key+"`") &&

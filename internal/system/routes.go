@@ -1,22 +1,36 @@
 package system
 
 import (
+	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-var routeSchema = schema{
-	what: "a route",
-	keys: []string{"service", "request", "files", "role", "timeout", "limits", "retry", "data", "errors"},
-	unbuilt: map[string]string{
-		"allow": forNow, "strip_prefix": "let the service serve the whole path for now", "publish": forNow,
-		"subscribe": forNow, "dedupe": forNow, "rate": forNow,
-	},
-}
+var (
+	routeSchema = schema{
+		what: "a route",
+		keys: []string{
+			"service", "request", "files", "redirect", "monitor", "strip_prefix", "rewrite", "sticky", "headers",
+			"role", "auth", "timeout", "limits", "retry", "data", "errors",
+			"allow", "deny", "rate", "cors", "compress", "maintenance",
+		},
+		unbuilt: map[string]string{"publish": forNow, "subscribe": forNow, "dedupe": forNow},
+	}
+	filesSchema    = schema{what: "files", keys: []string{"dir", "fallback", "precompressed", "max_age"}}
+	redirectSchema = schema{what: "redirect", keys: []string{"to", "status"}}
+)
 
-const maxRoutes = 5000
+// targets are the keys that say where a route leads.
+var targets = []string{"service", "request", "files", "redirect", "monitor"}
+
+const (
+	maxRoutes  = 5000
+	maxTargets = 16
+)
 
 func (r *reader) readRoutes(n *node) {
 	entries := r.entries(n, "routes, each METHOD HOST/path with its target")
@@ -34,11 +48,16 @@ func (r *reader) readRoutes(n *node) {
 			continue
 		}
 		out := routed{
-			key: m, pattern: p, roles: f["role"], service: f["service"], request: f["request"], data: f["data"],
+			key: m, pattern: p, fields: f,
 			route: Route{Key: m.key, Method: p.method, Host: p.host, Path: p.path},
 		}
-		if !r.exactlyOne(m, "service, request and files", f, "service", "request", "files") {
-			out.service, out.request = nil, nil
+		if r.exactlyOne(m, enumerate(targets, "and"), f, targets...) {
+			for _, key := range targets {
+				if f[key] != nil {
+					out.leads = key
+				}
+			}
+			r.misplacedIn(&out)
 		}
 		r.readRoute(f, &out)
 		if bad == nil {
@@ -47,45 +66,65 @@ func (r *reader) readRoutes(n *node) {
 	}
 }
 
+// misplacedIn tells which keys have no meaning for what the route leads to.
+func (r *reader) misplacedIn(t *routed) {
+	only := func(key, advice string, kinds ...string) {
+		if n := t.fields[key]; n != nil && !slices.Contains(kinds, t.leads) {
+			r.rec.add(n.keyAt, n.path, misplaced, "in a route without "+enumerate(kinds, "or"), advice)
+		}
+	}
+	only("data", "it is about a request over the bus", "request")
+	only("errors", "it is about a request over the bus", "request")
+	only("retry", "nothing is sent again there", "service", "request")
+	for _, key := range []string{"strip_prefix", "rewrite", "sticky"} {
+		only(key, "it is about a request to a service over HTTP", "service")
+	}
+}
+
 func (r *reader) readRoute(f map[string]*node, out *routed) {
 	route := &out.route
-	if n := f["files"]; n != nil {
-		route.Files = &Files{Dir: r.file(n, true), Precompressed: true}
+	switch out.leads {
+	case "service":
+		r.readTargets(f, out)
+	case "files":
+		route.Files = r.readFiles(f["files"])
+	case "redirect":
+		route.Redirect = r.readRedirect(f["redirect"], out.pattern)
+	case "monitor":
+		r.readMonitor(out)
 	}
-	if out.service != nil {
-		name, _ := r.text(out.service)
-		route.Targets = []Target{{Service: name, Weight: 1}}
-	}
-	for _, item := range r.texts(f["role"], true) {
-		if !wordOf(item.text, "._-:") {
-			r.rec.add(item.at, item.path, badRole, quote(item.text))
-			continue
-		}
-		route.Roles = append(route.Roles, item.text)
-	}
+	route.Headers = r.readHeaderRules(f["headers"])
+	route.Roles = r.roles(f["role"])
 	if n := f["role"]; n != nil && n.kind == list && len(n.items) == 0 {
 		// An empty list would open a door that looks closed.
 		r.rec.add(n.at, n.path, emptyValue, "name a role, or remove the key to let everybody in")
 	}
+	for _, item := range r.texts(f["auth"], true) {
+		route.Auth = append(route.Auth, AuthMethod(r.oneOf(item, "", authSchema.keys...)))
+	}
+	if n := f["auth"]; n != nil && n.kind == list && len(n.items) == 0 {
+		r.rec.add(n.at, n.path, emptyValue, "name one of "+enumerate(authSchema.keys, "and")+", or remove the key")
+	}
 	route.Timeout = r.duration(f["timeout"], 30*time.Second, time.Millisecond, 24*time.Hour)
 	limits := r.fields(f["limits"], limitsSchema)
-	out.limit = limits["body"]
-	route.Limits.Body = r.size(limits["body"], 0, 1, mostBody)
+	route.Limits = Limits{Body: r.size(limits["body"], 0, 1, mostBody), MinRate: r.minRate(limits["min_rate"], 0)}
 	if n := limits["header"]; n != nil {
 		r.rec.add(n.keyAt, n.path, misplaced, "in a route", "the route is known only after the header was read: set gateway.limits.header")
 	}
+	if n := limits["connections"]; n != nil {
+		r.rec.add(n.keyAt, n.path, misplaced, "in a route", "a connection may carry requests of many routes: set gateway.limits.connections")
+	}
+	route.Filters = r.readFilters(f)
+	route.Maintenance = r.readMaintenance(f["maintenance"])
 	route.Retry = r.bool(f["retry"])
-	if n := f["retry"]; n != nil && f["files"] != nil {
-		r.rec.add(n.keyAt, n.path, misplaced, "in a route to files", "nothing is sent again there")
+	if out.leads == "request" {
+		r.readRequest(f, out)
 	}
-	for _, key := range []string{"data", "errors"} {
-		if n := f[key]; n != nil && f["request"] == nil {
-			r.rec.add(n.keyAt, n.path, misplaced, "in a route without request", "it is about a request over the bus")
-		}
-	}
-	if out.request == nil {
-		return
-	}
+}
+
+// readRequest reads what a route over the bus says.
+func (r *reader) readRequest(f map[string]*node, out *routed) {
+	route := &out.route
 	route.Request = &Request{Format: Raw}
 	if n := f["data"]; n != nil {
 		route.Request.Data = plain(n)
@@ -109,9 +148,156 @@ func (r *reader) readRoute(f map[string]*node, out *routed) {
 	r.readSubject(out)
 }
 
+// readTargets reads the service, or the services with their weights, that a route
+// leads to, and what it does to the path.
+func (r *reader) readTargets(f map[string]*node, out *routed) {
+	route := &out.route
+	n := f["service"]
+	if n.kind == mapping {
+		route.Targets = r.readShares(n)
+	} else if name, ok := r.text(n); ok {
+		route.Targets = []Target{{Service: name, Weight: 1}}
+	}
+	route.Sticky = r.hashKey(f["sticky"], "", "cookie", "client", "path")
+	route.StripPrefix = r.bool(f["strip_prefix"])
+	rewrite := f["rewrite"]
+	if rewrite == nil {
+		return
+	}
+	if route.StripPrefix {
+		r.rec.add(rewrite.keyAt, rewrite.path, misplaced, "in a route with strip_prefix", "write the whole path that the service sees into rewrite, and remove strip_prefix")
+	}
+	s, ok := r.text(rewrite)
+	if ok && (!strings.HasPrefix(s, "/") || strings.ContainsAny(s, "?#")) {
+		r.rec.add(rewrite.at, rewrite.path, badTemplate, "a path", quote(s), "begin with /, without ? and #")
+	} else if ok && r.template(rewrite, out.pattern) {
+		route.Rewrite = s
+	}
+}
+
+// readShares reads services with their weights.
+func (r *reader) readShares(n *node) []Target {
+	entries := r.entries(n, "weights by service")
+	if len(entries) > maxTargets {
+		r.rec.add(n.at, n.path, tooMany, strconv.Itoa(maxTargets), len(entries), "")
+		return nil
+	}
+	var out []Target
+	total := 0
+	for _, m := range entries {
+		t := Target{Service: m.key, Weight: r.int(m, 1, 0, 1000, "")}
+		total += t.Weight
+		out = append(out, t)
+	}
+	if total == 0 && len(entries) == len(n.items) {
+		r.rec.add(n.at, n.path, noShare)
+	}
+	slices.SortFunc(out, func(a, b Target) int { return strings.Compare(a.Service, b.Service) })
+	return out
+}
+
+// readFiles reads a folder, or a map of it and how it is served.
+func (r *reader) readFiles(n *node) *Files {
+	out := &Files{Precompressed: true}
+	if n.kind != mapping {
+		out.Dir = r.file(n, true)
+		return out
+	}
+	f := r.fields(n, filesSchema)
+	if f["dir"] == nil {
+		r.missing(n, filesSchema, "dir", "name the folder")
+	} else {
+		out.Dir = r.file(f["dir"], true)
+	}
+	if f["precompressed"] != nil {
+		out.Precompressed = r.bool(f["precompressed"])
+	}
+	out.MaxAge = r.seconds(f["max_age"], 0)
+	fallback := f["fallback"]
+	if s, ok := r.text(fallback); ok && !filepath.IsLocal(s) {
+		r.rec.add(fallback.at, fallback.path, badPath, "is not a file in the folder", "name a file that is served, as in index.html")
+	} else if ok {
+		out.Fallback = filepath.ToSlash(filepath.Clean(s))
+		if info, err := os.Stat(filepath.Join(out.Dir, s)); out.Dir != "" && (err != nil || !info.Mode().IsRegular()) {
+			r.rec.add(fallback.at, fallback.path, notFound, quote(s), "make the file, or correct the name; it starts at dir")
+		}
+	}
+	return out
+}
+
+// readRedirect reads where a client is sent, or a map of it and the status.
+func (r *reader) readRedirect(n *node, p pattern) *Redirect {
+	out := &Redirect{Status: 308}
+	to := n
+	if n.kind == mapping {
+		f := r.fields(n, redirectSchema)
+		if status := f["status"]; status != nil {
+			out.Status, _ = strconv.Atoi(r.oneOf(status, "308", "301", "302", "303", "307", "308"))
+		}
+		if to = f["to"]; to == nil {
+			r.missing(n, redirectSchema, "to", "write the path or URL that the client is sent to")
+			return out
+		}
+	}
+	s, ok := r.text(to)
+	if !ok {
+		return out
+	}
+	if !redirectable(s) {
+		r.rec.add(to.at, to.path, badTemplate, "a path or a URL", quote(s), "write it as in /new/{id} or https://example.com/; spaces as %20")
+	} else if r.template(to, p) {
+		out.To = s
+	}
+	return out
+}
+
+// redirectable reports whether s is a path of this host, or a URL whose host is
+// written out: no path value can lead a client to somebody else's.
+func redirectable(s string) bool {
+	if strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c == 0x7f || c == '\\' }) {
+		return false
+	}
+	if strings.HasPrefix(s, "/") {
+		return !strings.HasPrefix(s, "//")
+	}
+	u, err := url.Parse(strings.NewReplacer("{", "", "}", "").Replace(s))
+	_, rest, _ := strings.Cut(s, "://")
+	host, _, _ := strings.Cut(rest, "/")
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil && !strings.ContainsAny(host, "{}")
+}
+
+// template tells whether the {name}s in a text are values of the path.
+func (r *reader) template(n *node, p pattern) bool {
+	known := p.values()
+	for rest := n.text; ; {
+		i := strings.IndexAny(rest, "{}")
+		if i < 0 {
+			return true
+		}
+		name, after, closed := strings.Cut(rest[i+1:], "}")
+		if rest[i] == '}' || !closed || !variable(name) {
+			r.rec.add(n.at, n.path, badTemplate, "a text in which { and } enclose the name of a path value", quote(n.text), "write {name}")
+			return false
+		}
+		if !slices.Contains(known, name) {
+			r.rec.add(n.at, n.path, unknownValue, name, suggest(name, known, "add {"+name+"} to the path"))
+			return false
+		}
+		rest = after
+	}
+}
+
+func (r *reader) readMonitor(out *routed) {
+	n := out.fields["monitor"]
+	out.route.Monitor = Monitor(r.oneOf(n, "", string(MonitorBus), string(MonitorMetrics), string(MonitorHealth)))
+	if out.route.Monitor == MonitorBus && !strings.HasSuffix(out.route.Path, "/") {
+		r.rec.add(n.at, n.path, misplaced, "on a route that does not end with /", "its pages lie below the route: write "+out.route.Path+"/")
+	}
+}
+
 // readSubject reads what request names: a subject, or a NestJS pattern.
 func (r *reader) readSubject(out *routed) {
-	n := out.request
+	n := out.fields["request"]
 	req := out.route.Request
 	switch {
 	case n.kind == mapping:

@@ -1,0 +1,198 @@
+package system
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+var (
+	authSchema = schema{what: "gateway.auth", keys: []string{"jwt", "basic", "keys", "forward"}}
+	jwtSchema  = schema{
+		what: "gateway.auth.jwt",
+		keys: []string{"jwks", "algorithms", "issuer", "audience", "roles_claim", "leeway"},
+	}
+	basicSchema      = schema{what: "gateway.auth.basic", keys: []string{"realm", "users"}}
+	keysSchema       = schema{what: "gateway.auth.keys", keys: []string{"header", "keys"}}
+	credentialSchema = schema{what: "a user or key", keys: []string{"secret", "roles"}}
+	forwardSchema    = schema{
+		what: "gateway.auth.forward",
+		keys: []string{"service", "path", "headers", "timeout", "subject_header", "roles_header"},
+	}
+)
+
+func (r *reader) readAuth(n *node) Auth {
+	f := r.fields(n, authSchema)
+	var out Auth
+	if jwt := f["jwt"]; jwt != nil {
+		out.JWT = r.readJWT(jwt)
+	}
+	if basic := f["basic"]; basic != nil {
+		f := r.fields(basic, basicSchema)
+		out.Basic = &Basic{Realm: r.sys.Name, Users: r.credentials(basic, basicSchema, f["users"], "users")}
+		if realm := f["realm"]; realm != nil {
+			out.Basic.Realm = r.notEmpty(realm, "name what people log in to, or remove the key")
+			if !headerValue(out.Basic.Realm) {
+				r.rec.add(realm.at, realm.path, badHeaderValue)
+			}
+		}
+	}
+	if keys := f["keys"]; keys != nil {
+		f := r.fields(keys, keysSchema)
+		out.Keys = &Keys{Header: r.headerName(f["header"], "X-API-Key"), Keys: r.credentials(keys, keysSchema, f["keys"], "keys")}
+	}
+	if forward := f["forward"]; forward != nil {
+		out.Forward = r.readForward(forward)
+	}
+	return out
+}
+
+// credentials reads who knows which secret: NAME: SECRET, or NAME: {secret, roles}.
+// parent is the map that the list belongs to, under key.
+func (r *reader) credentials(parent *node, s schema, n *node, key string) []Credential {
+	if n == nil {
+		r.missing(parent, s, key, "name each with its secret, as in {ops: OPS_PASSWORD}")
+		return nil
+	}
+	const most = 1000
+	if len(n.items) > most {
+		r.rec.add(n.keyAt, n.path, tooMany, "1000", len(n.items), "ask a service for so many: forward")
+		return nil
+	}
+	entries := r.entries(n, "secrets by name")
+	if n.kind == mapping && len(n.items) == 0 {
+		r.rec.add(n.at, n.path, emptyValue, "name each with its secret, as in {ops: OPS_PASSWORD}")
+	}
+	var out []Credential
+	secretOf := map[string]string{}
+	for _, m := range entries {
+		if !wordOf(m.key, "._-@+") {
+			r.rec.add(m.keyAt, m.path, badName, quote(m.key), "a name of letters, digits and . _ - @ +, at most 64", "")
+		}
+		c := Credential{Name: m.key}
+		secret := m
+		if !m.scalar() {
+			f := r.fields(m, credentialSchema)
+			secret = f["secret"]
+			c.Roles = r.roles(f["roles"])
+			if secret == nil {
+				r.missing(m, credentialSchema, "secret", "name the secret that is known")
+				continue
+			}
+		}
+		c.Secret, _ = r.text(secret)
+		if r.secrets[c.Secret] == nil {
+			// What stands here may be a password, and is not repeated.
+			advice := "declare it under secrets and name it here: the file never holds a password"
+			if best, ok := nearest(c.Secret, names(r.secrets)); ok {
+				advice = "did you mean " + quote(best) + "?"
+			}
+			r.refer("secrets", secret.at, secret.path, unknownSecret, "of this name", advice)
+			continue
+		}
+		if other, ok := secretOf[c.Secret]; ok && s.what == keysSchema.what {
+			r.rec.add(secret.at, secret.path, sharedKey, c.Secret, other)
+		}
+		secretOf[c.Secret] = c.Name
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b Credential) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// roles reads a role or a list of roles.
+func (r *reader) roles(n *node) []string {
+	var out []string
+	for _, item := range r.texts(n, true) {
+		if !wordOf(item.text, "._-:") {
+			r.rec.add(item.at, item.path, badRole, quote(item.text))
+			continue
+		}
+		out = append(out, item.text)
+	}
+	return out
+}
+
+func (r *reader) readForward(n *node) *Forward {
+	f := r.fields(n, forwardSchema)
+	out := &Forward{
+		Path:          r.urlPath(f["path"], "/"),
+		Headers:       r.headerNames(f["headers"]),
+		Timeout:       r.duration(f["timeout"], 5*time.Second, time.Millisecond, 5*time.Minute),
+		SubjectHeader: r.headerName(f["subject_header"], ""),
+		RolesHeader:   r.headerName(f["roles_header"], ""),
+	}
+	if f["service"] == nil {
+		r.missing(n, forwardSchema, "service", "name the service that is asked about each request")
+		return out
+	}
+	out.Service, _ = r.text(f["service"])
+	return out
+}
+
+// urlPath reads the path of a request that the gateway makes itself.
+func (r *reader) urlPath(n *node, def string) string {
+	s, ok := r.text(n)
+	switch {
+	case !ok:
+		return def
+	case !strings.HasPrefix(s, "/") || strings.ContainsAny(s, " \t\r\n#") || len(s) > 1024:
+		r.rec.add(n.at, n.path, badPath, "must begin with /", "name the path to ask, as in /healthz")
+		return def
+	}
+	return s
+}
+
+func (r *reader) readJWT(n *node) *JWT {
+	f := r.fields(n, jwtSchema)
+	out := &JWT{Algorithms: []string{"EdDSA"}, RolesClaim: "roles"}
+	for key, to := range map[string]*string{"issuer": &out.Issuer, "audience": &out.Audience} {
+		if f[key] == nil {
+			r.missing(n, jwtSchema, key, "a token is accepted only from the "+key+" that is named here")
+			continue
+		}
+		*to = r.notEmpty(f[key], "write what the tokens hold")
+	}
+	if claim := f["roles_claim"]; claim != nil {
+		out.RolesClaim = r.notEmpty(claim, "name the claim that lists the roles, or remove the key")
+	}
+	if algorithms := f["algorithms"]; algorithms != nil {
+		known := []string{"EdDSA", "ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
+		out.Algorithms = nil
+		for _, item := range r.texts(algorithms, false) {
+			if strings.HasPrefix(item.text, "HS") || item.text == "none" {
+				r.rec.add(item.at, item.path, notOneOf, enumerate(known, "or"), quote(item.text),
+					"whoever can check such a token can make one")
+				continue
+			}
+			out.Algorithms = append(out.Algorithms, r.oneOf(item, "", known...))
+		}
+		if algorithms.kind == list && len(algorithms.items) == 0 {
+			r.rec.add(algorithms.at, algorithms.path, emptyValue, "name an algorithm, or remove the key for EdDSA")
+		}
+	}
+	out.Leeway = r.duration(f["leeway"], 30*time.Second, 0, 10*time.Minute)
+	jwks := f["jwks"]
+	if jwks == nil {
+		r.missing(n, jwtSchema, "jwks", "write bus:SUBJECT or file:PATH, where the keys are that verify tokens")
+		return out
+	}
+	s, ok := r.text(jwks)
+	if !ok {
+		return out
+	}
+	if subject, ok := strings.CutPrefix(s, "bus:"); ok {
+		if err := checkSubject(subject, false); err != nil {
+			r.rec.add(jwks.at, jwks.path, badSubject, err)
+			return out
+		}
+		out.JWKS = s
+	} else if path, ok := strings.CutPrefix(s, "file:"); ok {
+		file := *jwks
+		file.text = path
+		out.JWKS = "file:" + r.file(&file, false)
+	} else {
+		r.rec.add(jwks.at, jwks.path, badJWKS, quote(s))
+	}
+	return out
+}

@@ -1,0 +1,141 @@
+package system
+
+import (
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var (
+	rateSchema = schema{what: "a rate", keys: []string{"requests", "per", "burst", "by"}}
+	corsSchema = schema{what: "cors", keys: []string{"origins", "methods", "headers", "expose", "credentials", "max_age"}}
+)
+
+// readFilters reads what decides whether a request is let in, from the fields of the
+// gateway or of a route.
+func (r *reader) readFilters(f map[string]*node) Filters {
+	out := Filters{Deny: r.prefixes(f["deny"])}
+	if n := f["allow"]; n != nil {
+		out.Allow = r.prefixes(n)
+		if n.kind == list && len(n.items) == 0 {
+			// An empty list would open a door that looks closed.
+			r.rec.add(n.at, n.path, emptyValue, "name who is let in, or remove the key to let everybody in")
+		}
+	}
+	if n := f["rate"]; n != nil {
+		out.RatesSet = true
+		out.Rates = r.readRates(n)
+	}
+	if n := f["cors"]; n != nil {
+		out.CORS = r.readCORS(n)
+	}
+	if n := f["compress"]; n != nil {
+		compress := r.bool(n)
+		out.Compress = &compress
+	}
+	return out
+}
+
+func (r *reader) readRates(n *node) []Rate {
+	items := []*node{n}
+	if n.kind == list {
+		items = n.items
+	}
+	const most = 16
+	if len(items) > most {
+		r.rec.add(n.at, n.path, tooMany, strconv.Itoa(most), len(items), "")
+		return nil
+	}
+	var out []Rate
+	for _, item := range items {
+		f := r.fields(item, rateSchema)
+		if item.kind != mapping {
+			continue
+		}
+		if f["requests"] == nil {
+			r.missing(item, rateSchema, "requests", "write how many requests are let in, as in {requests: 50, per: 1s}")
+		}
+		rate := Rate{
+			Requests: r.int(f["requests"], 1, 1, 1_000_000, ""),
+			Per:      r.duration(f["per"], time.Second, time.Millisecond, 24*time.Hour),
+			By:       RateBy(r.oneOf(f["by"], string(ByClient), string(ByClient), string(ByToken), string(ByRoute))),
+		}
+		rate.Burst = r.int(f["burst"], rate.Requests, 1, 1_000_000, "")
+		out = append(out, rate)
+	}
+	return out
+}
+
+func (r *reader) readCORS(n *node) *CORS {
+	f := r.fields(n, corsSchema)
+	out := &CORS{Methods: []string{"GET", "HEAD", "POST"}, Credentials: r.bool(f["credentials"])}
+	if n.kind != mapping {
+		return out
+	}
+	if f["origins"] == nil {
+		r.missing(n, corsSchema, "origins", "name the origins that browsers may ask from, as in [https://app.example.com]")
+	}
+	for _, item := range r.texts(f["origins"], true) {
+		origin, advice := parseOrigin(item.text)
+		if advice != "" {
+			r.rec.add(item.at, item.path, badOrigin, quote(item.text), advice)
+			continue
+		}
+		if origin == "*" && out.Credentials {
+			r.rec.add(item.at, item.path, anyOrigin)
+		}
+		out.Origins = append(out.Origins, origin)
+	}
+	if f["methods"] != nil {
+		out.Methods = nil
+		for _, item := range r.texts(f["methods"], false) {
+			out.Methods = append(out.Methods, r.oneOf(item, "", methods...))
+		}
+	}
+	out.Headers = r.corsHeaders(f["headers"])
+	out.Expose = r.corsHeaders(f["expose"])
+	out.MaxAge = r.seconds(f["max_age"], 0)
+	return out
+}
+
+// corsHeaders reads names of headers that are only spoken of.
+func (r *reader) corsHeaders(n *node) []string {
+	var out []string
+	for _, item := range r.texts(n, false) {
+		if !isToken(item.text) {
+			r.rec.add(item.at, item.path, badHeader, quote(item.text))
+			continue
+		}
+		out = append(out, item.text)
+	}
+	return out
+}
+
+// parseOrigin reads scheme://host[:port] (RFC 6454, 6.2), whose host may begin with
+// "*.", or "*". advice is "" if s is one.
+func parseOrigin(s string) (origin, advice string) {
+	if s == "*" {
+		return s, ""
+	}
+	small := strings.ToLower(s)
+	u, err := url.Parse(strings.Replace(small, "://*.", "://", 1))
+	switch {
+	case err != nil, u.Host == "", !slices.Contains([]string{"http", "https"}, u.Scheme), u.User != nil, u.RawQuery != "", u.Fragment != "":
+		return "", "write it as in https://app.example.com or http://localhost:3000"
+	case u.Path != "" || strings.ContainsAny(small, "?#"):
+		return "", "an origin has no path: write " + u.Scheme + "://" + u.Host
+	case u.Scheme == "https" && u.Port() == "443", u.Scheme == "http" && u.Port() == "80":
+		return "", "browsers leave the port out: write " + u.Scheme + "://" + u.Hostname()
+	}
+	if _, advice, ok := checkAddress(u.Host); u.Port() != "" && !ok {
+		return "", advice
+	}
+	if u.Port() == "" {
+		if _, _, ok := checkAddress(u.Host + ":1"); !ok {
+			return "", "the host must be an IP address or a name"
+		}
+	}
+	return small, ""
+}

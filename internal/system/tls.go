@@ -1,0 +1,167 @@
+package system
+
+import (
+	"crypto/tls"
+	"net/url"
+	"strings"
+)
+
+var (
+	tlsSchema = schema{
+		what: "gateway.tls",
+		keys: []string{"certificate", "key", "certificates", "acme", "internal", "client", "min_version", "hsts"},
+	}
+	certificateSchema = schema{what: "a certificate", keys: []string{"certificate", "key"}}
+	acmeSchema        = schema{what: "gateway.tls.acme", keys: []string{"email", "directory", "root", "hosts"}}
+	internalSchema    = schema{what: "gateway.tls.internal", keys: []string{"hosts"}}
+	clientSchema      = schema{what: "gateway.tls.client", keys: []string{"ca", "required"}}
+)
+
+const letsEncrypt = "https://acme-v02.api.letsencrypt.org/directory"
+
+// mostCertificates bounds the pairs of files that are watched.
+const mostCertificates = 1000
+
+func (r *reader) readTLS(n *node) *TLS {
+	f := r.fields(n, tlsSchema)
+	out := &TLS{MinVersion: tls.VersionTLS12}
+	if n.kind != mapping {
+		return out
+	}
+	if f["certificate"] != nil || f["key"] != nil {
+		out.Certificates = r.readCertificate(n, tlsSchema, f, out.Certificates)
+	}
+	if n := f["certificates"]; n != nil {
+		out.Certificates = r.readCertificates(n, out.Certificates)
+	}
+	if acme := f["acme"]; acme != nil {
+		out.ACME = r.readACME(acme)
+	}
+	if internal := f["internal"]; internal != nil && internal.kind == mapping {
+		out.Internal = &InternalCA{Hosts: r.hosts(r.fields(internal, internalSchema)["hosts"], true)}
+	} else if r.bool(internal) {
+		out.Internal = &InternalCA{}
+	}
+	if f["certificate"] == nil && f["key"] == nil && f["certificates"] == nil && f["acme"] == nil && out.Internal == nil && len(f) == len(n.items) {
+		r.rec.add(n.keyAt, n.path, noCertificate)
+	}
+	if client := f["client"]; client != nil {
+		out.Client = r.readClientCertificates(client)
+	}
+	if r.oneOf(f["min_version"], "1.2", "1.2", "1.3") == "1.3" {
+		out.MinVersion = tls.VersionTLS13
+	}
+	out.HSTS = r.seconds(f["hsts"], 0)
+	return out
+}
+
+func (r *reader) readCertificates(n *node, out []Certificate) []Certificate {
+	switch {
+	case n.kind != list:
+		r.wrong(n, "a list", "write [{certificate: a.pem, key: a.key}, ...]")
+	case len(n.items) == 0:
+		r.rec.add(n.at, n.path, emptyValue, "name a certificate, or remove the key")
+	case len(n.items) > mostCertificates:
+		r.rec.add(n.at, n.path, tooMany, "1000", len(n.items), "")
+	default:
+		for _, item := range n.items {
+			out = r.readCertificate(item, certificateSchema, r.fields(item, certificateSchema), out)
+		}
+	}
+	return out
+}
+
+// readCertificate appends the pair that the fields of n name.
+func (r *reader) readCertificate(n *node, s schema, f map[string]*node, out []Certificate) []Certificate {
+	if n.kind != mapping {
+		return out
+	}
+	var c Certificate
+	if f["certificate"] == nil {
+		r.missing(n, s, "certificate", "name the PEM file of the certificate that the key belongs to")
+	} else {
+		c.Certificate = r.file(f["certificate"], false)
+	}
+	if f["key"] == nil {
+		r.missing(n, s, "key", "name the PEM file of the certificate's private key")
+	} else {
+		c.Key = r.file(f["key"], false)
+	}
+	return append(out, c)
+}
+
+func (r *reader) readACME(n *node) *ACME {
+	f := r.fields(n, acmeSchema)
+	out := &ACME{Directory: letsEncrypt, Hosts: r.hosts(f["hosts"], false)}
+	if n := f["email"]; n != nil {
+		s, ok := r.text(n)
+		if name, host, found := strings.Cut(s, "@"); ok && (!found || name == "" || !hostName(strings.ToLower(host)) || !headerValue(s) || strings.Contains(s, " ")) {
+			r.rec.add(n.at, n.path, badEmail, quote(s))
+		}
+		out.Email = s
+	}
+	if n := f["directory"]; n != nil {
+		s, ok := r.text(n)
+		if u, err := url.Parse(s); ok && (err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil) {
+			r.rec.add(n.at, n.path, badURL, quote(s), "write the https address of the authority's directory")
+		}
+		out.Directory = s
+	}
+	if n := f["root"]; n != nil {
+		out.Root = r.file(n, false)
+	}
+	return out
+}
+
+func (r *reader) readClientCertificates(n *node) *ClientCertificates {
+	f := r.fields(n, clientSchema)
+	out := &ClientCertificates{Required: f["required"] == nil || r.bool(f["required"])}
+	if f["ca"] == nil {
+		r.missing(n, clientSchema, "ca", "name the PEM file of the authorities that clients' certificates must chain to")
+	} else {
+		out.CA = r.file(f["ca"], false)
+	}
+	return out
+}
+
+// hosts reads a list of names of hosts, with *.example.com only where wildcards are
+// allowed.
+func (r *reader) hosts(n *node, wildcards bool) []string {
+	var out []string
+	for _, item := range r.texts(n, false) {
+		name := strings.ToLower(item.text)
+		bare, wild := strings.CutPrefix(name, "*.")
+		switch {
+		case !hostName(bare):
+			r.rec.add(item.at, item.path, badHost, quote(item.text), "write a name without port, as in shop.example.com")
+		case wild && !wildcards:
+			r.rec.add(item.at, item.path, badHost, quote(item.text), "an authority proves one name at a time here: write the names out")
+		default:
+			out = append(out, name)
+		}
+	}
+	if n != nil && n.kind == list && len(n.items) == 0 {
+		r.rec.add(n.at, n.path, emptyValue, "name a host, or remove the key")
+	}
+	return out
+}
+
+// checkACME gives ACME the hosts of the routes when the file names none. A host with
+// a wildcard cannot be proved over HTTP or TLS and is left out.
+func (r *reader) checkACME(n *node) {
+	t := r.sys.Gateway.TLS
+	if t == nil || t.ACME == nil || n.member("hosts") != nil {
+		return
+	}
+	seen := map[string]bool{}
+	for i := range r.sys.Routes {
+		host := r.sys.Routes[i].Host
+		if host != "" && !strings.HasPrefix(host, "*.") && !seen[host] {
+			seen[host] = true
+			t.ACME.Hosts = append(t.ACME.Hosts, host)
+		}
+	}
+	if len(t.ACME.Hosts) == 0 && !r.meant["hosts"] {
+		r.rec.add(n.keyAt, n.path, acmeWithoutHosts)
+	}
+}
