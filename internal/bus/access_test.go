@@ -182,7 +182,7 @@ func TestSystemAccountIsOutOfReach(t *testing.T) {
 	if _, err := nc.Request("$SYS.REQ.SERVER.PING", nil, time.Second); !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("got %v, want no responders", err)
 	}
-	sys, sub := b.server.SystemAccount(), b.server.GlobalAccount()
+	sys, sub := b.server.Load().SystemAccount(), b.server.Load().GlobalAccount()
 	if sys == nil || sys == sub {
 		t.Errorf("system account %v, account of the services %v", sys, sub)
 	}

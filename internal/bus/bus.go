@@ -10,13 +10,13 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/system"
-	"fairlead/internal/wire"
 )
 
 // Errors of the package.
@@ -29,6 +29,8 @@ var (
 	ErrUnknownInstance = errors.New("unknown instance")
 	// ErrNoBus is returned for a service without a bus section in the file.
 	ErrNoBus = errors.New("no bus section")
+	// ErrSuspended is returned between [Bus.Suspend] and [Bus.Resume].
+	ErrSuspended = errors.New("bus is suspended")
 )
 
 // DefaultMaxPayload is the largest message that the bus carries by default.
@@ -48,6 +50,12 @@ type Options struct {
 	// MaxPayload is the largest message in bytes, headers included; 0 is
 	// [DefaultMaxPayload], at most 64 MiB.
 	MaxPayload int32
+	// Model is what [Bus.Apply] would be given, in force before anybody connects;
+	// nil: none until Apply.
+	Model *system.System
+	// Former is what the bus of another process that had the store before knew. Its
+	// port and its users are those of the new bus. nil: there was none.
+	Former *Former
 }
 
 func (o Options) withDefaults() Options {
@@ -86,8 +94,8 @@ func (o Options) listen() (host string, port int, err error) {
 // Bus is a running NATS server. All its methods are safe for concurrent use.
 type Bus struct {
 	log    *slog.Logger
-	server *server.Server
-	base   *server.Options // without the instances' users; cloned for every reload
+	server atomic.Pointer[server.Server] // nil while suspended
+	base   *server.Options               // without the instances' users; cloned for every reload
 	lock   *os.File
 	url    string
 
@@ -112,8 +120,10 @@ type Bus struct {
 	health storeHealth
 	broken chan struct{} // holds a token when the store is to be mended
 
+	life     sync.Mutex         // one of Suspend, Resume and Close at a time
 	unwatch  context.CancelFunc // ends the watches
 	watches  sync.WaitGroup     // mendStore and thinCrowds
+	ended    chan struct{}      // closed when a server that was suspended has ended
 	closing  sync.Once
 	finished chan struct{} // closed when the server has ended and the lock is free
 }
@@ -144,15 +154,10 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	lock, err := lockStore(o.Dir)
-	if err != nil {
-		return nil, err
-	}
-
 	b := &Bus{
 		log:       o.Logger,
-		lock:      lock,
 		inbox:     gatewayInboxes + "." + random(),
+		sys:       o.Model,
 		instances: make(map[string]*instance),
 		broken:    make(chan struct{}, 1),
 		finished:  make(chan struct{}),
@@ -160,15 +165,31 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 	b.operator = Credentials{User: "fairlead.operator", Password: secret()}
 	b.tools = Credentials{User: "fairlead.tools", Password: secret(), InboxPrefix: sharedInboxes}
 	b.gateway = Credentials{User: "fairlead.gateway", Password: secret(), InboxPrefix: b.inbox}
+	if o.Former != nil {
+		b.follow(o.Former)
+		port = o.Former.Port
+	}
 	b.base = serverOptions(o, host, port)
-	if err := b.start(ctx); err != nil {
-		return nil, errors.Join(err, lock.Close())
+	if err := b.run(ctx, o.Former != nil); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// run takes the store and starts the server and its watches; again says that the
+// port was ours a moment ago.
+func (b *Bus) run(ctx context.Context, again bool) (err error) {
+	if b.lock, err = lockStore(b.base.StoreDir); err != nil {
+		return err
+	}
+	if err := b.await(ctx, again); err != nil {
+		return errors.Join(err, b.lock.Close())
 	}
 	var watching context.Context
 	watching, b.unwatch = context.WithCancel(context.WithoutCancel(ctx))
 	b.watches.Go(func() { b.mendStore(watching) })
 	b.watches.Go(func() { b.thinCrowds(watching) })
-	return b, nil
+	return nil
 }
 
 // serverOptions are the server's options without its users.
@@ -205,7 +226,10 @@ func serverOptions(o Options, host string, port int) *server.Options {
 // start runs the server. On error nothing of it is left.
 func (b *Bus) start(ctx context.Context) error {
 	opts := b.base.Clone()
-	users, err := b.users()
+	b.mu.Lock()
+	users, err := b.usersLocked()
+	b.applied = b.changes
+	b.mu.Unlock()
 	if err != nil {
 		return err
 	}
@@ -237,7 +261,7 @@ func (b *Bus) start(ctx context.Context) error {
 		s.WaitForShutdown()
 		return errors.New("start server: no listener")
 	}
-	b.server = s
+	b.server.Store(s)
 	b.base.Port = addr.Port
 	b.url = "nats://" + net.JoinHostPort(b.base.Host, strconv.Itoa(addr.Port))
 	for _, c := range []*Credentials{&b.operator, &b.tools, &b.gateway} {
@@ -261,15 +285,9 @@ func (b *Bus) Close(ctx context.Context) error {
 			for _, nc := range conns {
 				nc.Close()
 			}
-			b.unwatch()
-			b.watches.Wait()
-			b.reload.Lock() // a reload under way ends first
-			defer b.reload.Unlock()
-			b.server.Shutdown()
-			b.server.WaitForShutdown()
-			if err := b.lock.Close(); err != nil {
-				b.log.WarnContext(ctx, "bus store stays locked", slog.String(wire.KeyError, err.Error()))
-			}
+			b.life.Lock()
+			defer b.life.Unlock()
+			<-b.halt()
 		}()
 	})
 	select {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"time"
 
@@ -16,11 +17,11 @@ import (
 // account, JetStream and micro's discovery included, and an inbox prefix of its
 // own. The name is shown by NATS's tools. Options are applied after the
 // defaults, and before what identifies the connection. Close ends it with the
-// bus at the latest.
+// bus at the latest; between Suspend and Resume it is not connected.
 func (b *Bus) Operator(name string, opts ...nats.Option) (*nats.Conn, error) {
 	c := b.operator
 	c.InboxPrefix = operatorInboxes + "." + random()
-	return b.connect(name, c, append(slices.Clip(opts), nats.InProcessServer(b.server)))
+	return b.connect(name, c, append(slices.Clip(opts), nats.InProcessServer(pipe{b})))
 }
 
 // Gateway connects over TCP, which is faster under load than a pipe within the
@@ -72,6 +73,18 @@ func (b *Bus) connect(name string, c Credentials, opts []nats.Option) (*nats.Con
 		return nil, fmt.Errorf("connect %s to bus: %w", name, ErrClosed)
 	}
 	return nc, nil
+}
+
+// pipe connects within the process to the server that runs at the time.
+type pipe struct{ b *Bus }
+
+// InProcessConn implements [nats.InProcessConnProvider].
+func (p pipe) InProcessConn() (net.Conn, error) {
+	s := p.b.server.Load()
+	if s == nil {
+		return nil, ErrSuspended
+	}
+	return s.InProcessConn()
 }
 
 func (b *Bus) isClosed() bool {

@@ -38,7 +38,7 @@ func (b *Bus) thinCrowds(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		if b.server.NumClients() <= perInstance {
+		if s := b.server.Load(); s == nil || s.NumClients() <= perInstance {
 			continue // no crowd among them
 		}
 		for user, cut := range b.cutCrowds() {
@@ -58,7 +58,7 @@ func (b *Bus) thinCrowds(ctx context.Context) {
 // cutCrowds cuts what is too much and returns how many it cut of each instance, by
 // its id; "" stands for those that have not said who they are.
 func (b *Bus) cutCrowds() map[string]int {
-	z, err := b.server.Connz(&server.ConnzOptions{Username: true, Limit: maxConnections})
+	z, err := b.connz(&server.ConnzOptions{Username: true, Limit: maxConnections})
 	if err != nil {
 		return nil // closing
 	}
@@ -73,7 +73,7 @@ func (b *Bus) cutCrowds() map[string]int {
 			continue
 		}
 		for _, c := range tooMany(user, conns) {
-			if b.server.DisconnectClientByID(c.Cid) == nil { // else it is gone already
+			if s := b.server.Load(); s != nil && s.DisconnectClientByID(c.Cid) == nil { // else it is gone already
 				cut[user]++
 			}
 		}

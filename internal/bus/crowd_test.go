@@ -37,7 +37,7 @@ func TestOneInstanceCannotTakeAllConnections(t *testing.T) {
 	}
 	most, waited, n := 0, time.Duration(0), 0
 	for ctx.Err() == nil {
-		most = max(most, b.server.NumClients())
+		most = max(most, b.server.Load().NumClients())
 		start := time.Now()
 		id := "auth-" + strconv.Itoa(n)
 		dial(t, issue(t, b, "auth", id)).Close()
@@ -56,7 +56,7 @@ func TestOneInstanceCannotTakeAllConnections(t *testing.T) {
 		t.Errorf("%d connections at once", most)
 	}
 	until(t, "the crowd is cut", func() bool {
-		z, err := b.server.Connz(&server.ConnzOptions{Username: true, User: greedy.User, Limit: maxConnections})
+		z, err := b.server.Load().Connz(&server.ConnzOptions{Username: true, User: greedy.User, Limit: maxConnections})
 		return err == nil && len(z.Conns) == perInstance
 	})
 	if n := front.Stats().Reconnects; n != 0 || !front.IsConnected() {
@@ -67,14 +67,14 @@ func TestOneInstanceCannotTakeAllConnections(t *testing.T) {
 func TestStrangersCannotTakeAllConnections(t *testing.T) {
 	b := open(t, shop())
 	for range strangers + 200 {
-		conn, err := net.Dial("tcp", b.server.Addr().String())
+		conn, err := net.Dial("tcp", b.server.Load().Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
 	}
-	until(t, "the crowd is cut", func() bool { return b.server.NumClients() <= strangers })
-	if n := b.server.NumClients(); n < strangers-10 {
+	until(t, "the crowd is cut", func() bool { return b.server.Load().NumClients() <= strangers })
+	if n := b.server.Load().NumClients(); n < strangers-10 {
 		t.Errorf("%d stay; want some %d", n, strangers)
 	}
 	dial(t, issue(t, b, "auth", "auth-1"))

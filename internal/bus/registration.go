@@ -71,7 +71,7 @@ func (b *Bus) glimpse() (map[string][]*server.ConnInfo, error) {
 		return b.shot.conns, nil
 	}
 	taken := time.Now()
-	z, err := b.server.Connz(&server.ConnzOptions{
+	z, err := b.connz(&server.ConnzOptions{
 		Username: true, SubscriptionsDetail: true, Limit: b.base.MaxConn,
 	})
 	if err != nil {
@@ -97,7 +97,7 @@ type view struct {
 
 // look reads the instance's open connections from the server as they are now.
 func (b *Bus) look(in *instance) (map[uint64]view, error) {
-	z, err := b.server.Connz(&server.ConnzOptions{
+	z, err := b.connz(&server.ConnzOptions{
 		User: in.id, SubscriptionsDetail: true, Limit: b.base.MaxConn,
 	})
 	if err != nil {
@@ -173,7 +173,7 @@ func (b *Bus) count(in *instance, views map[uint64]view) uint64 {
 // final is how many requests a connection was given that is closed by now. The
 // server keeps the last ones that closed; zero if it has forgotten this one.
 func (b *Bus) final(in *instance, cid uint64) (requests uint64, open bool) {
-	z, err := b.server.Connz(&server.ConnzOptions{
+	z, err := b.connz(&server.ConnzOptions{
 		CID: cid, State: server.ConnAll, SubscriptionsDetail: true,
 	})
 	if err != nil || len(z.Conns) == 0 {

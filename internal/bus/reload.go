@@ -52,9 +52,14 @@ func (b *Bus) reloadServer() error {
 	if err != nil {
 		return err
 	}
+	s := b.server.Load()
+	if s == nil { // Resume starts with them
+		b.applied = told
+		return nil
+	}
 	opts := b.base.Clone()
 	opts.Users = users
-	if err := b.server.ReloadOptions(opts); err != nil {
+	if err := s.ReloadOptions(opts); err != nil {
 		return fmt.Errorf("reload server: %w", err)
 	}
 	b.applied = told
@@ -62,12 +67,6 @@ func (b *Bus) reloadServer() error {
 	b.shot = snapshot{}
 	b.looking.Unlock()
 	return nil
-}
-
-func (b *Bus) users() ([]*server.User, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.usersLocked()
 }
 
 // usersLocked are the server's users by the model and the instances. b.mu is held.
@@ -126,7 +125,7 @@ const (
 // calls this; see docs/decisions/0012.
 func (b *Bus) settleHandshakes() {
 	for {
-		z, err := b.server.Connz(&server.ConnzOptions{Username: true, Limit: b.base.MaxConn})
+		z, err := b.connz(&server.ConnzOptions{Username: true, Limit: b.base.MaxConn})
 		if err != nil || !slices.ContainsFunc(z.Conns, func(c *server.ConnInfo) bool { return inHandshake(c, z.Now) }) {
 			return
 		}

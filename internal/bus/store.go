@@ -136,21 +136,25 @@ func (b *Bus) reopenStore() error {
 
 // reopenStreams is the second half of reopenStore. b.reload is held.
 func (b *Bus) reopenStreams() error {
-	if !b.server.JetStreamEnabled() {
+	server := b.server.Load()
+	if server == nil {
+		return ErrSuspended
+	}
+	if !server.JetStreamEnabled() {
 		// The server itself gave up on the store, which it does when it may not
 		// write; a reload opens it.
 		if err := b.reloadServer(); err != nil {
 			return err
 		}
 	}
-	account := b.server.GlobalAccount()
+	account := server.GlobalAccount()
 	// Fails only if the account has no streams open.
 	_ = account.DisableJetStream()
 	before := b.failures() // those of the closed streams do not matter
 	if err := account.EnableJetStream(nil, nil); err != nil {
 		return fmt.Errorf("open the store in %s: %w", b.base.StoreDir, err)
 	}
-	stored, err := filepath.Glob(filepath.Join(b.server.StoreDir(), account.Name, "streams", "*", "meta.inf"))
+	stored, err := filepath.Glob(filepath.Join(server.StoreDir(), account.Name, "streams", "*", "meta.inf"))
 	if err != nil {
 		return fmt.Errorf("list streams: %w", err)
 	}

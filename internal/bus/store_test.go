@@ -258,10 +258,10 @@ func TestStoreThatTheServerGaveUpIsOpenedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What the server does and says when it may not write.
-	if err := b.server.ShutdownJetStream(); err != nil {
+	if err := b.server.Load().ShutdownJetStream(); err != nil {
 		t.Fatal(err)
 	}
-	b.server.Warnf("Filesystem permission denied while writing msg, disabling JetStream: %v", os.ErrPermission)
+	b.server.Load().Warnf("Filesystem permission denied while writing msg, disabling JetStream: %v", os.ErrPermission)
 	until(t, "healthy", func() bool { return b.Healthy() == nil })
 	if _, err := js.Publish(t.Context(), "s", nil); err != nil {
 		t.Error(err)
