@@ -142,9 +142,6 @@ func (b *bridge) do(ctx context.Context, c *call) (reply, error) {
 	if err := b.start(); err != nil {
 		return reply{}, err
 	}
-	if !b.conn.IsConnected() {
-		return reply{}, errBridgeDown
-	}
 	if err := b.table.enter(); err != nil {
 		return reply{}, err
 	}
@@ -154,7 +151,15 @@ func (b *bridge) do(ctx context.Context, c *call) (reply, error) {
 
 	w := waiting{pause: backoffFirst}
 	for {
-		if err := b.send(c, false); err != nil {
+		err := b.send(c, false)
+		if errors.Is(err, errHeld) {
+			if err := b.awaitRelease(ctx, c); err != nil {
+				return reply{}, err
+			}
+			w = waiting{pause: backoffFirst}
+			continue
+		}
+		if err != nil {
 			return reply{}, err
 		}
 		r, state, err := b.await(ctx, c)
@@ -182,13 +187,17 @@ func (b *bridge) send(c *call, resend bool) error {
 	if c.sent > 0 && b.sender.has(c) {
 		return nil // the last attempt is still to go out, and will go to whoever is there then
 	}
-	c.msg.Reply = b.table.sending(c, resend)
-	if c.msg.Reply == "" {
-		if resend {
-			return nil
-		}
-		return errBridgeClosed
+	if c.sent == 0 && !b.conn.IsConnected() && !b.table.held(c.service) {
+		return errBridgeDown
 	}
+	reply, err := b.table.sending(c, resend)
+	if resend && (reply == "" || errors.Is(err, errHeld)) {
+		return nil // a release asks for it again
+	}
+	if err != nil {
+		return err
+	}
+	c.msg.Reply = reply
 	c.sent++
 	if c.bereft {
 		c.bereft = false

@@ -30,6 +30,7 @@ type table struct {
 	clock   uint64 // counts sendings
 	open    int
 	closed  bool
+	hold    hold
 }
 
 // traffic is what one service has been asked and has not answered.
@@ -92,8 +93,9 @@ func (t *table) leave(c *call) {
 }
 
 // sending makes a new attempt of c and returns the subject for its replies. A
-// resend needs budget; without it, or after resendsMost, the answer is "".
-func (t *table) sending(c *call, resend bool) string {
+// resend needs budget; without it, or after resendsMost, the answer is "". While
+// requests of the service are held, it fails with errHeld.
+func (t *table) sending(c *call, resend bool) (string, error) {
 	var raw [tokenRandom]byte
 	_, _ = rand.Read(raw[:]) // never fails
 	buf := make([]byte, 0, 128)
@@ -104,7 +106,10 @@ func (t *table) sending(c *call, resend bool) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return ""
+		return "", errBridgeClosed
+	}
+	if t.hold.holds(c.service) {
+		return "", errHeld
 	}
 	tr := t.of(c.service)
 	switch {
@@ -112,7 +117,7 @@ func (t *table) sending(c *call, resend bool) string {
 		tr.budget = min(tr.budget+1, resendsSaved)
 	case !resend:
 	case tr.budget == 0 || c.resends >= resendsMost:
-		return ""
+		return "", nil
 	default:
 		tr.budget--
 		c.resends++
@@ -137,7 +142,7 @@ func (t *table) sending(c *call, resend bool) string {
 		}
 		tr.last = c
 	}
-	return reply
+	return reply, nil
 }
 
 // of needs the lock. It returns what a service has been asked.
