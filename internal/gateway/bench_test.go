@@ -147,7 +147,7 @@ func BenchmarkProxy(b *testing.B) {
 // one service.
 func BenchmarkSwap(b *testing.B) {
 	g := New(Options{})
-	c := Config{Routes: manyRoutes(), Services: []string{"api"}, Endpoints: map[string][]Endpoint{"api": {{"api-1", "tcp", "127.0.0.1:1"}}}}
+	c := Config{Routes: manyRoutes(), Services: servicesOf("api"), Endpoints: map[string][]Endpoint{"api": {{"api-1", "tcp", "127.0.0.1:1"}}}}
 	if err := g.Apply(c); err != nil {
 		b.Fatal(err)
 	}

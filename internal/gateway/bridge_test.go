@@ -118,7 +118,7 @@ func newBusGateway(tb testing.TB, config Config, opts Options) *busGateway {
 	}
 	g := New(opts)
 	tb.Cleanup(func() { g.bridge.close() })
-	config.Services = append(config.Services, "flows")
+	config.Services = append(config.Services, servicesOf("flows")...)
 	if err := g.Apply(config); err != nil {
 		tb.Fatal(err)
 	}

@@ -45,6 +45,11 @@ type exchange struct {
 
 	start, deadline time.Time
 
+	pool     *pool     // that the request goes to, nil for none
+	wish     wish      // of the choice of an endpoint
+	endpoint *endpoint // that the request was sent to last
+	placed   bool      // it has a place of the pool's queue
+
 	// For the access log.
 	instance string // that answered, or was tried last
 	sent     int    // times the request was sent to an instance
@@ -68,8 +73,8 @@ func (x *exchange) fail(w http.ResponseWriter, r *http.Request, status int, deta
 	if x.cause == "" {
 		x.cause = detail
 	}
-	if x.route != nil && x.route.pool != nil && status >= http.StatusBadGateway && status <= http.StatusGatewayTimeout {
-		x.route.pool.failed.Add(1)
+	if x.pool != nil && status >= http.StatusBadGateway && status <= http.StatusGatewayTimeout {
+		x.pool.failed.Add(1)
 	}
 	if x.answer.status >= http.StatusOK {
 		panic(http.ErrAbortHandler)

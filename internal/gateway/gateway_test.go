@@ -24,6 +24,7 @@ type door struct {
 	t      testing.TB
 	client *http.Client
 	log    *syncBuffer
+	using  map[string]system.Pool // how apply has the pools used
 }
 
 // openDoor starts a gateway that is stopped at the end of the test.
@@ -57,6 +58,11 @@ func openDoor(tb testing.TB, opts Options) *door {
 	return d
 }
 
+// service is a service by its name, with the pool that the test wants.
+func (d *door) service(name string) system.Service {
+	return system.Service{Name: name, Pool: d.using[name]}
+}
+
 func (d *door) apply(routes []system.Route, endpoints map[string][]Endpoint) {
 	d.t.Helper()
 	c := Config{Routes: routes, Endpoints: endpoints}
@@ -68,13 +74,13 @@ func (d *door) apply(routes []system.Route, endpoints map[string][]Endpoint) {
 		for _, t := range routes[i].Targets {
 			if !seen[t.Service] {
 				seen[t.Service] = true
-				c.Services = append(c.Services, t.Service)
+				c.Services = append(c.Services, d.service(t.Service))
 			}
 		}
 	}
 	for s := range endpoints {
 		if !seen[s] {
-			c.Services = append(c.Services, s)
+			c.Services = append(c.Services, d.service(s))
 		}
 	}
 	if err := d.Apply(c); err != nil {
@@ -281,4 +287,13 @@ func manyRoutes() []system.Route {
 		keys = append(keys, "GET "+base, "POST "+base, "GET "+base+"/{id}", "PUT "+base+"/{id}", "GET "+base+"/{id}/parts/{part}")
 	}
 	return routesOf(keys...)
+}
+
+// servicesOf are services of which only the names matter.
+func servicesOf(names ...string) []system.Service {
+	list := make([]system.Service, len(names))
+	for i, name := range names {
+		list[i].Name = name
+	}
+	return list
 }

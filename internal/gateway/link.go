@@ -327,6 +327,7 @@ func (l *link) upgrade(w http.ResponseWriter, x *exchange, q *outbound) error {
 	}
 	t.fromClient = ahead(buffered.Reader, client)
 	t.toService = ahead(l.br, l.c)
+	x.givePlace() // a tunnel may be open for days
 	x.answer.bytes = t.run()
 	return nil
 }

@@ -3,20 +3,25 @@ package gateway
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"fairlead/internal/gateway/balance"
+	"fairlead/internal/system"
 )
 
 const (
 	// maxWaiting bounds the requests of one pool that wait for an instance.
 	maxWaiting = 1000
-	// shunTime is how long an endpoint that refused a connection is passed over
-	// while the pool has others.
-	shunTime = time.Second
 	// retryAfter is the Retry-After of a 503 in seconds.
 	retryAfter = 1
+
+	defaultQueueTime = 5 * time.Second
+	defaultEjectTime = 10 * time.Second
 )
 
 var (
@@ -25,156 +30,37 @@ var (
 	errHalted   = errors.New("the service is stopped")
 )
 
-// Endpoint is where a ready instance can be reached.
-type Endpoint struct {
-	Instance string // id, never used again
-	Network  string // "tcp", "unix", or "bus" for an instance without an HTTP endpoint
-	Address  string
-}
-
-// endpoint is one [Endpoint] with what the gateway knows about it.
-type endpoint struct {
-	Endpoint
-	up     upstream      // nil for the network "bus"
-	served atomic.Uint64 // requests sent to it
-	open   atomic.Int64  // requests and tunnels open on it
-	gone   atomic.Bool   // left its pool: takes no more requests
-	shun   atomic.Int64  // Unix nanoseconds until which others are preferred
-
-	mu    sync.Mutex    // guards quiet
-	quiet chan struct{} // closed once gone and nothing is open; nil while nobody waits
-}
-
-// enter counts a request in. It reports false if the endpoint has left its pool;
-// whoever has seen true will be waited for by drain.
-func (e *endpoint) enter() bool {
-	e.open.Add(1)
-	if e.gone.Load() {
-		e.leave()
-		return false
-	}
-	return true
-}
-
-// leave counts a request out.
-func (e *endpoint) leave() {
-	if e.open.Add(-1) == 0 && e.gone.Load() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if e.quiet != nil {
-			close(e.quiet)
-			e.quiet = nil
-		}
-	}
-}
-
-// retire takes no more requests and closes the connections that idle.
-func (e *endpoint) retire() {
-	e.gone.Store(true)
-	if e.up != nil {
-		e.up.close()
-	}
-}
-
-// drain waits until no request is open on a retired endpoint.
-func (e *endpoint) drain(ctx context.Context) error {
-	for {
-		e.mu.Lock()
-		if e.quiet == nil {
-			e.quiet = make(chan struct{})
-		}
-		quiet := e.quiet
-		e.mu.Unlock()
-		if e.open.Load() == 0 {
-			return nil
-		}
-		select {
-		case <-quiet:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// ready is the part of a snapshot that belongs to one service.
-type ready struct {
-	all  []*endpoint
-	http []*endpoint // those that speak HTTP
-}
-
-func newReady(all []*endpoint) *ready {
-	rd := &ready{all: all}
-	for _, e := range all {
-		if e.up != nil {
-			rd.http = append(rd.http, e)
-		}
-	}
-	return rd
-}
-
-// any reports whether an instance is there.
-func (rd *ready) any() bool { return rd != nil && slices.ContainsFunc(rd.all, (*endpoint).here) }
-
-// anyHTTP reports whether an instance is there that speaks HTTP.
-func (rd *ready) anyHTTP() bool { return rd != nil && slices.ContainsFunc(rd.http, (*endpoint).here) }
-
-func (e *endpoint) here() bool { return !e.gone.Load() }
-
-// least enters the endpoint with the fewest open requests. Ties take turns.
-// Endpoints that lately refused a connection come last; those that were tried are
-// not taken.
-func (rd *ready) least(turn uint32, now time.Time, tried []*endpoint) *endpoint {
-	if rd == nil || len(rd.http) == 0 {
-		return nil
-	}
-	for range 4 { // the best may leave between the look and the entry
-		var best *endpoint
-		var bestOpen int64
-		var bestShunned bool
-		n := len(rd.http)
-		at := int(turn % uint32(n))
-		for range n {
-			e := rd.http[at]
-			if at++; at == n {
-				at = 0
-			}
-			if e.gone.Load() || slices.Contains(tried, e) {
-				continue
-			}
-			open, shunned := e.open.Load(), e.shun.Load() > now.UnixNano()
-			if best == nil || bestShunned && !shunned || bestShunned == shunned && open < bestOpen {
-				best, bestOpen, bestShunned = e, open, shunned
-			}
-		}
-		if best == nil {
-			return nil
-		}
-		if best.enter() {
-			return best
-		}
-	}
-	return nil
-}
-
 // pool is what lasts of a service while its endpoints and the routes to it change.
 type pool struct {
-	service string
-	g       *Gateway
-	failed  atomic.Uint64 // requests answered 502, 503 or 504 by the gateway itself
-	turn    atomic.Uint32
-	retries budget
-	halted  atomic.Bool // stopped on purpose: nobody waits for an instance
+	service   string
+	g         *Gateway
+	settings  atomic.Pointer[system.Pool]
+	failed    atomic.Uint64         // requests answered 502, 503 or 504 by the gateway itself
+	faults    [faults]atomic.Uint64 // attempts that failed, by kind
+	ejections atomic.Uint64
+	turn      atomic.Uint64
+	retries   budget
+	queue     queue
+	halted    atomic.Bool // stopped on purpose: nobody waits for an instance
 
-	mu      sync.Mutex // guards the fields below
+	mu      sync.Mutex // guards the fields below, and the ejections of the endpoints
 	waiting int
 	changed chan struct{} // closed when the endpoints change
+	stalls  stalls
 }
 
 // newPool needs the gateway's mutex.
 func newPool(g *Gateway, service string) *pool {
 	p := &pool{service: service, g: g, changed: make(chan struct{})}
+	p.settings.Store(&system.Pool{})
 	p.halted.Store(g.halted[service])
 	return p
+}
+
+// set changes how the pool is used. Requests that are open are not touched.
+func (p *pool) set(s system.Pool) {
+	p.settings.Store(&s)
+	p.queue.set(&s)
 }
 
 // current returns the endpoints that are ready now.
@@ -217,7 +103,9 @@ func (p *pool) await(ctx context.Context, enough func(*ready) bool) error {
 	}
 	p.waiting++
 	p.mu.Unlock()
+	began := time.Now()
 	defer func() {
+		p.waited(began, time.Now())
 		p.mu.Lock()
 		p.waiting--
 		p.mu.Unlock()
@@ -251,53 +139,115 @@ func (p *pool) changes() <-chan struct{} {
 	return p.changed
 }
 
+// wish says what a request wants of the choice of its endpoint. The zero wish
+// leaves it to the pool.
+type wish struct {
+	// prefer is an instance that is taken as long as it is ready and not ejected.
+	prefer string
+	// keyed says that key chooses by consistent hash, whatever the pool's balance.
+	keyed bool
+	key   uint64 // of balance.Key
+	bound balance.Bound
+}
+
+// hashBound keeps a hot key of a hashing pool from one endpoint when others have
+// much less to do. Sticky requests are never moved for that.
+var hashBound = balance.Bound{Factor: 2, Floor: 16}
+
+// wishOf adds the pool's own hash, if it has one, to what a request wants.
+func (p *pool) wishOf(w wish, r *http.Request) wish {
+	if set := p.settings.Load(); set.Balance == system.HashBalance && !w.keyed {
+		if s := hashKey(set.Hash, r); s != "" {
+			w.keyed, w.key, w.bound = true, balance.Key(s), hashBound
+		}
+	}
+	return w
+}
+
+// hashKey returns what a request has of a key, "" for nothing.
+func hashKey(k system.HashKey, r *http.Request) string {
+	kind, name, _ := strings.Cut(string(k), ":")
+	switch kind {
+	case "path":
+		return r.URL.Path
+	case "header":
+		return r.Header.Get(name)
+	case "cookie":
+		if name == "" {
+			return ""
+		}
+		c, err := r.Cookie(name)
+		if err != nil {
+			return ""
+		}
+		return c.Value
+	}
+	return clientAddr(r)
+}
+
 // pick enters an endpoint, or returns nil if none is left that was not tried.
 // The snapshot is the one that the request was matched with: as long as its
 // endpoints live, a request stays with the revision whose route it took.
-func (p *pool) pick(s *snapshot, now time.Time, tried []*endpoint) *endpoint {
-	turn := p.turn.Add(1)
-	if e := s.ready[p.service].least(turn, now, tried); e != nil {
+func (p *pool) pick(s *snapshot, now time.Time, tried []*endpoint, w wish) *endpoint {
+	if e := p.choose(s.ready[p.service], now, tried, w); e != nil {
 		return e
 	}
-	return p.current().least(turn, now, tried)
+	return p.choose(p.current(), now, tried, w)
 }
 
-const (
-	budgetShare   = 0.2 // retries per request
-	budgetRate    = 10  // retries per second besides
-	budgetMost    = 100 // retries saved up
-	budgetInitial = 20
-)
-
-// budget bounds retries, so that a service in trouble does not get more requests
-// than it would otherwise. The zero budget is ready to use.
-type budget struct {
-	requests atomic.Uint64
-
-	mu     sync.Mutex // guards the fields below
-	begun  bool
-	seen   uint64
-	last   time.Time
-	tokens float64
+// choose enters an endpoint of rd. Those that are ejected, or have lately refused a
+// connection, come last; those that were tried are not taken.
+func (p *pool) choose(rd *ready, now time.Time, tried []*endpoint, w wish) *endpoint {
+	if rd == nil || len(rd.http) == 0 {
+		return nil
+	}
+	if w.prefer != "" {
+		for _, e := range rd.http {
+			if e.Instance == w.prefer && e.sound(now) && !slices.Contains(tried, e) && e.enter() {
+				return e
+			}
+		}
+	}
+	set := p.settings.Load()
+	turn := p.turn.Add(1)
+	for range 4 { // the best may leave between the look and the entry
+		var esBuf [16]*endpoint
+		var csBuf [16]balance.Candidate
+		es, cs := slate(rd.http, now, tried, set.SlowStart, esBuf[:0], csBuf[:0])
+		var at int
+		switch {
+		case w.keyed:
+			at = balance.Hash(cs, w.key, w.bound)
+		case set.Balance == system.RoundRobin:
+			at = balance.Round(cs, turn)
+		case set.Balance == system.TwoChoices:
+			at = balance.Two(cs, turn)
+		default:
+			at = balance.Least(cs, turn)
+		}
+		if at < 0 {
+			return nil
+		}
+		if es[at].enter() {
+			return es[at]
+		}
+	}
+	return nil
 }
 
-// earn counts a first attempt.
-func (b *budget) earn() { b.requests.Add(1) }
-
-// spend takes one retry, or reports false if none is left.
-func (b *budget) spend(now time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	requests := b.requests.Load()
-	if !b.begun {
-		b.begun, b.tokens, b.last = true, budgetInitial, now
+// slate lists the endpoints that may be taken, sound ones only if there are any.
+func slate(all []*endpoint, now time.Time, tried []*endpoint, slowStart time.Duration, es []*endpoint, cs []balance.Candidate) ([]*endpoint, []balance.Candidate) {
+	for _, sound := range [2]bool{true, false} {
+		for _, e := range all {
+			if e.gone.Load() || e.sound(now) != sound || slices.Contains(tried, e) {
+				continue
+			}
+			es = append(es, e)
+			cs = append(cs, balance.Candidate{ID: e.key, Open: e.open.Load(), Weight: e.weight(now, slowStart)})
+		}
+		if len(es) > 0 {
+			break
+		}
 	}
-	b.tokens += budgetShare*float64(requests-b.seen) + budgetRate*now.Sub(b.last).Seconds()
-	b.tokens = min(b.tokens, budgetMost)
-	b.seen, b.last = requests, now
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
+	return es, cs
 }

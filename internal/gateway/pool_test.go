@@ -28,10 +28,11 @@ func TestLeastOutstandingTakesTurns(t *testing.T) {
 	up := &httpUpstream{}
 	eps := []*endpoint{{up: up}, {up: up}, {up: up}}
 	rd := newReady(eps)
+	p := newPool(New(Options{}), "api")
 	now := time.Now()
 	got := map[*endpoint]int{}
-	for turn := range uint32(9) {
-		e := rd.least(turn, now, nil)
+	for range 9 {
+		e := p.choose(rd, now, nil, wish{})
 		got[e]++
 		e.leave()
 	}
@@ -40,23 +41,23 @@ func TestLeastOutstandingTakesTurns(t *testing.T) {
 	}
 	eps[0].enter()
 	eps[1].enter()
-	for turn := range uint32(3) {
-		e := rd.least(turn, now, nil)
+	for range 3 {
+		e := p.choose(rd, now, nil, wish{})
 		if e != eps[2] {
 			t.Error("not the least busy one")
 		}
 		e.leave()
 	}
 	eps[2].shun.Store(now.Add(time.Second).UnixNano())
-	if e := rd.least(0, now, nil); e == eps[2] {
+	if e := p.choose(rd, now, nil, wish{}); e == eps[2] {
 		t.Error("one that refuses connections is preferred")
 	}
 	eps[0].retire()
 	eps[1].retire()
-	if e := rd.least(0, now, nil); e != eps[2] {
+	if e := p.choose(rd, now, nil, wish{}); e != eps[2] {
 		t.Error("the only one left is not taken")
 	}
-	if e := rd.least(0, now, eps[2:]); e != nil {
+	if e := p.choose(rd, now, eps[2:], wish{}); e != nil {
 		t.Error("one that was tried is taken again")
 	}
 }
@@ -324,7 +325,7 @@ func TestLimits(t *testing.T) {
 			{Key: "/", Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}},
 			{Key: "/large", Path: "/large", Targets: []system.Target{{Service: "api", Weight: 1}}, Limits: system.Limits{Body: 1 << 20}},
 		},
-		Services:  []string{"api"},
+		Services:  servicesOf("api"),
 		Endpoints: map[string][]Endpoint{"api": {ep}},
 	}); err != nil {
 		t.Fatal(err)
@@ -737,11 +738,11 @@ func TestApplyChangesNothingOnError(t *testing.T) {
 	d := openDoor(t, Options{})
 	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {serviceOf(t, "api-1", text("ok"))}})
 	bad := []Config{
-		{Routes: routesOf("/a", "/a"), Services: []string{"api"}},
+		{Routes: routesOf("/a", "/a"), Services: servicesOf("api")},
 		{Routes: []system.Route{{Path: "/", Targets: []system.Target{{Service: "nobody", Weight: 1}}}}},
 		{Routes: []system.Route{{Path: "/"}}},
 		{Routes: []system.Route{{Path: "/", Files: &system.Files{Dir: "/does/not/exist"}}}},
-		{Routes: []system.Route{{Path: "/", Request: &system.Request{Subject: "a.b", Service: "api"}}}, Services: []string{"api"}},
+		{Routes: []system.Route{{Path: "/", Request: &system.Request{Subject: "a.b", Service: "api"}}}, Services: servicesOf("api")},
 	}
 	for i, c := range bad {
 		if err := d.Apply(c); err == nil {
@@ -760,7 +761,7 @@ func TestStartStopStress(t *testing.T) {
 		if err := g.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := g.Apply(Config{Routes: routesOf("/"), Services: []string{"api"}, Endpoints: map[string][]Endpoint{"api": {ep}}}); err != nil {
+		if err := g.Apply(Config{Routes: routesOf("/"), Services: servicesOf("api"), Endpoints: map[string][]Endpoint{"api": {ep}}}); err != nil {
 			t.Fatal(err)
 		}
 		var wg sync.WaitGroup

@@ -33,11 +33,17 @@ func (x *exchange) proxy(w http.ResponseWriter, r *http.Request) {
 	if !x.prepare(w, r, &q) {
 		return
 	}
-	x.route.pool.retries.earn()
+	if !x.takePlace(w, r, (*ready).anyHTTP) {
+		return
+	}
+	defer x.givePlace()
+	p := x.pool
+	p.retries.earn()
+	want := p.wishOf(x.wish, r)
 	var triedBuf [4]*endpoint
 	tried := triedBuf[:0]
 	for pause := firstPause; ; {
-		e := x.route.pool.pick(x.snap, time.Now(), tried)
+		e := p.pick(x.snap, time.Now(), tried, want)
 		if e == nil {
 			var err error
 			if tried, pause, err = x.awaitEndpoint(r.Context(), tried, pause); err != nil {
@@ -46,7 +52,7 @@ func (x *exchange) proxy(w http.ResponseWriter, r *http.Request) {
 			}
 			continue
 		}
-		x.instance = e.Instance
+		x.instance, x.endpoint = e.Instance, e
 		err := x.send(w, r, e, &q)
 		if err == nil {
 			return
@@ -64,6 +70,7 @@ func (x *exchange) send(w http.ResponseWriter, r *http.Request, e *endpoint, q *
 	defer e.leave()
 	e.served.Add(1)
 	err := e.up.do(w, r, x, q)
+	x.pool.judge(e, x.faultOf(r, err), err != nil)
 	var failed *sendError
 	if errors.As(err, &failed) && failed.progress == unsent {
 		e.served.Add(^uint64(0))
@@ -89,7 +96,7 @@ func (x *exchange) prepare(w http.ResponseWriter, r *http.Request, q *outbound) 
 	q.chunked = length < 0
 	identity := ""
 	if x.user != nil && x.g.minter != nil {
-		token, err := x.g.minter.token(x.user, x.route.service)
+		token, err := x.g.minter.token(x.user, x.pool.service)
 		if err != nil {
 			x.cause = err.Error()
 			x.fail(w, r, http.StatusInternalServerError, "")
@@ -131,7 +138,7 @@ func (x *exchange) again(r *http.Request, q *outbound, err error) bool {
 		if isTimeout(err) || q.stream || q.upgrade != "" || x.sent >= maxAttempts || !(x.route.def.Retry || idempotent(r.Method)) {
 			return false
 		}
-		return x.route.pool.retries.spend(time.Now())
+		return x.pool.retries.spend(time.Now())
 	case begun, refused:
 	}
 	return false
@@ -153,7 +160,7 @@ const (
 // awaitEndpoint waits for an instance to become ready, or if all refused the
 // connection, for a change or a growing pause. Afterwards all may be tried again.
 func (x *exchange) awaitEndpoint(ctx context.Context, tried []*endpoint, pause time.Duration) ([]*endpoint, time.Duration, error) {
-	p := x.route.pool
+	p := x.pool
 	ctx, cancel := context.WithDeadline(ctx, x.deadline)
 	defer cancel()
 	if len(tried) == 0 {
@@ -162,6 +169,8 @@ func (x *exchange) awaitEndpoint(ctx context.Context, tried []*endpoint, pause t
 	if time.Since(x.start) >= p.g.opts.WaitForReady {
 		return tried, pause, errNotReady
 	}
+	began := time.Now()
+	defer func() { p.waited(began, time.Now()) }()
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
@@ -188,8 +197,11 @@ func (x *exchange) unready(w http.ResponseWriter, r *http.Request, err error) {
 
 // unreadyText is what a client is told when no instance takes its request.
 func unreadyText(err error) string {
-	if errors.Is(err, errHalted) {
+	switch {
+	case errors.Is(err, errHalted):
 		return errHalted.Error()
+	case errors.Is(err, errQueueFull), errors.Is(err, errQueueTime):
+		return "the service has too much to do"
 	}
 	return "no instance of the service is ready"
 }
@@ -207,7 +219,7 @@ func (x *exchange) broken(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &client), x.clientLeft(r):
 		x.gone(r)
 	case failed.progress == begun:
-		x.route.pool.failed.Add(1)
+		x.pool.failed.Add(1)
 		panic(http.ErrAbortHandler)
 	case isTimeout(err) || !time.Now().Before(x.deadline):
 		x.fail(w, r, http.StatusGatewayTimeout, "the service did not answer in time"+x.doubt(r))

@@ -118,6 +118,7 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 		x.unmatched(w, r, path)
 		return
 	}
+	x.pool = x.route.pool
 	x.deadline = x.start.Add(x.route.timeout)
 	x.answer.moved = x.start
 	_ = x.answer.control.SetWriteDeadline(x.deadline.Add(streamIdle)) // a connection without deadlines is a test's
@@ -130,7 +131,10 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case x.route.bus != nil:
-		x.g.bridge.serve(w, r, x)
+		if x.takePlace(w, r, (*ready).any) {
+			defer x.givePlace()
+			x.g.bridge.serve(w, r, x)
+		}
 	case x.route.files != nil:
 		x.serveFile(w, r)
 	default:

@@ -15,7 +15,7 @@ import (
 type Config struct {
 	Gateway  system.Gateway
 	Routes   []system.Route
-	Services []string // all services, those without a route too
+	Services []system.Service // all services, those without a route too
 	// Endpoints are the ready instances by service. A service that is missing here
 	// keeps the endpoints it has.
 	Endpoints map[string][]Endpoint
@@ -49,7 +49,8 @@ func (g *Gateway) Apply(c Config) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	pools := make(map[string]*pool, len(c.Services))
-	for _, name := range c.Services {
+	for i := range c.Services {
+		name := c.Services[i].Name
 		pools[name] = g.poolFor(name)
 	}
 	limits := c.Gateway.Limits
@@ -85,11 +86,13 @@ func (g *Gateway) Apply(c Config) error {
 	if jwt := c.Gateway.Auth.JWT; jwt != nil {
 		next.auth = newAuthenticator(jwt, g.bridge.ask, g.log, before)
 	}
-	for name := range pools {
-		if eps, ok := c.Endpoints[name]; ok {
-			next.ready[name] = newReady(g.endpointsFor(eps))
-		} else if old != nil && old.ready[name] != nil {
-			next.ready[name] = old.ready[name]
+	for i := range c.Services {
+		svc := &c.Services[i]
+		pools[svc.Name].set(svc.Pool)
+		if eps, ok := c.Endpoints[svc.Name]; ok {
+			next.ready[svc.Name] = newReady(g.endpointsFor(eps, svc.Pool.Protocol))
+		} else if old != nil && old.ready[svc.Name] != nil {
+			next.ready[svc.Name] = old.ready[svc.Name].speaking(svc.Pool.Protocol)
 		}
 	}
 	g.swap(old, next, pools)
@@ -108,9 +111,10 @@ func (g *Gateway) SetEndpoints(service string, eps []Endpoint) {
 		*next = *old
 		next.ready = maps.Clone(old.ready)
 	}
-	next.ready[service] = newReady(g.endpointsFor(eps))
+	p := g.poolFor(service)
+	next.ready[service] = newReady(g.endpointsFor(eps, p.settings.Load().Protocol))
 	pools := maps.Clone(g.pools)
-	pools[service] = g.poolFor(service)
+	pools[service] = p
 	g.swap(old, next, pools)
 }
 
@@ -170,17 +174,14 @@ func (g *Gateway) poolFor(service string) *pool {
 // endpointsFor returns the endpoints of a service, those that are known already as
 // they are. One that had retired and comes back at the same address is new, so
 // that whoever drains the old one is not kept waiting.
-func (g *Gateway) endpointsFor(eps []Endpoint) []*endpoint {
+func (g *Gateway) endpointsFor(eps []Endpoint, protocol system.Protocol) []*endpoint {
 	out := make([]*endpoint, 0, len(eps))
 	for _, ep := range eps {
 		e := g.instances[ep.Instance]
-		if e == nil || e.Endpoint != ep || e.gone.Load() {
-			again := &endpoint{Endpoint: ep}
+		if e == nil || e.Endpoint != ep || e.protocol != protocol || e.gone.Load() {
+			again := newEndpoint(ep, protocol)
 			if e != nil {
 				again.served.Store(e.served.Load())
-			}
-			if ep.Network != "bus" {
-				again.up = newHTTPUpstream(ep.Network, ep.Address)
 			}
 			e = again
 		}

@@ -19,7 +19,7 @@ import (
 // TestPathWithoutRoute: a person sees what is wrong, a program too.
 func TestPathWithoutRoute(t *testing.T) {
 	g := New(Options{})
-	if err := g.Apply(Config{Routes: []system.Route{{Path: "/a", Targets: []system.Target{{Service: "api", Weight: 1}}}}, Services: []string{"api"}}); err != nil {
+	if err := g.Apply(Config{Routes: []system.Route{{Path: "/a", Targets: []system.Target{{Service: "api", Weight: 1}}}}, Services: servicesOf("api")}); err != nil {
 		t.Fatal(err)
 	}
 	for accept, media := range map[string]string{"application/json": wire.MediaProblem, "text/html": "text/html; charset=utf-8"} {

@@ -18,6 +18,9 @@ type tunnels struct {
 
 var errStopped = errors.New("the gateway stops")
 
+// errEnded says that the gateway itself has ended what was open.
+var errEnded = errors.New("ended for a drain")
+
 // tunnel carries bytes between a client and a service once both have agreed to
 // leave HTTP. Each side may end its half first; a side that does not read holds the
 // other one up and nothing else.

@@ -196,12 +196,8 @@ func (n *Node) replicas(svc *system.Service) int {
 // swap makes r the revision that the door serves, in one go. by holds the ready
 // instances of the services that change.
 func (n *Node) swap(r *revision, by map[string][]supervise.Instance, removed []string) error {
-	names := make([]string, len(r.sys.Services))
-	for i, svc := range r.sys.Services {
-		names[i] = svc.Name
-	}
 	err := n.host.swap(by, removed, func(all map[string][]gateway.Endpoint) error {
-		return n.gate.Apply(gateway.Config{Gateway: r.sys.Gateway, Routes: r.sys.Routes, Services: names, Endpoints: all})
+		return n.gate.Apply(gateway.Config{Gateway: r.sys.Gateway, Routes: r.sys.Routes, Services: r.sys.Services, Endpoints: all})
 	})
 	if err != nil {
 		return err
