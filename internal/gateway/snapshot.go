@@ -211,7 +211,7 @@ func (g *Gateway) compile(r *route, def system.Route, pools map[string]*pool, li
 			r.bus, err = newBusRoute(&r.def)
 		}
 	case def.Files != nil:
-		r.files, err = static.Open(def.Files.Dir, def.Path)
+		r.files, err = static.Open(def.Files, def.Path, len(def.Roles)+len(def.Auth) > 0)
 	default:
 		err = errors.New("it leads nowhere")
 	}
