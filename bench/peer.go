@@ -31,6 +31,8 @@ func peer(name string, args []string) error {
 		return peerEcho(ctx, args[0])
 	case "bare":
 		return peerBare(ctx, args[0], args[1])
+	case "hold":
+		return peerHold(ctx, args[0])
 	case "proxy":
 		return peerProxy(ctx, args[0], args[1:])
 	}
