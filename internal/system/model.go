@@ -23,6 +23,8 @@ type System struct {
 	Routes    []Route    // sorted by key
 	Secrets   []Secret   // sorted by name
 	Databases []Database // sorted by name
+	Types     []Type     // sorted by name
+	Queues    []Queue    // sorted by name
 
 	// Source is the text of the file, kept so that a revision can be applied again.
 	Source []byte
@@ -225,9 +227,64 @@ type JWT struct {
 	Leeway     time.Duration // clock skew allowed, default 30 s
 }
 
-// Bus is the embedded NATS JetStream server.
+// Bus is the NATS JetStream server: embedded, or elsewhere.
 type Bus struct {
-	Listen string // loopback host:port, default "127.0.0.1:0"
+	Listen  string     // loopback host:port, default "127.0.0.1:0"
+	Outside *Outside   // nil: no native NATS from outside
+	Users   []BusUser  // sorted by name
+	Server  *BusServer // nil: embedded
+}
+
+// Outside is a listener for native NATS over TLS, for clients on other machines.
+type Outside struct {
+	Listen      string // host:port
+	Certificate string // absolute path of PEM, the leaf first
+	Key         string // absolute path of PEM
+}
+
+// BusServer is a NATS server that something else runs.
+type BusServer struct {
+	URL        string // nats:// or tls://
+	SigningKey string // name of the secret that holds the account's signing key (seed); "": permissions cannot be enforced
+}
+
+// BusUser is a client of the bus that is no service of the system.
+type BusUser struct {
+	Name       string
+	Secret     string // name of the secret that holds the password
+	Publishes  []string
+	Subscribes []string
+	Asks       []string
+	Expires    time.Time // zero: never
+}
+
+// Type is a JSON Schema (2020-12) that messages must satisfy.
+type Type struct {
+	Name   string // [A-Za-z][A-Za-z0-9]{0,62}
+	File   string // absolute path
+	Schema []byte // its text, kept so that a revision can be applied again
+}
+
+// Enforce says what becomes of a message that does not satisfy its queue's type.
+type Enforce string
+
+// The ways to enforce a type.
+const (
+	EnforceReject     Enforce = "reject"     // an error reply, nothing is stored
+	EnforceQuarantine Enforce = "quarantine" // stored among the dead letters, with the reason
+	EnforceObserve    Enforce = "observe"    // stored, and counted
+)
+
+// Queue is a named, retained set of subjects.
+type Queue struct {
+	Name     string // the subjects, such as data.vhf or activity.*
+	Type     string // "" for any message
+	Enforce  Enforce
+	Keep     time.Duration // default 7 days
+	MaxBytes int64         // 0: as much as the disk has; the oldest go first
+	MaxCount int64         // messages, 0: any number; the oldest go first
+	Dedupe   time.Duration // window in which a repeated Nats-Msg-Id is dropped, default 2 min
+	Replicas int           // 1
 }
 
 // UpdateOrder says whether a new instance starts before the old one stops.
@@ -340,7 +397,7 @@ type Healthcheck struct {
 }
 
 // Route is what a request matches, and where it goes. Exactly one of Targets,
-// Request, Files, Redirect and Monitor is set.
+// Request, Publish, Subscribe, NATS, Files, Redirect and Monitor is set.
 type Route struct {
 	Key    string // as written: "[METHOD ][HOST]/path"
 	Method string // "" for any
@@ -365,6 +422,36 @@ type Route struct {
 	Filters     Filters
 	Maintenance *Maintenance // nil: as the gateway says
 	Retry       bool         // the request may be sent again whatever its method
+}
+
+// Publish stores the request's body in a queue.
+type Publish struct {
+	Subject string // of a queue; may hold {name} of the path
+	// Dedupe are the fields whose values together make a message the same as an
+	// earlier one, for as long as the queue keeps that: "body.<path>" or
+	// "header.<Name>". Empty: by Nats-Msg-Id only, which clients give as
+	// Idempotency-Key.
+	Dedupe    []string
+	Headers   []string   // request headers that the message carries
+	Signature *Signature // nil: none is asked for
+}
+
+// Signature says how a webhook proves where it comes from.
+type Signature struct {
+	Kind   string // github, stripe, standard (Standard Webhooks), token
+	Secret string // name of the secret
+	Header string // for token: the header that must hold the secret
+}
+
+// Subscribe streams a queue's messages, or plain subjects, to WebSockets and
+// server-sent events.
+type Subscribe struct {
+	Subject string // may hold wildcards, {name} of the path and {claim:name} of the user
+	// Buffer is the most messages that wait for a slow client before it is told
+	// and dropped; default 256.
+	Buffer    int
+	Heartbeat time.Duration // default 15 s
+	Origins   []string      // of browsers that may open a WebSocket; default the door's own
 }
 
 // Target is a service with its share of a route.
