@@ -3,21 +3,30 @@ package gateway
 import (
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
+	"fairlead/internal/gateway/encode"
 	"fairlead/internal/wire"
 )
 
 // answer is the http.ResponseWriter of one request: it remembers for the access
-// log what was written, and keeps inside headers inside.
+// log what was written, keeps inside headers inside, applies the header rules of
+// the route, and compresses.
 type answer struct {
 	http.ResponseWriter
 	control http.ResponseController
+	x       *exchange
+	r       *http.Request
 	clean   bool // no header of a service is among the head's
+	own     bool // the gateway's own words for what went wrong
 	status  int  // 0 until the head is written
 	bytes   int64
 	// moved is when the write deadline was put off last.
 	moved time.Time
+
+	coder *encode.Writer // nil: the body goes out as it is
+	whole bool           // the body's length is known: nobody waits for parts of it
 }
 
 // Unwrap is for http.ResponseController.
@@ -30,11 +39,92 @@ func (a *answer) WriteHeader(status int) {
 	}
 	if status >= http.StatusOK {
 		a.status = status
-		if !a.clean {
-			cleanAnswer(a.Header())
-		}
+		a.finishHead()
 	}
 	a.ResponseWriter.WriteHeader(status)
+}
+
+// finishHead makes the final head what the client gets.
+func (a *answer) finishHead() {
+	h := a.Header()
+	if !a.clean {
+		cleanAnswer(h)
+	}
+	x := a.x
+	switch {
+	case x == nil: // a question of the gateway's own
+		return
+	case x.route != nil:
+		x.route.rules.apply(h)
+	case x.snap != nil:
+		x.snap.rules.apply(h)
+	}
+	if a.own || x.route == nil {
+		return
+	}
+	x.stick(h, a.r)
+	if x.route.compress {
+		a.encode(h)
+	}
+}
+
+// encode begins to compress if the answer gains by it and the client likes it.
+func (a *answer) encode(h http.Header) {
+	if a.status == http.StatusNotModified {
+		weaken(h, a.r.Header["If-None-Match"])
+		return
+	}
+	if !encode.Gains(a.status, h) {
+		return
+	}
+	encode.Vary(h)
+	accept := a.r.Header["Accept-Encoding"]
+	if len(accept) == 0 || betrays(a.r.Header) {
+		return
+	}
+	coding := encode.Pick(accept)
+	if coding == "" {
+		return
+	}
+	_, a.whole = h["Content-Length"]
+	encode.Announce(h, coding)
+	if a.r.Method != http.MethodHead {
+		a.coder = encode.New(coding, (*plainBody)(a))
+	}
+}
+
+// betrays reports whether a page of another site makes the client ask as its user.
+// Such a page can put guesses into the question, and would learn from the length
+// of a compressed answer whether a secret in it is like the guess (the attack named
+// BREACH). Browsers tell by Sec-Fetch-Site.
+func betrays(h http.Header) bool {
+	site := h["Sec-Fetch-Site"]
+	return len(site) > 0 && site[0] == "cross-site" && (len(h["Cookie"]) > 0 || len(h["Authorization"]) > 0)
+}
+
+// weaken makes the tag of a 304 the one that the client asked with, if it has got
+// the answer compressed.
+func weaken(h http.Header, asked []string) {
+	tags := h["Etag"]
+	if len(tags) != 1 || !strings.HasPrefix(tags[0], `"`) {
+		return
+	}
+	for _, line := range asked {
+		if strings.Contains(line, "W/"+tags[0]) {
+			h["Etag"] = []string{"W/" + tags[0]}
+			return
+		}
+	}
+}
+
+// plainBody is the answer below its coder.
+type plainBody answer
+
+// Write writes a part of the body as it goes out.
+func (p *plainBody) Write(b []byte) (int, error) {
+	n, err := p.ResponseWriter.Write(b)
+	p.bytes += int64(n)
+	return n, err
 }
 
 // Write writes a part of the body.
@@ -42,15 +132,19 @@ func (a *answer) Write(b []byte) (int, error) {
 	if a.status == 0 {
 		a.WriteHeader(http.StatusOK)
 	}
-	n, err := a.ResponseWriter.Write(b)
-	a.bytes += int64(n)
-	return n, err
+	if a.coder != nil {
+		return a.coder.Write(b)
+	}
+	return (*plainBody)(a).Write(b)
 }
 
 // ReadFrom lets the kernel copy files.
 func (a *answer) ReadFrom(src io.Reader) (int64, error) {
 	if a.status == 0 {
 		a.WriteHeader(http.StatusOK)
+	}
+	if a.coder != nil {
+		return io.Copy(a.coder, src)
 	}
 	n, err := io.Copy(a.ResponseWriter, src)
 	a.bytes += n
@@ -62,7 +156,29 @@ func (a *answer) Flush() {
 	if a.status == 0 {
 		a.WriteHeader(http.StatusOK)
 	}
+	if a.coder != nil {
+		if a.whole {
+			return
+		}
+		_ = a.coder.Flush() // the next write tells
+	}
 	_ = a.control.Flush() // the next write tells
+}
+
+// finish writes the end of a compressed body.
+func (a *answer) finish() {
+	if a.coder != nil {
+		_ = a.coder.Close() // a client that is gone is nothing to report
+		a.coder = nil
+	}
+}
+
+// drop lets go of a compressed body that has broken off.
+func (a *answer) drop() {
+	if a.coder != nil {
+		a.coder.Drop()
+		a.coder = nil
+	}
 }
 
 // stretch puts the client's write deadline off while an answer makes progress. It

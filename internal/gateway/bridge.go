@@ -211,8 +211,8 @@ func (b *bridge) prepare(c *call, r *http.Request, x *exchange) error {
 		return err
 	}
 	c.service, c.nest, c.again = br.service, br.nest, br.again(r.Method)
-	if x.route.pool != nil {
-		c.ready = x.route.pool
+	if x.pool != nil {
+		c.ready = x.pool
 	}
 	c.deadline = x.deadline
 	if c.deadline.IsZero() {

@@ -7,8 +7,6 @@ import (
 
 	"fairlead/internal/gateway/access"
 	"fairlead/internal/gateway/match"
-	"fairlead/internal/gateway/static"
-	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
 
@@ -20,24 +18,14 @@ type User struct {
 	Expires time.Time // of the token that said so
 }
 
-// route is one [system.Route], compiled. It is immutable and shared by every
-// snapshot of one Apply.
-type route struct {
-	def     system.Route
-	service string         // that answers it, "" for files
-	pool    *pool          // of that service, nil for files
-	bus     *busRoute      // nil unless def.Request is set
-	files   *static.Folder // nil unless def.Files is set
-	timeout time.Duration
-	body    int64 // most bytes of a request's body
-}
-
 // exchange is one request on its way through the door. It belongs to the
 // goroutine that serves the request and is not used after that.
 type exchange struct {
 	g         *Gateway
 	route     *route // nil until matched
 	vars      match.Values
+	path      string     // escaped, as the service sees it
+	prefix    string     // that was stripped from it
 	id        string     // request id
 	trace     wire.Trace // of the hop to the service
 	continued bool       // the client began the trace
@@ -47,6 +35,7 @@ type exchange struct {
 
 	pool     *pool     // that the request goes to, nil for none
 	wish     wish      // of the choice of an endpoint
+	ticket   string    // of the instance that the client's cookie names
 	endpoint *endpoint // that the request was sent to last
 	placed   bool      // it has a place of the pool's queue
 
@@ -89,6 +78,7 @@ func (x *exchange) fail(w http.ResponseWriter, r *http.Request, status int, deta
 		h.Set("Retry-After", strconv.Itoa(retryAfter))
 	}
 	x.leaveBody(w, r)
+	x.answer.own = true
 	x.answer.stretch(time.Now()) // the deadline of the connection's last request may have passed
 	wire.WriteProblem(w, r, wire.Problem{Status: status, Detail: detail, RequestID: x.id})
 }
@@ -107,7 +97,10 @@ func (x *exchange) entry(r *http.Request) access.Entry {
 		Instance: x.instance, Sent: x.sent, Error: x.cause,
 	}
 	if x.route != nil {
-		e.Route, e.Service = x.route.def.Key, x.route.service
+		e.Route = x.route.def.Key
+	}
+	if x.pool != nil {
+		e.Service = x.pool.service
 	}
 	if x.user != nil {
 		e.User = x.user.Subject

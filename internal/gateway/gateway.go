@@ -25,6 +25,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -42,23 +43,30 @@ import (
 
 // Options are what a gateway is made with. Only Listen is needed.
 type Options struct {
-	Listen       string        // host:port; port 0 takes a free one
-	Logger       *slog.Logger  // nil: logs nothing
-	AccessLog    io.Writer     // one JSON line per request; nil: none
-	Bus          BusConn       // *nats.Conn satisfies it; nil: no bus routes
-	Signer       *wire.Signer  // signs the identity of users; nil: services are told no user
-	System       string        // the system's name
+	Listen    string       // host:port; port 0 takes a free one
+	Logger    *slog.Logger // nil: logs nothing
+	AccessLog io.Writer    // one JSON line per request; nil: none
+	Bus       BusConn      // *nats.Conn satisfies it; nil: no bus routes
+	Signer    *wire.Signer // signs the identity of users; nil: services are told no user
+	System    string       // the system's name
+	// Monitors answer the routes that say monitor, with the route's prefix stripped.
+	// The gateway itself knows system.MonitorHealth.
+	Monitors map[system.Monitor]http.Handler
+	// TicketKey keys the cookies of sticky routes; another one makes clients choose
+	// anew. Nil: a random one.
+	TicketKey    []byte
 	WaitForReady time.Duration // how long a request waits for an instance, default 10 s
 }
 
 // Gateway is the door. Make it with [New]; all methods are safe for concurrent use.
 type Gateway struct {
-	opts   Options
-	log    *slog.Logger
-	server *http.Server
-	minter *minter
-	bridge *bridge
-	access *access.Log
+	opts    Options
+	log     *slog.Logger
+	server  *http.Server
+	minter  *minter
+	bridge  *bridge
+	access  *access.Log
+	tickets tickets
 
 	snap     atomic.Pointer[snapshot]
 	open     atomic.Int64  // requests, tunnels not counted
@@ -72,9 +80,10 @@ type Gateway struct {
 	listener  net.Listener
 	stopped   bool
 	pools     map[string]*pool
-	instances map[string]*endpoint // by instance id, those in a pool and lately retired ones
-	retired   []string             // ids in the order they retired
-	halted    map[string]bool      // services that are stopped on purpose
+	instances map[string]*endpoint           // by instance id, those in a pool and lately retired ones
+	retired   []string                       // ids in the order they retired
+	halted    map[string]bool                // services that are stopped on purpose
+	decided   map[string]*system.Maintenance // see SetMaintenance
 }
 
 // keepRetired is how many instances are remembered after they left, for Drain and
@@ -89,7 +98,12 @@ func New(opts Options) *Gateway {
 	if opts.WaitForReady == 0 {
 		opts.WaitForReady = 10 * time.Second
 	}
+	if opts.TicketKey == nil {
+		opts.TicketKey = make([]byte, 32)
+		_, _ = rand.Read(opts.TicketKey) // never fails
+	}
 	g := &Gateway{
+		tickets:   tickets{opts.TicketKey},
 		opts:      opts,
 		log:       opts.Logger,
 		stopping:  make(chan struct{}),

@@ -138,6 +138,9 @@ func upgradeOf(h http.Header) string {
 	return proto[0]
 }
 
+// secure reports whether the client's connection is encrypted.
+func (x *exchange) secure(r *http.Request) bool { return r.TLS != nil }
+
 // clientAddr returns the client's address without the port.
 func clientAddr(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
@@ -166,7 +169,11 @@ func headSize(r *http.Request) int64 {
 func appendHead(dst []byte, r *http.Request, x *exchange, identity, upgrade string, length int64, expect bool) []byte {
 	dst = append(dst, r.Method...)
 	dst = append(dst, ' ')
-	dst = append(dst, r.URL.EscapedPath()...)
+	if x.path != "" {
+		dst = append(dst, x.path...)
+	} else { // a question of the gateway's own
+		dst = append(dst, r.URL.EscapedPath()...)
+	}
 	if r.URL.RawQuery != "" || r.URL.ForceQuery {
 		dst = append(dst, '?')
 		dst = append(dst, r.URL.RawQuery...)
@@ -174,10 +181,14 @@ func appendHead(dst []byte, r *http.Request, x *exchange, identity, upgrade stri
 	dst = append(dst, " HTTP/1.1\r\nHost: "...)
 	dst = append(dst, r.Host...)
 	dst = append(dst, "\r\n"...)
+	var own []rule
+	if x.route != nil {
+		own = x.route.rules.request
+	}
 	connection := r.Header["Connection"]
 	traced := false
 	for name, values := range r.Header {
-		if requestHop(name) != pass || len(connection) > 0 && nominated(connection, name) {
+		if requestHop(name) != pass || own != nil && ruled(own, name) || len(connection) > 0 && nominated(connection, name) {
 			continue
 		}
 		if sameName(name, "tracestate") {
@@ -200,6 +211,17 @@ func appendHead(dst []byte, r *http.Request, x *exchange, identity, upgrade stri
 	dst = append(dst, "X-Forwarded-Proto: http\r\n"...)
 	dst = appendField(dst, "X-Forwarded-Host", r.Host)
 	dst = appendForwarded(dst, client, r.Host)
+	if x.prefix != "" {
+		dst = appendField(dst, "X-Forwarded-Prefix", x.prefix)
+	}
+	if x.route != nil && (x.prefix != "" || x.route.rewrite != nil) {
+		dst = appendField(dst, "X-Original-Uri", r.URL.RequestURI())
+	}
+	for i := range own {
+		if own[i].value != "" {
+			dst = appendField(dst, own[i].name, own[i].value)
+		}
+	}
 	dst = appendField(dst, wire.HeaderRequestID, x.id)
 	dst = appendField(dst, wire.HeaderTrace, x.trace.String())
 	if traced && x.continued {

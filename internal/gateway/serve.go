@@ -33,12 +33,14 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.open.Add(1)
 	x := &exchange{g: g, start: now, snap: g.snap.Load()}
 	x.answer.ResponseWriter = w
+	x.answer.x, x.answer.r = x, r
 	x.answer.control = *http.NewResponseController(w) // a copy saves an allocation
 	x.identify(r)
 	x.idLine[0] = x.id
 	w.Header()[wire.HeaderRequestID] = x.idLine[:1:1]
 	defer x.end(r)
 	x.serve(&x.answer, r)
+	x.answer.finish()
 }
 
 // identify takes over or makes the request's id and its place in a trace.
@@ -65,6 +67,7 @@ func (x *exchange) end(r *http.Request) {
 	g := x.g
 	defer g.open.Add(-1)
 	err := recover()
+	x.answer.drop()
 	if err != nil && err != http.ErrAbortHandler { //nolint:errorlint // a panic's value is compared as net/http does
 		g.log.ErrorContext(r.Context(), "panic while serving", wire.KeyRequestID, x.id, wire.KeyError, err, "stack", string(debug.Stack()))
 		x.cause = "panic"
@@ -118,33 +121,45 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 		x.unmatched(w, r, path)
 		return
 	}
-	x.pool = x.route.pool
 	x.deadline = x.start.Add(x.route.timeout)
 	x.answer.moved = x.start
 	_ = x.answer.control.SetWriteDeadline(x.deadline.Add(streamIdle)) // a connection without deadlines is a test's
-	if !s.auth.admit(w, r, x) {
+	if x.down(w, r) || !s.auth.admit(w, r, x) {
 		return
 	}
 	if !x.guardBody(r, x.route.body) {
 		x.fail(w, r, http.StatusRequestEntityTooLarge, "the request's body is too large")
 		return
 	}
+	x.path = path
+	if !x.reroute(w, r) {
+		return
+	}
 	switch {
+	case x.route.split != nil:
+		x.choosePool(r)
+		x.proxy(w, r)
 	case x.route.bus != nil:
+		x.pool = x.route.pool
 		if x.takePlace(w, r, (*ready).any) {
 			defer x.givePlace()
 			x.g.bridge.serve(w, r, x)
 		}
 	case x.route.files != nil:
 		x.serveFile(w, r)
+	case x.route.redirect != nil:
+		x.sendElsewhere(w, r)
 	default:
-		x.proxy(w, r)
+		x.watch(w, r)
 	}
 }
 
 // unmatched answers a request that no route takes.
 func (x *exchange) unmatched(w http.ResponseWriter, r *http.Request, path string) {
 	x.route = nil
+	if x.down(w, r) {
+		return
+	}
 	if methods := x.snap.table.Allowed(r.Host, path); len(methods) > 0 {
 		w.Header().Set("Allow", strings.Join(methods, ", "))
 		x.fail(w, r, http.StatusMethodNotAllowed, "the method is not allowed here")

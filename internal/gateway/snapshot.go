@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"time"
 
 	"fairlead/internal/gateway/match"
-	"fairlead/internal/gateway/static"
 	"fairlead/internal/system"
 )
 
@@ -25,9 +23,13 @@ type Config struct {
 type snapshot struct {
 	table  *match.Table // nil until the first Apply
 	routes []route      // in the table's order
+	rules  rules        // of answers that belong to no route
 	auth   *authenticator
 	limits system.Limits
 	ready  map[string]*ready
+
+	closed  *system.Maintenance            // of the whole door, as the file says
+	decided map[string]*system.Maintenance // see SetMaintenance
 }
 
 // find returns the route of a request, nil for none, and the values of its path.
@@ -38,9 +40,6 @@ func (s *snapshot) find(method, host, path string, vars match.Values) (*route, m
 	}
 	return &s.routes[i], vars
 }
-
-// defaultTimeout is that of a route without one.
-const defaultTimeout = 30 * time.Second
 
 // Apply builds the next snapshot and swaps it in one go. Nothing changes on an
 // error. Endpoints that are no longer there get no further request, and those that
@@ -66,7 +65,7 @@ func (g *Gateway) Apply(c Config) error {
 	for i := range c.Routes {
 		def := &c.Routes[i]
 		patterns[i] = match.Pattern{Key: def.Key, Method: def.Method, Host: def.Host, Path: def.Path, ReadOnly: def.Files != nil}
-		if err := g.compile(&routes[i], *def, pools, limits); err != nil {
+		if err := g.compile(&routes[i], def, pools, &c.Gateway); err != nil {
 			faults = append(faults, err)
 		}
 	}
@@ -74,11 +73,18 @@ func (g *Gateway) Apply(c Config) error {
 	if err != nil {
 		faults = append(faults, err)
 	}
+	general, err := newRules(c.Gateway.Headers, system.HeaderRules{})
+	if err != nil {
+		faults = append(faults, err)
+	}
 	if faults != nil {
 		return fmt.Errorf("apply routes: %w", errors.Join(faults...))
 	}
 	old := g.snap.Load()
-	next := &snapshot{table: table, routes: routes, limits: limits, ready: make(map[string]*ready, len(pools))}
+	next := &snapshot{
+		table: table, routes: routes, rules: general, limits: limits, ready: make(map[string]*ready, len(pools)),
+		closed: c.Gateway.Maintenance, decided: g.decided,
+	}
 	var before *authenticator
 	if old != nil {
 		before = old.auth
@@ -106,7 +112,7 @@ func (g *Gateway) SetEndpoints(service string, eps []Endpoint) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	old := g.snap.Load()
-	next := &snapshot{limits: defaultLimits, ready: map[string]*ready{}}
+	next := &snapshot{limits: defaultLimits, ready: map[string]*ready{}, decided: g.decided}
 	if old != nil {
 		*next = *old
 		next.ready = maps.Clone(old.ready)
@@ -188,40 +194,4 @@ func (g *Gateway) endpointsFor(eps []Endpoint, protocol system.Protocol) []*endp
 		out = append(out, e)
 	}
 	return out
-}
-
-// compile fills in a route.
-func (g *Gateway) compile(r *route, def system.Route, pools map[string]*pool, limits system.Limits) error {
-	if def.Timeout == 0 {
-		def.Timeout = defaultTimeout
-	}
-	if def.Limits.Body == 0 {
-		def.Limits.Body = limits.Body
-	}
-	*r = route{def: def, timeout: def.Timeout, body: def.Limits.Body}
-	var err error
-	switch {
-	case len(def.Targets) > 0:
-		r.service = def.Targets[0].Service
-	case def.Request != nil:
-		r.service = def.Request.Service
-		if g.bridge == nil {
-			err = errors.New("there is no bus")
-		} else {
-			r.bus, err = newBusRoute(&r.def)
-		}
-	case def.Files != nil:
-		r.files, err = static.Open(def.Files, def.Path, len(def.Roles)+len(def.Auth) > 0)
-	default:
-		err = errors.New("it leads nowhere")
-	}
-	if err == nil && r.service != "" {
-		if r.pool = pools[r.service]; r.pool == nil {
-			err = fmt.Errorf("there is no service %q", r.service)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("route %q: %w", def.Key, err)
-	}
-	return nil
 }

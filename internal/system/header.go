@@ -19,7 +19,7 @@ var framing = []string{
 // in small letters. A rule that sets them would make them lie.
 var vouched = []string{
 	"host", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port",
-	"x-real-ip", "x-request-id", "traceparent",
+	"x-forwarded-prefix", "x-original-uri", "x-real-ip", "x-request-id", "traceparent", "tracestate",
 }
 
 func (r *reader) readHeaderRules(n *node) HeaderRules {
