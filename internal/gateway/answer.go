@@ -22,6 +22,8 @@ type answer struct {
 	own     bool // the gateway's own words for what went wrong
 	status  int  // 0 until the head is written
 	bytes   int64
+	stamp   stamp // what the door adds to the head
+	minRate int64 // bytes per second that the client must take, 0 for no limit
 	// moved is when the write deadline was put off last.
 	moved time.Time
 
@@ -40,6 +42,7 @@ func (a *answer) WriteHeader(status int) {
 	if status >= http.StatusOK {
 		a.status = status
 		a.finishHead()
+		a.stamp.put(a.Header())
 	}
 	a.ResponseWriter.WriteHeader(status)
 }

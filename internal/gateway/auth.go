@@ -23,10 +23,10 @@ const (
 )
 
 // authError is why a request is not taken as that of a user. Its text is public;
-// it never holds a part of the token.
+// it never holds a part of what the client sent.
 type authError struct {
-	status int    // 400, 401 or 503
-	code   string // of RFC 6750, 3.1; "" for a missing token
+	status int    // 400, 401, 403, 429 or 503
+	code   string // of RFC 6750, 3.1; "" where it is no token's fault
 	public string
 }
 
@@ -119,62 +119,6 @@ var asymmetric = map[jose.SignatureAlgorithm]bool{
 	jose.PS256: true, jose.PS384: true, jose.PS512: true,
 }
 
-// admit finds out who sent r and whether its route is open to them. If so it sets
-// x.user and reports true; if not it answers: 401 without a valid token, 403
-// without one of the route's roles, 503 if tokens cannot be checked. On a route
-// without roles a valid token gives the identity and anything else none.
-func (a *authenticator) admit(w http.ResponseWriter, r *http.Request, x *exchange) bool {
-	x.user = nil
-	roles := x.route.def.Roles
-	u, err := a.authenticate(r.Context(), r)
-	switch {
-	case len(roles) == 0:
-		if err == nil {
-			x.user = u
-		}
-		return true
-	case err != nil:
-		var refused *authError
-		if !errors.As(err, &refused) { // the client is gone
-			refused = errTokenUnavailable
-		}
-		refuse(w, r, x, refused)
-		return false
-	case u == nil:
-		refuse(w, r, x, errTokenMissing)
-		return false
-	case !a.allowed(u, roles):
-		refuse(w, r, x, &authError{http.StatusForbidden, "insufficient_scope", "this needs the role " + strings.Join(roles, " or ")})
-		return false
-	}
-	x.user = u
-	return true
-}
-
-// refuse answers with a problem and, for 400, 401 and 403, the challenge of RFC 6750.
-func refuse(w http.ResponseWriter, r *http.Request, x *exchange, e *authError) {
-	if e.status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "1")
-	} else {
-		challenge := `Bearer realm="fairlead"`
-		if e.code != "" {
-			challenge += `, error="` + e.code + `", error_description="` + quoteSafe(e.public) + `"`
-		}
-		w.Header().Set("Www-Authenticate", challenge)
-	}
-	x.fail(w, r, e.status, e.public)
-}
-
-// quoteSafe keeps what RFC 6750 allows in an error_description.
-func quoteSafe(s string) string {
-	return strings.Map(func(c rune) rune {
-		if c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return '?'
-		}
-		return c
-	}, s)
-}
-
 // authenticate returns the user that the bearer token of r names, nil without
 // error if r has none, or an [authError].
 func (a *authenticator) authenticate(ctx context.Context, r *http.Request) (*User, error) {
@@ -224,14 +168,6 @@ func (a *authenticator) authenticate(ctx context.Context, r *http.Request) (*Use
 	}
 	a.verified.store(name, u)
 	return u, nil
-}
-
-// allowed reports whether u has one of the roles; an empty list is open to all.
-func (*authenticator) allowed(u *User, roles []string) bool {
-	if len(roles) == 0 {
-		return true
-	}
-	return u != nil && slices.ContainsFunc(roles, func(role string) bool { return slices.Contains(u.Roles, role) })
 }
 
 func unavailable(err error) error {

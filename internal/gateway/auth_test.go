@@ -462,9 +462,11 @@ func TestAuthAdmit(t *testing.T) {
 			if tt.issuer != nil {
 				a = newJWT(t, jwtConfig, tt.issuer)
 			}
+			all := authority{jwt: a}
 			x := &exchange{route: &route{def: system.Route{Roles: tt.roles}}, id: "test-0001"}
+			x.route.filters.methods, x.route.filters.required = all.methods(&x.route.def)
 			w := httptest.NewRecorder()
-			ok := a.admit(w, jwtRequest(tt.token), x)
+			ok := all.admit(w, jwtRequest(tt.token), x)
 			if ok != (tt.status == 0) || (x.user != nil) != tt.user {
 				t.Fatalf("admitted is %v, user is %v", ok, x.user)
 			}

@@ -10,12 +10,8 @@ import (
 	"time"
 )
 
-const (
-	// bodyWindow is the time in which a client must send at least bodyLeast bytes of
-	// a body that is not yet whole.
-	bodyWindow = 10 * time.Second
-	bodyLeast  = 1 << 10
-)
+// paceWindow is the time over which a client's pace is measured.
+const paceWindow = 10 * time.Second
 
 // bodyError says why a body could not be read.
 type bodyError struct {
@@ -34,8 +30,9 @@ type guardedBody struct {
 	control *http.ResponseController
 	limit   int64 // of the body, for the error
 	left    int64
+	least   int64     // bytes that must come in a window
 	until   time.Time // of the whole
-	window  time.Time // end of the present window
+	window  time.Time // end of the present window, zero before the first
 	got     int64     // in the present window
 	done    bool      // saw the end
 	err     error
@@ -50,7 +47,7 @@ func (x *exchange) guardBody(r *http.Request, limit int64) bool {
 	if r.ContentLength > limit {
 		return false
 	}
-	r.Body = &guardedBody{src: r.Body, control: &x.answer.control, limit: limit, left: limit, until: x.deadline}
+	r.Body = &guardedBody{src: r.Body, control: &x.answer.control, limit: limit, left: limit, least: x.route.filters.minRate * int64(paceWindow/time.Second), until: x.deadline}
 	return true
 }
 
@@ -62,12 +59,10 @@ func (b *guardedBody) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	now := time.Now()
-	if now.After(b.window) {
-		if !b.window.IsZero() && b.got < bodyLeast {
-			return 0, b.fail(http.StatusRequestTimeout, "the request's body came too slowly", nil)
-		}
-		b.window, b.got = now.Add(bodyWindow), 0
+	// The window moves on whenever enough has come, so that the deadline never meets
+	// a client that is fast enough: HTTP/2 does not forgive one.
+	if now := time.Now(); b.window.IsZero() || b.got >= b.least {
+		b.window, b.got = now.Add(paceWindow), 0
 		end := b.window
 		if b.until.Before(end) {
 			end = b.until
@@ -91,8 +86,6 @@ func (b *guardedBody) Read(p []byte) (int, error) {
 		b.finish()
 		b.err = io.EOF
 		return n, io.EOF
-	case errors.Is(err, os.ErrDeadlineExceeded) && b.got >= bodyLeast && time.Now().Before(b.until):
-		return n, nil // the window ended, and enough has come in it
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return n, b.fail(http.StatusRequestTimeout, "the request's body came too slowly", err)
 	}
@@ -136,7 +129,14 @@ func (x *exchange) failBody(w http.ResponseWriter, r *http.Request, err error) {
 	default:
 		x.cause = err.Error()
 	}
-	x.fail(w, r, status, detail)
+	switch status {
+	case http.StatusRequestEntityTooLarge:
+		x.refuse(w, r, refusedBody, status, detail)
+	case http.StatusRequestTimeout:
+		x.refuse(w, r, refusedSlow, status, detail)
+	default:
+		x.fail(w, r, status, detail)
+	}
 }
 
 // leaveBody makes sure that what is left of a body is not taken for another
@@ -148,7 +148,9 @@ func (x *exchange) leaveBody(w http.ResponseWriter, r *http.Request) {
 	if b, ok := r.Body.(*guardedBody); ok && b.done {
 		return
 	}
-	w.Header().Set("Connection", "close")
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close")
+	}
 	_ = x.answer.control.SetReadDeadline(time.Now().Add(lingerTime)) // as above
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/access"
+	"fairlead/internal/gateway/filter"
 	"fairlead/internal/gateway/match"
 	"fairlead/internal/wire"
 )
@@ -30,6 +31,9 @@ type exchange struct {
 	trace     wire.Trace // of the hop to the service
 	continued bool       // the client began the trace
 	user      *User      // nil: anonymous
+
+	origin filter.Origin // where the request comes from, as far as it can be believed
+	told   []field       // headers that the gateway adds for the service
 
 	start, deadline time.Time
 
@@ -92,7 +96,7 @@ func (x *exchange) clientLeft(r *http.Request) bool {
 func (x *exchange) entry(r *http.Request) access.Entry {
 	e := access.Entry{
 		Start: x.start, RequestID: x.id, TraceID: x.trace.ID,
-		Client: clientAddr(r), Method: r.Method, Host: r.Host, Path: r.URL.EscapedPath(),
+		Client: x.origin.Client, Method: r.Method, Host: r.Host, Path: r.URL.EscapedPath(),
 		Status: x.answer.status, Bytes: x.answer.bytes,
 		Instance: x.instance, Sent: x.sent, Error: x.cause,
 	}

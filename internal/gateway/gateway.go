@@ -37,6 +37,7 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/access"
+	"fairlead/internal/gateway/filter"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -69,6 +70,8 @@ type Gateway struct {
 	tickets tickets
 
 	snap     atomic.Pointer[snapshot]
+	bans     atomic.Pointer[filter.Bans]
+	refused  tally
 	open     atomic.Int64  // requests, tunnels not counted
 	stopping chan struct{} // closed when Stop begins
 	tunnels  tunnels

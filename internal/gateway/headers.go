@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -49,7 +48,7 @@ var requestStripped = byInitial(
 	"connection", "proxy-connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-authentication-info",
 	"te", "trailer", "transfer-encoding", "upgrade", "http2-settings",
 	"content-length", "expect", "host",
-	"forwarded", "x-forwarded", "x-real-ip", "x-original-uri", "x-original-url", "x-rewrite-url",
+	"forwarded", "x-forwarded", "x-real-ip", "x-original-method", "x-original-host", "x-original-uri", "x-original-url", "x-rewrite-url",
 	"x-http-method-override", "x-http-method", "x-method-override",
 	"x-request-id", "traceparent",
 )
@@ -141,18 +140,6 @@ func upgradeOf(h http.Header) string {
 // secure reports whether the client's connection is encrypted.
 func (x *exchange) secure(r *http.Request) bool { return r.TLS != nil }
 
-// clientAddr returns the client's address without the port.
-func clientAddr(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	if i := strings.IndexByte(host, '%'); i >= 0 { // a zone names an interface of this machine
-		host = host[:i]
-	}
-	return host
-}
-
 // headSize is about how many bytes a request's head had on the wire.
 func headSize(r *http.Request) int64 {
 	n := len(r.Method) + len(r.RequestURI) + len(r.Proto) + len(r.Host) + 12
@@ -206,16 +193,22 @@ func appendHead(dst []byte, r *http.Request, x *exchange, identity, upgrade stri
 		dst = appendField(dst, "Upgrade", upgrade)
 		dst = append(dst, "Connection: Upgrade\r\n"...)
 	}
-	client := clientAddr(r)
-	dst = appendField(dst, "X-Forwarded-For", client)
-	dst = append(dst, "X-Forwarded-Proto: http\r\n"...)
-	dst = appendField(dst, "X-Forwarded-Host", r.Host)
-	dst = appendForwarded(dst, client, r.Host)
+	dst = append(dst, "X-Forwarded-For: "...)
+	dst = x.origin.AppendFor(dst)
+	dst = append(dst, "\r\n"...)
+	dst = appendField(dst, "X-Forwarded-Proto", x.origin.Scheme)
+	dst = appendField(dst, "X-Forwarded-Host", x.origin.Host)
+	dst = append(dst, "Forwarded: "...)
+	dst = x.origin.AppendForwarded(dst)
+	dst = append(dst, "\r\n"...)
 	if x.prefix != "" {
 		dst = appendField(dst, "X-Forwarded-Prefix", x.prefix)
 	}
 	if x.route != nil && (x.prefix != "" || x.route.rewrite != nil) {
 		dst = appendField(dst, "X-Original-Uri", r.URL.RequestURI())
+	}
+	for i := range x.told {
+		dst = appendField(dst, x.told[i].name, x.told[i].value)
 	}
 	for i := range own {
 		if own[i].value != "" {
@@ -260,24 +253,6 @@ func appendField(dst []byte, name, value string) []byte {
 	dst = append(dst, ": "...)
 	dst = append(dst, value...)
 	return append(dst, "\r\n"...)
-}
-
-// appendForwarded appends the header of RFC 7239.
-func appendForwarded(dst []byte, client, host string) []byte {
-	dst = append(dst, "Forwarded: for="...)
-	if strings.IndexByte(client, ':') >= 0 {
-		dst = append(dst, `"[`...)
-		dst = append(dst, client...)
-		dst = append(dst, `]"`...)
-	} else {
-		dst = append(dst, client...)
-	}
-	if host != "" && !strings.ContainsAny(host, "\"\\") {
-		dst = append(dst, `;host="`...)
-		dst = append(dst, host...)
-		dst = append(dst, '"')
-	}
-	return append(dst, ";proto=http\r\n"...)
 }
 
 // trailerPasses says whether a trailer of either direction is passed on: never

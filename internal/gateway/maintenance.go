@@ -56,18 +56,12 @@ func (s *snapshot) maintenance(r *route) *system.Maintenance {
 // down answers a request that maintenance keeps out, and reports whether it has.
 func (x *exchange) down(w http.ResponseWriter, r *http.Request) bool {
 	m := x.snap.maintenance(x.route)
-	if m == nil || within(m.Allow, x.client(r)) {
+	if m == nil || within(m.Allow, x.origin.Client) {
 		return false
 	}
 	w.Header().Set("Retry-After", strconv.Itoa(int(maintenanceAgain/time.Second)))
 	x.fail(w, r, http.StatusServiceUnavailable, cmp.Or(m.Text, maintenanceText))
 	return true
-}
-
-// client returns the client's address.
-func (x *exchange) client(r *http.Request) netip.Addr {
-	a, _ := netip.ParseAddr(clientAddr(r)) // the zero address is in no network
-	return a.Unmap()
 }
 
 func within(networks []netip.Prefix, a netip.Addr) bool {

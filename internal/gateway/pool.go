@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -155,9 +156,9 @@ type wish struct {
 var hashBound = balance.Bound{Factor: 2, Floor: 16}
 
 // wishOf adds the pool's own hash, if it has one, to what a request wants.
-func (p *pool) wishOf(w wish, r *http.Request) wish {
+func (p *pool) wishOf(w wish, r *http.Request, client netip.Addr) wish {
 	if set := p.settings.Load(); set.Balance == system.HashBalance && !w.keyed {
-		if s := hashKey(set.Hash, r); s != "" {
+		if s := hashKey(set.Hash, r, client); s != "" {
 			w.keyed, w.key, w.bound = true, balance.Key(s), hashBound
 		}
 	}
@@ -165,7 +166,7 @@ func (p *pool) wishOf(w wish, r *http.Request) wish {
 }
 
 // hashKey returns what a request has of a key, "" for nothing.
-func hashKey(k system.HashKey, r *http.Request) string {
+func hashKey(k system.HashKey, r *http.Request, client netip.Addr) string {
 	kind, name, _ := strings.Cut(string(k), ":")
 	switch kind {
 	case "path":
@@ -182,7 +183,7 @@ func hashKey(k system.HashKey, r *http.Request) string {
 		}
 		return c.Value
 	}
-	return clientAddr(r)
+	return client.String()
 }
 
 // pick enters an endpoint, or returns nil if none is left that was not tried.

@@ -39,7 +39,7 @@ func (x *exchange) proxy(w http.ResponseWriter, r *http.Request) {
 	defer x.givePlace()
 	p := x.pool
 	p.retries.earn()
-	want := p.wishOf(x.wish, r)
+	want := p.wishOf(x.wish, r, x.origin.Client)
 	var triedBuf [4]*endpoint
 	tried := triedBuf[:0]
 	for pause := firstPause; ; {

@@ -34,6 +34,7 @@ type route struct {
 	compress bool
 	timeout  time.Duration
 	body     int64 // most bytes of a request's body
+	filters  routeFilters
 }
 
 // defaultTimeout is that of a route without one.

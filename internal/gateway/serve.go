@@ -98,12 +98,15 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 	default:
 	}
 	x.deadline = x.start.Add(defaultTimeout)
+	if !x.welcome(w, r) {
+		return
+	}
 	if s == nil || s.table == nil {
 		x.fail(w, r, http.StatusServiceUnavailable, "the system is starting")
 		return
 	}
 	if headSize(r) > s.limits.Header {
-		x.fail(w, r, http.StatusRequestHeaderFieldsTooLarge, "the request's head is too large")
+		x.refuse(w, r, refusedHead, http.StatusRequestHeaderFieldsTooLarge, "the request's head is too large")
 		return
 	}
 	if !match.SafeMethod(r.Method) || !match.SafeHost(r.Host) {
@@ -115,6 +118,9 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 		x.fail(w, r, http.StatusBadRequest, "the path is not clean: it must not hold empty or dot segments, or slashes and control characters in disguise")
 		return
 	}
+	if x.preflight(w, r, path) {
+		return
+	}
 	x.route, x.vars = s.find(r.Method, r.Host, path, x.varsBuf[:0])
 	// TRACE would show a client what the gateway tells services about it.
 	if x.route == nil || r.Method == http.MethodTrace || r.Method == http.MethodConnect {
@@ -124,11 +130,11 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 	x.deadline = x.start.Add(x.route.timeout)
 	x.answer.moved = x.start
 	_ = x.answer.control.SetWriteDeadline(x.deadline.Add(streamIdle)) // a connection without deadlines is a test's
-	if x.down(w, r) || !s.auth.admit(w, r, x) {
+	if x.down(w, r) || !x.admit(w, r) {
 		return
 	}
 	if !x.guardBody(r, x.route.body) {
-		x.fail(w, r, http.StatusRequestEntityTooLarge, "the request's body is too large")
+		x.refuse(w, r, refusedBody, http.StatusRequestEntityTooLarge, "the request's body is too large")
 		return
 	}
 	x.path = path

@@ -17,6 +17,8 @@ type Config struct {
 	// Endpoints are the ready instances by service. A service that is missing here
 	// keeps the endpoints it has.
 	Endpoints map[string][]Endpoint
+	// Secrets are the values of the secrets that gateway.auth names.
+	Secrets map[string]string
 }
 
 // snapshot is what one request sees of the world. It is immutable.
@@ -24,9 +26,10 @@ type snapshot struct {
 	table  *match.Table // nil until the first Apply
 	routes []route      // in the table's order
 	rules  rules        // of answers that belong to no route
-	auth   *authenticator
 	limits system.Limits
 	ready  map[string]*ready
+
+	admission *admission // nil until the first Apply
 
 	closed  *system.Maintenance            // of the whole door, as the file says
 	decided map[string]*system.Maintenance // see SetMaintenance
@@ -85,12 +88,8 @@ func (g *Gateway) Apply(c Config) error {
 		table: table, routes: routes, rules: general, limits: limits, ready: make(map[string]*ready, len(pools)),
 		closed: c.Gateway.Maintenance, decided: g.decided,
 	}
-	var before *authenticator
-	if old != nil {
-		before = old.auth
-	}
-	if jwt := c.Gateway.Auth.JWT; jwt != nil {
-		next.auth = newAuthenticator(jwt, g.bridge.ask, g.log, before)
+	if next.admission, err = g.admission(&c, routes, pools, old); err != nil {
+		return fmt.Errorf("apply filters: %w", err)
 	}
 	for i := range c.Services {
 		svc := &c.Services[i]

@@ -89,7 +89,7 @@ func (x *exchange) choosePool(r *http.Request) {
 	}
 	place, keyed := uint64(0), false
 	if key := x.route.def.Sticky; key != "" && x.route.sticky == "" {
-		if text := hashKey(key, r); text != "" {
+		if text := hashKey(key, r, x.origin.Client); text != "" {
 			keyed = true
 			x.wish = wish{keyed: true, key: balance.Key(text)}
 			place = x.wish.key * golden

@@ -8,6 +8,7 @@ package access
 import (
 	"io"
 	"log/slog"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -27,7 +28,7 @@ type Entry struct {
 	Start     time.Time
 	RequestID string
 	TraceID   [16]byte
-	Client    string
+	Client    netip.Addr
 	Method    string
 	Host      string
 	Path      string // without the query, which may hold secrets
@@ -121,7 +122,11 @@ func appendLine(b []byte, e *Entry, now time.Time, dropped uint64) []byte {
 	b = append(b, `,"trace_id":"`...)
 	b = appendHex(b, e.TraceID[:])
 	b = append(b, '"')
-	b = appendText(b, "client", e.Client)
+	b = append(b, `,"client":"`...)
+	if e.Client.IsValid() {
+		b = e.Client.AppendTo(b)
+	}
+	b = append(b, '"')
 	b = appendText(b, "method", e.Method)
 	b = appendText(b, "host", e.Host)
 	b = appendText(b, "path", e.Path)

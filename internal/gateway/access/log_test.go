@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"net/netip"
 	"runtime"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ func TestNeverWaitsForTheDisk(t *testing.T) {
 	l := New(disk, slog.New(slog.DiscardHandler))
 	done := make(chan struct{})
 	go func() { defer close(done); l.Run() }()
-	e := &Entry{Start: time.Now(), RequestID: "request-17", Method: "GET", Path: "/" + strings.Repeat("x", 1000), Client: "192.0.2.1"}
+	e := &Entry{Start: time.Now(), RequestID: "request-17", Method: "GET", Path: "/" + strings.Repeat("x", 1000), Client: netip.MustParseAddr("192.0.2.1")}
 	for range 4 * mostBytes / 1000 { // returns although nothing can be written
 		l.Record(e)
 	}
@@ -73,7 +74,7 @@ func FuzzLine(f *testing.F) {
 
 func BenchmarkRecord(b *testing.B) {
 	l := New(io.Discard, slog.New(slog.DiscardHandler))
-	e := &Entry{Start: time.Now(), RequestID: "request-17", Method: "GET", Path: "/api/flows/010121", Host: "localhost", Client: "192.0.2.1", Route: "GET /api/flows/{hs}", Status: 200}
+	e := &Entry{Start: time.Now(), RequestID: "request-17", Method: "GET", Path: "/api/flows/010121", Host: "localhost", Client: netip.MustParseAddr("192.0.2.1"), Route: "GET /api/flows/{hs}", Status: 200}
 	b.ReportAllocs()
 	for b.Loop() {
 		l.Record(e)
