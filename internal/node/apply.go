@@ -196,8 +196,9 @@ func (n *Node) replicas(svc *system.Service) int {
 // swap makes r the revision that the door serves, in one go. by holds the ready
 // instances of the services that change.
 func (n *Node) swap(r *revision, by map[string][]supervise.Instance, removed []string) error {
+	secrets := n.host.secrets(r.Number)
 	err := n.host.swap(by, removed, func(all map[string][]gateway.Endpoint) error {
-		return n.gate.Apply(gateway.Config{Gateway: r.sys.Gateway, Routes: r.sys.Routes, Services: r.sys.Services, Endpoints: all})
+		return n.gate.Apply(gateway.Config{Gateway: r.sys.Gateway, Routes: r.sys.Routes, Services: r.sys.Services, Endpoints: all, Secrets: secrets})
 	})
 	if err != nil {
 		return err
@@ -218,6 +219,8 @@ type plan struct {
 	replace []string // services whose instances are replaced
 	removed []string // services that end
 	scale   []string // services of which only the number changes
+	// credentials is true when what the door compares passwords and keys with changes.
+	credentials bool
 }
 
 // compare finds what g's revision changes. Without builds (a dry run) only the
@@ -245,7 +248,22 @@ func (n *Node) compare(old *revision, oldGrants, g *grants, sys *system.System, 
 			p.removed = append(p.removed, svc.Name)
 		}
 	}
+	p.credentials = oldGrants != nil && slices.ContainsFunc(credentials(&sys.Gateway), func(of system.Credential) bool {
+		return oldGrants.secrets[of.Secret] != g.secrets[of.Secret]
+	})
 	return p
+}
+
+// credentials are those of a door in all ways to log in.
+func credentials(door *system.Gateway) []system.Credential {
+	var all []system.Credential
+	if door.Auth.Basic != nil {
+		all = append(all, door.Auth.Basic.Users...)
+	}
+	if door.Auth.Keys != nil {
+		all = append(all, door.Auth.Keys.Keys...)
+	}
+	return all
 }
 
 func grantsEqual(a, b *grants, svc *system.Service) bool {
@@ -399,7 +417,7 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 	n.host.mu.Unlock()
 	p := n.compare(old, oldGrants, g, rev.sys, rev.Builds)
 	reply = control.ReloadReply{Changes: changes(p.changes), Replaces: p.replace}
-	if len(p.changes) == 0 && len(p.replace) == 0 {
+	if len(p.changes) == 0 && len(p.replace) == 0 && !p.credentials {
 		return reply, os.RemoveAll(rev.dir)
 	}
 	rev.Changes, rev.Applied = len(p.changes), time.Now()

@@ -69,6 +69,16 @@ func (h *host) allow(g *grants) {
 	h.grants[g.rev.Number] = g
 }
 
+// secrets returns the values of a revision's secrets, for the door.
+func (h *host) secrets(number int) map[string]string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if g := h.grants[number]; g != nil {
+		return g.secrets
+	}
+	return nil
+}
+
 // forget drops the grants of revisions that no instance can be started from.
 func (h *host) forget(keep func(revision int) bool) {
 	h.mu.Lock()
