@@ -233,7 +233,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or a fault in the file.`,
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		a.upCommand(), a.checkCommand(), a.statusCommand(), a.logsCommand(),
-		a.startCommand(), a.stopCommand(), a.restartCommand(),
+		a.startCommand(), a.stopCommand(), a.scaleCommand(), a.restartCommand(),
 		a.reloadCommand(), a.revisionsCommand(), a.rollbackCommand(), a.downCommand(),
 		a.requestCommand(), a.envCommand(), a.versionCommand(),
 	)

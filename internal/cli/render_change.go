@@ -39,6 +39,42 @@ func renderReceipt(s *screen, r control.Receipt) string {
 	return fmt.Sprintf("%s; served meanwhile: old %d, new %d; %s", done, sum(r.Old), sum(r.New), failed)
 }
 
+// renderTraffic shows what went through the door during a change:
+// "the door: 253 requests meanwhile, failed 0; longest wait 12ms; kept 40 of 40 connections, 3 of 3 WebSockets".
+// It is "" if nothing did.
+func renderTraffic(s *screen, t *control.Traffic) string {
+	if t == nil || t.Requests == 0 && t.Connections.Before+t.Tunnels.Before == 0 {
+		return ""
+	}
+	failed := fmt.Sprintf("failed %d", t.Failed)
+	if t.Failed > 0 {
+		failed = s.style(red, failed)
+	}
+	line := fmt.Sprintf("%s: %s meanwhile, %s", s.style(bold, "the door"), plural(int(t.Requests), "request"), failed)
+	if t.Stall > 0 {
+		line += "; longest wait " + took(t.Stall)
+	}
+	var kept []string
+	if c := t.Connections; c.Before > 0 {
+		kept = append(kept, fmt.Sprintf("%d of %s", c.Kept, plural(c.Before, "connection")))
+	}
+	if c := t.Tunnels; c.Before > 0 {
+		kept = append(kept, fmt.Sprintf("%d of %s", c.Kept, plural(c.Before, "WebSocket")))
+	}
+	if len(kept) > 0 {
+		line += "; kept " + strings.Join(kept, ", ")
+	}
+	return line
+}
+
+// withTraffic appends the line of the door, if there is one.
+func withTraffic(s *screen, lines []string, t *control.Traffic) []string {
+	if line := renderTraffic(s, t); line != "" {
+		return append(lines, line)
+	}
+	return lines
+}
+
 // renderReload shows the outcome of reload and rollback.
 func renderReload(s *screen, r control.ReloadReply, dry bool) []string {
 	lines := renderChanges(s, r.Changes)
@@ -56,6 +92,7 @@ func renderReload(s *screen, r control.ReloadReply, dry bool) []string {
 	for _, receipt := range r.Receipts {
 		lines = append(lines, renderReceipt(s, receipt))
 	}
+	lines = withTraffic(s, lines, r.Traffic)
 	if r.Revision == 0 {
 		return append(lines, "nothing changed in the file or in what the builds left;",
 			"for code that runs without a build: fairlead restart SERVICE")

@@ -106,6 +106,11 @@ func TestRenderReload(t *testing.T) {
 		{"applied", control.ReloadReply{Revision: 13, Changes: changes, Receipts: []control.Receipt{{
 			Service: "auth", Old: []control.Served{{Requests: 7}}, New: []control.Served{{Requests: 8}}, Took: time.Second,
 		}}}, false},
+		{"applied under load", control.ReloadReply{Revision: 14, Traffic: &control.Traffic{
+			Requests: 4711, Failed: 2, Stall: 1300 * time.Millisecond, Connections: control.Carried{Before: 12, Kept: 12}, Tunnels: control.Carried{Before: 3, Kept: 3},
+		}}, false},
+		{"applied while nobody asked", control.ReloadReply{Revision: 15, Traffic: &control.Traffic{}}, false},
+		{"applied while somebody idled", control.ReloadReply{Revision: 16, Traffic: &control.Traffic{Connections: control.Carried{Before: 1}}}, false},
 	}
 	var all strings.Builder
 	for _, tt := range tests {

@@ -194,7 +194,34 @@ func (a *app) startStop(cmd *cobra.Command, verb, doing, service string) error {
 	if a.json {
 		return a.out.json(st)
 	}
-	return a.out.lines(renderService(st))
+	return a.out.lines(withTraffic(a.out, []string{renderService(st)}, st.Traffic)...)
+}
+
+func (a *app) scaleCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "scale SERVICE N",
+		Short: "Change how many instances of a service run",
+		Long: `Starts or stops instances of a service until N run, and returns when they are ready,
+or with what keeps them from it. This is recorded: it stays so, also through "down"
+and "up", until "fairlead start", or until the file changes the service's replicas.`,
+		Example: "  fairlead scale tradeflow 4",
+		Args:    argsBetween(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := strconv.Atoi(args[1])
+			if err != nil || n < 0 || n > system.MaxReplicas {
+				return &usageError{problem: fmt.Sprintf("a service has 0 to %d instances, not %q", system.MaxReplicas, args[1]), hint: "fairlead scale SERVICE N"}
+			}
+			req := control.ScaleRequest{Service: args[0], Replicas: n}
+			st, err := ask[control.ScaleRequest, control.ServiceStatus](cmd.Context(), a, control.VerbScale, "scaling "+req.Service, req)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.out.json(st)
+			}
+			return a.out.lines(withTraffic(a.out, []string{renderService(st)}, st.Traffic)...)
+		},
+	}
 }
 
 func (a *app) restartCommand() *cobra.Command {
@@ -203,7 +230,8 @@ func (a *app) restartCommand() *cobra.Command {
 		Short: "Replace the instances of a service, one by one",
 		Long: `Starts a new instance, waits until it is ready, gives it the traffic, drains the old
 one and stops it; then the next. It returns when all new instances take traffic,
-with a receipt of the requests that the old and the new ones served meanwhile. If
+with a receipt of the requests that the old and the new ones served meanwhile, and
+of what went through the door. If
 a new one does not get ready, the old ones go on serving.`,
 		Example: "  fairlead restart tradeflow",
 		Args:    argsBetween(1, 1),
@@ -215,7 +243,7 @@ a new one does not get ready, the old ones go on serving.`,
 			if a.json {
 				return a.out.json(r)
 			}
-			return a.out.lines(renderReceipt(a.out, r))
+			return a.out.lines(withTraffic(a.out, []string{renderReceipt(a.out, r)}, r.Traffic)...)
 		},
 	}
 }

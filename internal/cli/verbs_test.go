@@ -38,6 +38,12 @@ func serveFake(t *testing.T, dir string) {
 	}
 	control.Handle(s, control.VerbStart, service)
 	control.Handle(s, control.VerbStop, service)
+	control.Handle(s, control.VerbScale, func(_ context.Context, req control.ScaleRequest, _ func(control.Event)) (control.ServiceStatus, error) {
+		return control.ServiceStatus{
+			Name: req.Service, Wanted: req.Replicas, Ready: req.Replicas, Override: &control.Override{Replicas: req.Replicas, Since: noon},
+			Traffic: &control.Traffic{Requests: 253, Stall: 12 * time.Millisecond, Connections: control.Carried{Before: 40, Kept: 39}, Tunnels: control.Carried{Before: 1, Kept: 1}},
+		}, nil
+	})
 	control.Handle(s, control.VerbRestart, func(_ context.Context, req control.ServiceRequest, tell func(control.Event)) (control.Receipt, error) {
 		tell(control.Event{Time: noon, Kind: control.EventInfo, Text: "another change goes on; waiting for its end"})
 		return control.Receipt{Service: req.Service, Old: []control.Served{{Requests: 5}}, New: []control.Served{{Requests: 6}}, Took: time.Second}, nil
@@ -117,6 +123,8 @@ func TestVerbs(t *testing.T) {
 			{"start", "auth"},
 			{"stop", "auth"},
 			{"stop", "--json", "auth"},
+			{"scale", "auth", "4"},
+			{"scale", "auth", "4", "--json"},
 			{"restart", "auth"},
 			{"restart", "auth", "--json"},
 			{"reload", "--dry-run"},
@@ -160,6 +168,9 @@ func TestVerbs(t *testing.T) {
 			{"restart"},
 			{"request"},
 			{"rollback", "last"},
+			{"scale", "auth"},
+			{"scale", "auth", "65"},
+			{"scale", "auth", "two"},
 			{"request", "echo", "-H", "nonsense"},
 			{"up", "a", "b"},
 			{"up", "a", "-C", "b"},

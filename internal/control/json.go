@@ -72,6 +72,27 @@ func (r *Receipt) UnmarshalJSON(b []byte) error {
 	return err
 }
 
+// MarshalJSON writes the traffic with its longest wait in seconds.
+func (t Traffic) MarshalJSON() ([]byte, error) {
+	type plain Traffic
+	return encode(struct {
+		plain
+		StallSeconds float64 `json:"stall_seconds"`
+	}{plain(t), t.Stall.Seconds()})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (t *Traffic) UnmarshalJSON(b []byte) error {
+	type plain Traffic
+	in := struct {
+		*plain
+		StallSeconds float64 `json:"stall_seconds"`
+	}{plain: (*plain)(t)}
+	err := json.Unmarshal(b, &in)
+	t.Stall = duration(in.StallSeconds)
+	return err
+}
+
 // MarshalJSON writes the request with its duration in seconds.
 func (r BusRequest) MarshalJSON() ([]byte, error) {
 	type plain BusRequest

@@ -31,6 +31,13 @@ func TestJSONNamesItsUnitsAndHasNoNull(t *testing.T) {
 			`{"service":"a","old":[{"instance":"a-1","requests":7}],"new":[],"failed":0,"took_seconds":0.093826}`,
 		},
 		{
+			"receipt with traffic", &control.Receipt{
+				Service: "a", Old: control.List[control.Served]{}, New: control.List[control.Served]{}, Took: time.Second,
+				Traffic: &control.Traffic{Requests: 5, Failed: 1, Stall: 1500 * time.Microsecond, Connections: control.Carried{Before: 3, Kept: 2}},
+			}, &control.Receipt{},
+			`{"service":"a","old":[],"new":[],"failed":0,"took_seconds":1,"traffic":{"requests":5,"failed":1,"connections":{"before":3,"kept":2},"tunnels":{"before":0,"kept":0},"stall_seconds":0.0015}}`,
+		},
+		{
 			"request over the bus", &control.BusRequest{Subject: "a", Data: []byte("x"), Timeout: 1500 * time.Millisecond}, &control.BusRequest{},
 			`{"subject":"a","data":"eA==","timeout_seconds":1.5}`,
 		},

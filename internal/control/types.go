@@ -70,9 +70,11 @@ type ServiceStatus struct {
 	Name     string               `json:"name"`
 	Wanted   int                  `json:"wanted"`   // instances that shall run
 	Ready    int                  `json:"ready"`    // instances that take traffic
-	Override *Override            `json:"override"` // what `stop` recorded, null if the file decides
+	Override *Override            `json:"override"` // what `stop` or `scale` recorded, null if the file decides
 	Problem  string               `json:"problem,omitempty"`
 	Instance List[InstanceStatus] `json:"instances"`
+	// Traffic is there in the answers of start, stop and scale.
+	Traffic *Traffic `json:"traffic,omitempty"`
 }
 
 // Override is a decision of the operator that the file does not say.
@@ -101,6 +103,24 @@ type Receipt struct {
 	New     List[Served]  `json:"new"` // instances that took their place
 	Failed  uint64        `json:"failed"`
 	Took    time.Duration `json:"-"` // took_seconds in JSON
+	// Traffic is there in the answer of restart; a reload has one for all its receipts.
+	Traffic *Traffic `json:"traffic,omitempty"`
+}
+
+// Traffic says what went through the whole door while a change was made.
+type Traffic struct {
+	Requests    uint64        `json:"requests"` // answered, whatever with
+	Failed      uint64        `json:"failed"`   // answered 502, 503 or 504 by the door itself, or broken off
+	Stall       time.Duration `json:"-"`        // longest wait of a request for an instance; stall_seconds in JSON
+	Connections Carried       `json:"connections"`
+	Tunnels     Carried       `json:"tunnels"` // of the connections, those that were upgraded, as WebSockets are
+}
+
+// Carried says how many of what was open before a change were open after it.
+// Clients may have closed the others.
+type Carried struct {
+	Before int `json:"before"`
+	Kept   int `json:"kept"`
 }
 
 // Served counts the requests that an instance got while a change went on.
@@ -133,6 +153,11 @@ type (
 	ServiceRequest struct {
 		Service string `json:"service"`
 	}
+	// ScaleRequest is for POST /v1/scale.
+	ScaleRequest struct {
+		Service  string `json:"service"`
+		Replicas int    `json:"replicas"` // 0 to 64
+	}
 	// ReloadRequest is for POST /v1/reload.
 	ReloadRequest struct {
 		DryRun      bool   `json:"dry_run,omitempty"`
@@ -144,6 +169,7 @@ type (
 		Changes  List[Change]  `json:"changes"`
 		Replaces List[string]  `json:"replaces"` // services whose instances are replaced
 		Receipts List[Receipt] `json:"receipts"`
+		Traffic  *Traffic      `json:"traffic,omitempty"` // if something was changed
 	}
 	// RollbackRequest is for POST /v1/rollback.
 	RollbackRequest struct {
@@ -203,6 +229,7 @@ const (
 	VerbStatus    = "status"    // Empty -> Status
 	VerbStart     = "start"     // ServiceRequest -> ServiceStatus, when all its instances are ready
 	VerbStop      = "stop"      // ServiceRequest -> ServiceStatus, when all its instances ended
+	VerbScale     = "scale"     // ScaleRequest -> ServiceStatus, when as many instances are ready
 	VerbRestart   = "restart"   // ServiceRequest -> Receipt
 	VerbReload    = "reload"    // ReloadRequest -> ReloadReply
 	VerbRollback  = "rollback"  // RollbackRequest -> ReloadReply

@@ -746,7 +746,7 @@ func TestBridgeWithoutBus(t *testing.T) {
 		t.Fatal("asked nobody")
 	}
 	w := httptest.NewRecorder()
-	b.serve(w, httptest.NewRequest(http.MethodGet, "/", http.NoBody), &exchange{id: "test-0001"})
+	b.serve(w, httptest.NewRequest(http.MethodGet, "/", http.NoBody), &exchange{g: New(Options{}), id: "test-0001"})
 	if w.Code != 503 {
 		t.Fatalf("answer is %d", w.Code)
 	}

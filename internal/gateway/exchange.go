@@ -66,9 +66,7 @@ func (x *exchange) fail(w http.ResponseWriter, r *http.Request, status int, deta
 	if x.cause == "" {
 		x.cause = detail
 	}
-	if x.pool != nil && status >= http.StatusBadGateway && status <= http.StatusGatewayTimeout {
-		x.pool.failed.Add(1)
-	}
+	x.failure(status)
 	if x.answer.status >= http.StatusOK {
 		panic(http.ErrAbortHandler)
 	}

@@ -38,6 +38,7 @@ import (
 
 	"fairlead/internal/gateway/access"
 	"fairlead/internal/gateway/filter"
+	"fairlead/internal/gateway/meter"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -69,15 +70,19 @@ type Gateway struct {
 	access  *access.Log
 	tickets tickets
 
-	snap     atomic.Pointer[snapshot]
-	bans     atomic.Pointer[filter.Bans]
-	refused  tally
-	open     atomic.Int64  // requests, tunnels not counted
-	stopping chan struct{} // closed when Stop begins
-	tunnels  tunnels
-	fresh    fresh
-	tasks    sync.WaitGroup
-	stop     func()
+	snap        atomic.Pointer[snapshot]
+	bans        atomic.Pointer[filter.Bans]
+	refused     tally
+	open        atomic.Int64  // requests, tunnels not counted
+	failed      atomic.Uint64 // requests that the gateway itself could not get answered
+	meters      meter.Meters
+	unmatched   *meter.Meter // of meters: requests that no route took
+	connections meter.Ages
+	stopping    chan struct{} // closed when Stop begins
+	tunnels     tunnels
+	fresh       fresh
+	tasks       sync.WaitGroup
+	stop        func()
 
 	mu        sync.Mutex // guards the fields below; held while a snapshot is built
 	listener  net.Listener
@@ -114,6 +119,7 @@ func New(opts Options) *Gateway {
 		instances: map[string]*endpoint{},
 		halted:    map[string]bool{},
 	}
+	g.unmatched = g.meters.Of("")
 	g.stop = sync.OnceFunc(func() { close(g.stopping) })
 	if opts.Signer != nil {
 		g.minter = newMinter(opts.Signer)

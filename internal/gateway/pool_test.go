@@ -21,6 +21,7 @@ import (
 	"github.com/coder/websocket"
 
 	"fairlead/internal/gateway/match"
+	"fairlead/internal/gateway/meter"
 	"fairlead/internal/system"
 )
 
@@ -714,7 +715,7 @@ func TestPanicIs500(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.snap.Store(&snapshot{table: table, routes: []route{{timeout: time.Minute}}, limits: defaultLimits})
+	d.snap.Store(&snapshot{table: table, routes: []route{{timeout: time.Minute, meter: &meter.Meter{}}}, limits: defaultLimits})
 	// A route that was not compiled has no pool: the proxy panics.
 	if res, body := d.do("GET", "/", nil, nil); res.StatusCode != http.StatusInternalServerError || strings.Contains(body, "goroutine") {
 		t.Errorf("%s %q", res.Status, body)

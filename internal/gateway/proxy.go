@@ -219,7 +219,7 @@ func (x *exchange) broken(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &client), x.clientLeft(r):
 		x.gone(r)
 	case failed.progress == begun:
-		x.pool.failed.Add(1)
+		x.failure(http.StatusBadGateway)
 		panic(http.ErrAbortHandler)
 	case isTimeout(err) || !time.Now().Before(x.deadline):
 		x.fail(w, r, http.StatusGatewayTimeout, "the service did not answer in time"+x.doubt(r))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/match"
+	"fairlead/internal/gateway/meter"
 	"fairlead/internal/gateway/rewrite"
 	"fairlead/internal/gateway/static"
 	"fairlead/internal/system"
@@ -31,6 +32,7 @@ type route struct {
 	rules   rules
 	sticky  string // name of the gateway's own cookie, "" for none
 
+	meter    *meter.Meter
 	compress bool
 	timeout  time.Duration
 	body     int64 // most bytes of a request's body
@@ -44,6 +46,7 @@ const defaultTimeout = 30 * time.Second
 func (g *Gateway) compile(r *route, def *system.Route, pools map[string]*pool, door *system.Gateway) error {
 	*r = route{
 		def:      *def,
+		meter:    g.meters.Of(def.Key),
 		timeout:  cmp.Or(def.Timeout, defaultTimeout),
 		body:     cmp.Or(def.Limits.Body, door.Limits.Body, defaultLimits.Body),
 		compress: compresses(door.Filters.Compress, def.Filters.Compress),

@@ -78,10 +78,11 @@ func (x *exchange) end(r *http.Request) {
 			err = http.ErrAbortHandler
 		}
 	}
+	if x.answer.status == 0 && err == nil {
+		x.answer.status = http.StatusOK
+	}
+	x.count()
 	if g.access != nil {
-		if x.answer.status == 0 && err == nil {
-			x.answer.status = http.StatusOK
-		}
 		line := x.entry(r)
 		g.access.Record(&line)
 	}

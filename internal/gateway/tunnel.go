@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"sync"
+
+	"fairlead/internal/gateway/meter"
 )
 
 // tunnels are the connections that were upgraded.
@@ -14,6 +16,7 @@ type tunnels struct {
 	open  map[*tunnel]struct{}
 	empty chan struct{} // closed when the last one ends; nil while nobody waits
 	over  bool          // cut has been called
+	ages  meter.Ages
 }
 
 var errStopped = errors.New("the gateway stops")
@@ -27,6 +30,7 @@ var errEnded = errors.New("ended for a drain")
 type tunnel struct {
 	client, service       net.Conn
 	fromClient, toService io.Reader // what was read ahead, then the connections
+	age                   meter.Age
 }
 
 func (ts *tunnels) add(t *tunnel) {
@@ -36,12 +40,14 @@ func (ts *tunnels) add(t *tunnel) {
 		ts.open = map[*tunnel]struct{}{}
 	}
 	ts.open[t] = struct{}{}
+	t.age = ts.ages.Enter()
 }
 
 func (ts *tunnels) remove(t *tunnel) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	delete(ts.open, t)
+	ts.ages.Leave(t.age)
 	if len(ts.open) == 0 && ts.empty != nil {
 		close(ts.empty)
 		ts.empty = nil

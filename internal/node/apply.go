@@ -426,6 +426,7 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 	if err := n.bus.Apply(rev.sys); err != nil {
 		return reply, err
 	}
+	mark := n.gate.Mark()
 	before := n.census(append(slices.Clone(p.replace), p.removed...))
 	fallBack := func(err error) error { return errors.Join(err, n.bus.Apply(old.sys)) }
 
@@ -461,6 +462,7 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 	for _, r := range replaced {
 		reply.Receipts = append(reply.Receipts, n.receipt(r, before))
 	}
+	reply.Traffic = n.traffic(mark)
 	return reply, errors.Join(errs...)
 }
 

@@ -405,6 +405,9 @@ func TestRestartUnderLoadFailsNothing(t *testing.T) {
 		}
 		return n
 	}
+	if r.Traffic == nil || r.Traffic.Failed > 0 || r.Traffic.Requests == 0 {
+		t.Errorf("the receipt says of the door: %+v", r.Traffic)
+	}
 	if len(r.Old) != 2 || len(r.New) != 2 || sum(r.Old) == 0 || sum(r.New) == 0 {
 		t.Errorf("receipt is %+v, want two old and two new instances that have served", r)
 	}
@@ -500,6 +503,34 @@ func TestStopIsRememberedUntilStart(t *testing.T) {
 	_, err := verb[control.ServiceStatus](f, control.VerbStart, control.ServiceRequest{Service: "ecco"})
 	if e, ok := errors.AsType[*control.Error](err); !ok || !strings.Contains(e.Message, `no service "ecco"`) {
 		t.Errorf("error is %v", err)
+	}
+}
+
+func TestScaleIsRememberedUntilTheFileSaysSo(t *testing.T) {
+	f := newFixture(t)
+	n := f.up()
+	scale := func(replicas int) (control.ServiceStatus, error) {
+		return verb[control.ServiceStatus](f, control.VerbScale, control.ScaleRequest{Service: "echo", Replicas: replicas})
+	}
+	st := must[control.ServiceStatus](t)(scale(3))
+	if st.Wanted != 3 || st.Ready != 3 || st.Override == nil || st.Override.Replicas != 3 || st.Traffic == nil {
+		t.Errorf("status after scale: %+v", st)
+	}
+	if _, err := scale(65); err == nil {
+		t.Error("65 instances were allowed")
+	}
+	if err := n.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	n = f.up()
+	if st := n.Status().Services[0]; st.Wanted != 3 {
+		t.Errorf("status after down and up: %+v", st)
+	}
+	if st := must[control.ServiceStatus](t)(scale(1)); st.Ready != 1 || st.Override == nil {
+		t.Errorf("status after scaling down: %+v", st)
+	}
+	if st := must[control.ServiceStatus](t)(scale(2)); st.Ready != 2 || st.Override != nil {
+		t.Errorf("the number of the file is an override: %+v", st)
 	}
 }
 

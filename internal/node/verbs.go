@@ -16,6 +16,7 @@ import (
 
 	"fairlead/internal/bus"
 	"fairlead/internal/control"
+	"fairlead/internal/gateway"
 	"fairlead/internal/supervise"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
@@ -33,6 +34,7 @@ func (n *Node) openControl() error {
 	})
 	control.Handle(server, control.VerbStart, n.start)
 	control.Handle(server, control.VerbStop, n.stop)
+	control.Handle(server, control.VerbScale, n.scale)
 	control.Handle(server, control.VerbRestart, n.restart)
 	control.Handle(server, control.VerbReload, n.reload)
 	control.Handle(server, control.VerbRollback, n.rollback)
@@ -121,6 +123,27 @@ func (n *Node) service(name string) (*system.Service, error) {
 	}
 }
 
+// process finds a service that runs here.
+func (n *Node) process(name string) (*system.Service, error) {
+	svc, err := n.service(name)
+	if err == nil && len(svc.External) > 0 {
+		return nil, &control.Error{
+			Code: control.CodeConflict, Message: name + " is external: something else runs it",
+			Hint: "change services." + name + ".external, then fairlead reload",
+		}
+	}
+	return svc, err
+}
+
+// traffic says what went through the door since a mark.
+func (n *Node) traffic(mark gateway.Mark) *control.Traffic {
+	t := n.gate.Since(mark)
+	return &control.Traffic{
+		Requests: t.Requests, Failed: t.Failed, Stall: t.Stall,
+		Connections: control.Carried(t.Connections), Tunnels: control.Carried(t.Tunnels),
+	}
+}
+
 // census notes what each instance of some services has served, and how many of
 // their requests failed at the door.
 type census struct {
@@ -164,7 +187,7 @@ func (n *Node) restart(ctx context.Context, req control.ServiceRequest, tell fun
 		return control.Receipt{}, err
 	}
 	defer release()
-	svc, err := n.service(req.Service)
+	svc, err := n.process(req.Service)
 	if err != nil {
 		return control.Receipt{}, err
 	}
@@ -174,26 +197,61 @@ func (n *Node) restart(ctx context.Context, req control.ServiceRequest, tell fun
 		}
 	}
 	before := n.census([]string{svc.Name})
+	mark := n.gate.Mark()
 	replaced, err := n.sup.Restart(ctx, svc.Name)
-	return n.receipt(replaced, before), err
+	receipt := n.receipt(replaced, before)
+	receipt.Traffic = n.traffic(mark)
+	return receipt, err
 }
 
 // stop ends the instances of a service and records that it shall stay so, until
 // start, or until the file changes its number.
 func (n *Node) stop(ctx context.Context, req control.ServiceRequest, tell func(control.Event)) (control.ServiceStatus, error) {
 	return n.override(ctx, req.Service, tell, func(svc *system.Service) error {
-		o := control.Override{Replicas: 0, Since: time.Now()}
-		if err := n.state.put(ctx, "override."+svc.Name, o); err != nil {
-			return err
-		}
-		n.mu.Lock()
-		n.overrides[svc.Name] = o
-		n.mu.Unlock()
-		return nil
+		return n.decide(ctx, svc.Name, 0)
 	})
 }
 
-// start takes back what stop recorded and waits until the instances are ready.
+// scale changes the number of instances and records it as stop does. The number
+// that the file says takes back what was recorded.
+func (n *Node) scale(ctx context.Context, req control.ScaleRequest, tell func(control.Event)) (control.ServiceStatus, error) {
+	if req.Replicas < 0 || req.Replicas > system.MaxReplicas {
+		return control.ServiceStatus{}, &control.Error{
+			Code: "usage", Message: fmt.Sprintf("a service has 0 to %d instances, not %d", system.MaxReplicas, req.Replicas),
+		}
+	}
+	return n.override(ctx, req.Service, tell, func(svc *system.Service) error {
+		if req.Replicas == svc.Replicas {
+			return n.undecide(ctx, svc.Name)
+		}
+		return n.decide(ctx, svc.Name, req.Replicas)
+	})
+}
+
+// decide records how many instances the operator wants.
+func (n *Node) decide(ctx context.Context, service string, replicas int) error {
+	o := control.Override{Replicas: replicas, Since: time.Now()}
+	if err := n.state.put(ctx, "override."+service, o); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.overrides[service] = o
+	return nil
+}
+
+// undecide leaves the number of instances to the file.
+func (n *Node) undecide(ctx context.Context, service string) error {
+	if err := n.state.remove(ctx, "override."+service); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.overrides, service)
+	return nil
+}
+
+// start takes back what stop or scale recorded and waits until the instances are ready.
 func (n *Node) start(ctx context.Context, req control.ServiceRequest, tell func(control.Event)) (control.ServiceStatus, error) {
 	return n.override(ctx, req.Service, tell, func(svc *system.Service) error {
 		if svc.Replicas == 0 {
@@ -202,13 +260,7 @@ func (n *Node) start(ctx context.Context, req control.ServiceRequest, tell func(
 				Hint: "set services." + svc.Name + ".replicas, then fairlead reload",
 			}
 		}
-		if err := n.state.remove(ctx, "override."+svc.Name); err != nil {
-			return err
-		}
-		n.mu.Lock()
-		delete(n.overrides, svc.Name)
-		n.mu.Unlock()
-		return nil
+		return n.undecide(ctx, svc.Name)
 	})
 }
 
@@ -218,10 +270,11 @@ func (n *Node) override(ctx context.Context, name string, tell func(control.Even
 		return control.ServiceStatus{}, err
 	}
 	defer release()
-	svc, err := n.service(name)
+	svc, err := n.process(name)
 	if err != nil {
 		return control.ServiceStatus{}, err
 	}
+	mark := n.gate.Mark()
 	if err := decide(svc); err != nil {
 		return control.ServiceStatus{}, err
 	}
@@ -231,7 +284,9 @@ func (n *Node) override(ctx context.Context, name string, tell func(control.Even
 	if err == nil && wanted > 0 {
 		err = n.sup.Await(ctx, name)
 	}
-	return n.serviceStatus(svc), err
+	status := n.serviceStatus(svc)
+	status.Traffic = n.traffic(mark)
+	return status, err
 }
 
 // Status returns the state of the system, its services and instances.

@@ -40,6 +40,9 @@ var ofProcesses = []string{
 	"build", "command", "working_dir", "replicas", "environment", "secrets", "databases", "bus", "stop_grace_period", "watch",
 }
 
+// MaxReplicas is the most instances that a service may have.
+const MaxReplicas = 64
+
 const defaultDrain = 30 * time.Second
 
 // ownNames are no names of services: on the bus they stand where a service's
@@ -90,7 +93,7 @@ func (r *reader) readService(n *node) (Service, bool) {
 		out.WorkingDir = r.file(dir, true)
 	}
 	out.Watch = r.readWatch(f["watch"], out.WorkingDir)
-	out.Replicas = r.int(f["replicas"], 1, 0, 64, "start a second node for more")
+	out.Replicas = r.int(f["replicas"], 1, 0, MaxReplicas, "start a second node for more")
 	if order := update["order"]; order != nil {
 		out.UpdateOrder = UpdateOrder(r.oneOf(order, string(StartFirst), string(StartFirst), string(StopFirst)))
 	}
