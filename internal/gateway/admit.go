@@ -78,7 +78,7 @@ func (g *Gateway) admission(c *Config, routes []route, pools map[string]*pool, o
 	a.limiter = filter.NewLimiter(limiter, rates)
 	cors := filter.NewCORS(gw.Filters.CORS)
 	for i := range routes {
-		def := &routes[i].def
+		def := routes[i].def
 		f := &routes[i].filters
 		f.addresses = filter.Addresses{Allow: filter.NewSet(def.Filters.Allow), Deny: filter.NewSet(def.Filters.Deny)}
 		if def.Filters.RatesSet || len(def.Filters.Rates) > 0 {

@@ -463,8 +463,8 @@ func TestAuthAdmit(t *testing.T) {
 				a = newJWT(t, jwtConfig, tt.issuer)
 			}
 			all := authority{jwt: a}
-			x := &exchange{g: New(Options{}), route: &route{def: system.Route{Roles: tt.roles}}, id: "test-0001"}
-			x.route.filters.methods, x.route.filters.required = all.methods(&x.route.def)
+			x := &exchange{g: New(Options{}), route: &route{def: &system.Route{Roles: tt.roles}}, id: "test-0001"}
+			x.route.filters.methods, x.route.filters.required = all.methods(x.route.def)
 			w := httptest.NewRecorder()
 			ok := all.admit(w, jwtRequest(tt.token), x)
 			if ok != (tt.status == 0) || (x.user != nil) != tt.user {

@@ -26,6 +26,7 @@ type Endpoint struct {
 type endpoint struct {
 	Endpoint
 	key      uint64          // of the instance's id, for consistent hashing
+	ticket   string          // that stands for it in cookies
 	protocol system.Protocol // that up speaks
 	up       upstream        // nil for the network "bus"
 	joined   time.Time

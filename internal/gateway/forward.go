@@ -52,7 +52,7 @@ func newForwarder(def *system.Forward, pools map[string]*pool) (*forwarder, erro
 		f.copied = append(f.copied, textproto.CanonicalMIMEHeaderKey(name))
 	}
 	f.route = &route{
-		def:  system.Route{Key: "gateway.auth.forward", Targets: []system.Target{{Service: def.Service, Weight: 1}}},
+		def:  &system.Route{Key: "gateway.auth.forward", Targets: []system.Target{{Service: def.Service, Weight: 1}}},
 		pool: pools[def.Service], timeout: f.def.Timeout,
 	}
 	if f.route.pool == nil {

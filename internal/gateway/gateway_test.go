@@ -65,7 +65,13 @@ func (d *door) service(name string) system.Service {
 
 func (d *door) apply(routes []system.Route, endpoints map[string][]Endpoint) {
 	d.t.Helper()
-	c := Config{Routes: routes, Endpoints: endpoints}
+	d.applyDoor(system.Gateway{}, routes, endpoints)
+}
+
+// applyDoor is apply with settings of the whole door.
+func (d *door) applyDoor(gw system.Gateway, routes []system.Route, endpoints map[string][]Endpoint) {
+	d.t.Helper()
+	c := Config{Gateway: gw, Routes: routes, Endpoints: endpoints}
 	seen := map[string]bool{}
 	for i := range routes {
 		if routes[i].Key == "" {

@@ -715,7 +715,7 @@ func TestPanicIs500(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.snap.Store(&snapshot{table: table, routes: []route{{timeout: time.Minute, meter: &meter.Meter{}}}, limits: defaultLimits})
+	d.snap.Store(&snapshot{table: table, routes: []route{{def: &system.Route{}, timeout: time.Minute, meter: &meter.Meter{}}}, limits: defaultLimits})
 	// A route that was not compiled has no pool: the proxy panics.
 	if res, body := d.do("GET", "/", nil, nil); res.StatusCode != http.StatusInternalServerError || strings.Contains(body, "goroutine") {
 		t.Errorf("%s %q", res.Status, body)

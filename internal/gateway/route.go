@@ -17,7 +17,7 @@ import (
 // route is one [system.Route], compiled. It is immutable and shared by every
 // snapshot of one Apply.
 type route struct {
-	def system.Route
+	def *system.Route
 
 	// Where it leads: to exactly one of these.
 	split    *split         // services over HTTP
@@ -45,7 +45,7 @@ const defaultTimeout = 30 * time.Second
 // compile fills in a route.
 func (g *Gateway) compile(r *route, def *system.Route, pools map[string]*pool, door *system.Gateway) error {
 	*r = route{
-		def:      *def,
+		def:      def,
 		meter:    g.meters.Of(def.Key),
 		timeout:  cmp.Or(def.Timeout, defaultTimeout),
 		body:     cmp.Or(def.Limits.Body, door.Limits.Body, defaultLimits.Body),
@@ -66,7 +66,7 @@ func (g *Gateway) compile(r *route, def *system.Route, pools map[string]*pool, d
 
 // lead compiles where a route leads.
 func (g *Gateway) lead(r *route, pools map[string]*pool) (err error) {
-	def := &r.def
+	def := r.def
 	switch {
 	case len(def.Targets) > 0:
 		if r.split, err = newSplit(def.Targets, pools); err == nil && def.Sticky == stickyCookie {

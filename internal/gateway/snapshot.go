@@ -9,7 +9,8 @@ import (
 	"fairlead/internal/system"
 )
 
-// Config is everything a snapshot is built from.
+// Config is everything a snapshot is built from. It must not be changed after it
+// was applied.
 type Config struct {
 	Gateway  system.Gateway
 	Routes   []system.Route
@@ -185,6 +186,7 @@ func (g *Gateway) endpointsFor(eps []Endpoint, protocol system.Protocol) []*endp
 		e := g.instances[ep.Instance]
 		if e == nil || e.Endpoint != ep || e.protocol != protocol || e.gone.Load() {
 			again := newEndpoint(ep, protocol)
+			again.ticket = g.tickets.of(ep.Instance)
 			if e != nil {
 				again.served.Store(e.served.Load())
 			}

@@ -144,7 +144,7 @@ func (x *exchange) preferred(r *http.Request) bool {
 			continue
 		}
 		for _, e := range rd.http {
-			if e.here() && hmac.Equal([]byte(x.g.tickets.of(e.Instance)), []byte(x.ticket)) {
+			if e.here() && hmac.Equal([]byte(e.ticket), []byte(x.ticket)) {
 				x.pool, x.wish = t.pool, wish{prefer: e.Instance}
 				return true
 			}
@@ -159,7 +159,7 @@ func (x *exchange) stick(h http.Header, r *http.Request) {
 		return
 	}
 	ticket := x.g.tickets.of(x.instance)
-	if ticket == x.ticket {
+	if ticket == x.ticket { // no comparison of secrets: the client has shown its own
 		return
 	}
 	line := x.route.sticky + "=" + ticket + "; Path=/; HttpOnly; SameSite=Lax"
