@@ -35,6 +35,7 @@ type endpoint struct {
 	failed atomic.Uint64 // of these, failures as the pool counts them
 	open   atomic.Int64  // requests and tunnels open on it
 	gone   atomic.Bool   // left its pool: takes no more requests
+	over   atomic.Bool   // what lasts on it ends at once
 	shun   atomic.Int64  // Unix nanoseconds until which others are preferred
 	health health
 

@@ -223,13 +223,11 @@ func (g *Gateway) Stop(ctx context.Context) error {
 
 // finish waits for open requests and tunnels, and cuts them when ctx ends.
 func (g *Gateway) finish(ctx context.Context) error {
+	g.tunnels.retire()
 	g.fresh.cut()
 	err := g.server.Shutdown(ctx)
 	if errors.Is(err, net.ErrClosed) {
 		err = nil // the listener is closed already
-	}
-	if errors.Is(err, net.ErrClosed) {
-		err = nil // the listener was closed before
 	}
 	if terr := g.tunnels.wait(ctx); err == nil {
 		err = terr
@@ -296,15 +294,24 @@ func (g *Gateway) sweep() {
 
 // Drain waits until no request is open on an instance and every bus request of its
 // service that was outstanding at the call has ended. Call it after the instance
-// has left its pool: Drain takes it out if it has not. WebSockets count as open.
-// It returns the context's error if that ends first, nil for an unknown instance.
+// has left its pool: Drain takes it out if it has not. WebSockets and answers that
+// stream count as open. When ctx's deadline passes, they are ended: WebSockets with
+// close frames of status 1001, server-sent events behind an event, other tunnels by
+// closing them; other answers are broken off. Drain returns closeTime later at most.
+// It returns the context's error if that ended first, nil for an unknown instance.
 func (g *Gateway) Drain(ctx context.Context, service, instance string) error {
 	g.mu.Lock()
 	e := g.instances[instance]
 	g.mu.Unlock()
 	if e != nil {
 		e.retire()
-		if err := e.drain(ctx); err != nil {
+		err := e.drain(ctx)
+		if errors.Is(err, context.DeadlineExceeded) && g.tunnels.finish(e) {
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime+closeTime/4)
+			err = e.drain(last)
+			cancel()
+		}
+		if err != nil {
 			return fmt.Errorf("drain %s: %d requests are open: %w", instance, e.open.Load(), err)
 		}
 	}

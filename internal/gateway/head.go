@@ -261,6 +261,13 @@ func (h *head) framing(method string) (length int64, chunked bool, err error) {
 	return length, coded > 0, nil
 }
 
+// events reports whether the body is a stream of server-sent events.
+func (h *head) events() bool {
+	kind, _ := h.lookup("Content-Type")
+	const want = "text/event-stream"
+	return len(kind) >= len(want) && strings.EqualFold(kind[:len(want)], want)
+}
+
 // trailers returns the names that the head announces and that may be passed on.
 func (h *head) trailers() map[string]bool {
 	var out map[string]bool

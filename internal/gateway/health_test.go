@@ -131,6 +131,7 @@ func TestWhatCountsAsAFault(t *testing.T) {
 	cut := rawServiceText(t, "cut", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
 	d.SetEndpoints("api", []Endpoint{cut})
 	if res, err := d.client.Get(d.URL() + "/"); err == nil {
+		io.Copy(io.Discard, res.Body)
 		res.Body.Close()
 	}
 	eventually(t, "a cut answer to count", func() bool { return d.Pools()[0].Faults.Broken == 2 })

@@ -31,6 +31,7 @@ type link struct {
 	keep     time.Duration
 	expires  time.Time
 	reusable bool
+	ended    bool      // the answer was ended before its end
 	moved    time.Time // when the read deadline was put off last
 	head     head
 }
@@ -204,31 +205,56 @@ func (l *link) copyAnswer(w http.ResponseWriter, r *http.Request, x *exchange, f
 		if err == nil && length > 0 && n < length {
 			err = io.ErrUnexpectedEOF
 		}
-		if err == nil && chunked {
+		if err == nil && chunked && !l.ended {
 			err = l.copyTrailers(w)
 		}
 		if err != nil {
 			return &sendError{begun, err}
 		}
 	}
-	l.reusable = l.keep > 0 && f.settled() && l.br.Buffered() == 0
+	l.reusable = l.keep > 0 && !l.ended && f.settled() && l.br.Buffered() == 0
 	return nil
 }
 
 // copyBody copies a body, and sends on at once what the service has sent.
-func (l *link) copyBody(x *exchange, body io.Reader, length int64) (int64, error) {
+func (l *link) copyBody(x *exchange, body io.Reader, length int64) (sum int64, err error) {
 	buf := copyBuffers.Get().(*[32 << 10]byte) // the pool holds nothing else
 	defer copyBuffers.Put(buf)
 	a := &x.answer
-	var sum int64
+	var ev *events
+	if length < 0 && l.head.events() {
+		ev = &events{}
+	}
+	var s *stream // from the first time that the service is waited for
 	for {
+		if s == nil && l.br.Buffered() == 0 {
+			s = &stream{events: ev != nil, wake: waker(l.c)}
+			x.g.tunnels.add(s, x.endpoint)
+			defer x.g.tunnels.remove(s)
+			if sum == 0 {
+				a.Flush() // the head: what follows may be long in coming
+			}
+		}
 		if int64(l.br.Buffered()) < length-sum || length < 0 {
 			l.stretch()
 			a.stretch(l.moved)
 		}
+		if by, ok := s.ending(); ok {
+			l.ended = true
+			return sum, l.copyEvent(a, body, ev, by, buf[:])
+		}
+		if s != nil && l.br.Buffered() == 0 {
+			// Who is woken here can go on; the reader of chunks could not.
+			if _, err := l.br.Peek(1); err != nil && s.by.Load() != 0 {
+				continue
+			}
+		}
 		n, err := body.Read(buf[:])
 		if n > 0 {
 			sum += int64(n)
+			if ev != nil {
+				ev.pass(buf[:n])
+			}
 			if _, werr := a.Write(buf[:n]); werr != nil {
 				return sum, &clientError{werr}
 			}
@@ -243,6 +269,25 @@ func (l *link) copyBody(x *exchange, body io.Reader, length int64) (int64, error
 			return sum, err
 		}
 	}
+}
+
+// copyEvent copies what is missing of an event, if the answer consists of events.
+func (l *link) copyEvent(a *answer, body io.Reader, ev *events, by time.Time, buf []byte) error {
+	if ev == nil {
+		return errEnded
+	}
+	_ = l.c.SetReadDeadline(by) // fails only on a closed connection
+	for !ev.between() {
+		n, err := body.Read(buf)
+		n, _ = ev.next(buf[:n])
+		if _, werr := a.Write(buf[:n]); werr != nil {
+			return &clientError{werr}
+		}
+		if err != nil {
+			return nil //nolint:nilerr // half an event does no harm
+		}
+	}
+	return nil
 }
 
 // clientError is one of the client's connection.
@@ -293,19 +338,16 @@ func (l *link) copyTrailers(w http.ResponseWriter) error {
 // upgrade joins the client's and the service's connection.
 func (l *link) upgrade(w http.ResponseWriter, x *exchange, q *outbound) error {
 	// It is known before it leaves net/http's care, so that Stop cannot miss it.
-	t := &tunnel{service: l.c, toService: l.c}
-	x.g.tunnels.add(t)
+	t := &tunnel{service: l.c, frames: isWebSocket(q.upgrade)}
+	x.g.tunnels.add(t, x.endpoint)
 	defer x.g.tunnels.remove(t)
 	client, buffered, err := x.answer.control.Hijack()
 	if err != nil {
 		return &sendError{begun, err}
 	}
-	t.fromClient = client
-	if !x.g.tunnels.join(t, client) {
-		return &sendError{begun, errStopped}
-	}
 	_ = client.SetDeadline(time.Time{}) // fails only on a closed connection
 	_ = l.c.SetDeadline(time.Time{})    // as above
+	t.fromClient, t.fromService = ahead(buffered.Reader), ahead(l.br)
 	h := w.Header()
 	l.head.copyTo(h)
 	cleanAnswer(h)
@@ -321,36 +363,25 @@ func (l *link) upgrade(w http.ResponseWriter, x *exchange, q *outbound) error {
 		}
 	}
 	x.answer.status = http.StatusSwitchingProtocols
-	if _, err := client.Write(append(out, "\r\n"...)); err != nil {
-		t.close()
+	_ = client.SetWriteDeadline(time.Now().Add(closeTime)) // as above
+	_, err = client.Write(append(out, "\r\n"...))
+	_ = client.SetWriteDeadline(time.Time{}) // as above
+	t.join(client)
+	if err != nil {
+		t.cut()
 		return &sendError{begun, &clientError{err}}
 	}
-	t.fromClient = ahead(buffered.Reader, client)
-	t.toService = ahead(l.br, l.c)
 	x.givePlace() // a tunnel may be open for days
 	x.answer.bytes = t.run()
 	return nil
 }
 
-// ahead reads what is buffered, then the connection itself.
-func ahead(br *bufio.Reader, c net.Conn) io.Reader {
-	n := br.Buffered()
-	if n == 0 {
-		return c
+// ahead returns what is buffered.
+func ahead(br *bufio.Reader) []byte {
+	if br.Buffered() == 0 {
+		return nil
 	}
-	read := make([]byte, n)
+	read := make([]byte, br.Buffered())
 	_, _ = io.ReadFull(br, read) // it is buffered
-	return io.MultiReader(&bytesReader{read}, c)
-}
-
-// bytesReader has no WriteTo, so that the copy sees the connection behind it.
-type bytesReader struct{ b []byte }
-
-func (r *bytesReader) Read(p []byte) (int, error) {
-	if len(r.b) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, r.b)
-	r.b = r.b[n:]
-	return n, nil
+	return read
 }

@@ -13,7 +13,7 @@ func TestTrafficSinceAMark(t *testing.T) {
 		t.Fatalf("nothing happened, but %+v", got)
 	}
 	open := g.connections.Enter()
-	g.tunnels.add(&tunnel{})
+	g.tunnels.add(&tunnel{}, nil)
 	mark = g.Mark()
 	g.connections.Enter()
 	w := &nullWriter{h: http.Header{}}

@@ -249,9 +249,14 @@ func (h *host) Admit(i supervise.Instance) {
 	h.mu.Unlock()
 }
 
+// defaultDrain is the drain time of a service that is in no file any more.
+const defaultDrain = 30 * time.Second
+
 // Withdraw takes an instance out of the traffic and returns when it has answered
-// all that it was asked, or ctx ends.
+// all that it was asked, when the service's drain time is over, or ctx ends.
 func (h *host) Withdraw(ctx context.Context, i supervise.Instance) {
+	ctx, cancel := context.WithTimeout(ctx, h.drainTime(i))
+	defer cancel()
 	h.leave(i)
 	answered, err := h.n.bus.Drain(i.ID)
 	switch {
@@ -264,6 +269,24 @@ func (h *host) Withdraw(ctx context.Context, i supervise.Instance) {
 	if err := h.n.gate.Drain(ctx, i.Service, i.ID); err != nil && !errors.Is(err, context.Canceled) {
 		h.n.log.WarnContext(ctx, "requests are open on an instance that stops", wire.KeyInstance, i.ID, wire.KeyError, err)
 	}
+}
+
+// drainTime is how long what is open may stay on an instance that leaves: as the
+// file says now, else as it said when the instance was started.
+func (h *host) drainTime(i supervise.Instance) time.Duration {
+	if running := h.n.current(); running != nil {
+		if svc, ok := running.sys.Service(i.Service); ok && svc.Drain > 0 {
+			return svc.Drain
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if g := h.grants[i.Revision]; g != nil {
+		if svc, ok := g.rev.sys.Service(i.Service); ok && svc.Drain > 0 {
+			return svc.Drain
+		}
+	}
+	return defaultDrain
 }
 
 // Gone is told that an instance's process has ended, expected or not.

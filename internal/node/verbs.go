@@ -467,7 +467,12 @@ func (n *Node) down(ctx context.Context, _ control.Empty, tell func(control.Even
 	n.giveUp(ErrDown)
 	n.tell(control.Event{Kind: control.EventInfo, Text: "stopping " + counted(running, "instance")})
 	ctx = context.WithoutCancel(ctx)
-	err := errors.Join(n.gate.Stop(ctx), n.sup.Stop(ctx))
+	closing, cancel := context.WithTimeout(ctx, n.longestDrain())
+	defer cancel()
+	if err := n.gate.Stop(closing); err != nil {
+		n.log.WarnContext(ctx, "requests are broken off", wire.KeyError, err)
+	}
+	err := n.sup.Stop(ctx)
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
@@ -476,6 +481,20 @@ func (n *Node) down(ctx context.Context, _ control.Empty, tell func(control.Even
 		}
 	}()
 	return control.DownReply{Stopped: running}, err
+}
+
+// longestDrain is how long the door waits for open requests when all stops.
+func (n *Node) longestDrain() time.Duration {
+	longest := time.Duration(0)
+	if r := n.current(); r != nil {
+		for i := range r.sys.Services {
+			longest = max(longest, r.sys.Services[i].Drain)
+		}
+	}
+	if longest == 0 {
+		return defaultDrain
+	}
+	return longest
 }
 
 // counted is a number with its noun.

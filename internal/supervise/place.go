@@ -169,7 +169,7 @@ func (p *place) serve() (pause time.Duration, again bool) {
 	reason := p.live(a)
 	if reason == "" {
 		p.leave(a, "")
-		p.dismiss(a, p.spec.StopGracePeriod)
+		p.dismiss(a, 0)
 		<-a.process.Gone()
 		p.become(Stopped, stopReason(a.process.Exit()))
 		return 0, false
@@ -317,11 +317,17 @@ func (p *place) leave(a *attempt, reason string) {
 	p.become(Draining, reason)
 }
 
-// dismiss takes an instance out of traffic, for at most drain, and ends its
-// process within the grace. It returns when the process has ended.
+// dismiss takes an instance out of traffic, for at most drain or, if that is 0, as
+// long as the host finds right, and ends its process within the grace. It returns
+// when the process has ended.
 func (p *place) dismiss(a *attempt, drain time.Duration) {
 	if a.admitted {
-		ctx, cancel := context.WithTimeout(p.sup.now, drain)
+		ctx, cancel := p.sup.now, context.CancelFunc(nil)
+		if drain > 0 {
+			ctx, cancel = context.WithTimeout(ctx, drain)
+		} else {
+			ctx, cancel = context.WithCancel(ctx)
+		}
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)

@@ -51,7 +51,7 @@ type Spec struct {
 
 	Healthcheck     system.Healthcheck // its zero durations mean the documented defaults
 	UpdateOrder     system.UpdateOrder // "" is start-first
-	StopGracePeriod time.Duration      // between SIGTERM and SIGKILL, and the longest drain before; 0: 10 s
+	StopGracePeriod time.Duration      // between SIGTERM and SIGKILL; 0: 10 s
 
 	// OnBus makes an instance ready only when Host.Unregistered finds nothing missing.
 	OnBus bool
@@ -113,7 +113,8 @@ type Host interface {
 	// may be called more than once for an instance.
 	Admit(i Instance)
 	// Withdraw takes an instance out of traffic and returns when no request is
-	// open on it, or when ctx ends.
+	// open on it, when it has waited for as long as it finds right, or when ctx
+	// ends, which it does with the instance's process.
 	Withdraw(ctx context.Context, i Instance)
 	// Gone is called once for every instance that was granted an environment, as
 	// soon as its process has ended, expected or not, or could not be started.
