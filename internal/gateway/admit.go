@@ -112,18 +112,23 @@ func (a *admission) trustedProxies() filter.Set {
 	return a.trusted
 }
 
-// welcome derives where a request comes from, and refuses whoever is banned or whose
-// address the gateway does not let in. It comes before everything else.
-func (x *exchange) welcome(w http.ResponseWriter, r *http.Request) bool {
+// derive finds out where a request comes from.
+func (x *exchange) derive(r *http.Request) {
 	var a *admission
 	if x.snap != nil {
 		a = x.snap.admission
 	}
-	scheme := "http"
-	if r.TLS != nil {
-		scheme = "https"
+	x.origin = filter.Derive(a.trustedProxies(), r.RemoteAddr, r.Header, x.scheme(), r.Host)
+}
+
+// welcome derives where a request comes from, and refuses whoever is banned or whose
+// address the gateway does not let in. It comes before everything else.
+func (x *exchange) welcome(w http.ResponseWriter, r *http.Request) bool {
+	x.derive(r)
+	var a *admission
+	if x.snap != nil {
+		a = x.snap.admission
 	}
-	x.origin = filter.Derive(a.trustedProxies(), r.RemoteAddr, r.Header, scheme, r.Host)
 	if ban, ok := x.g.bans.Load().Find(x.origin.Client, x.start); ok {
 		x.cause = ban.Prefix.String() + " " + ban.Reason
 		if r.ProtoMajor == 1 {

@@ -54,9 +54,11 @@ func (a *answer) finishHead() {
 		cleanAnswer(h)
 	}
 	x := a.x
-	switch {
-	case x == nil: // a question of the gateway's own
+	if x == nil { // a question of the gateway's own
 		return
+	}
+	x.entrance.present(h, x.snap)
+	switch {
 	case x.route != nil:
 		x.route.rules.apply(h)
 	case x.snap != nil:

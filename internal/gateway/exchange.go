@@ -23,6 +23,7 @@ type User struct {
 // goroutine that serves the request and is not used after that.
 type exchange struct {
 	g         *Gateway
+	entrance  *entrance
 	route     *route // nil until matched
 	vars      match.Values
 	path      string     // escaped, as the service sees it

@@ -1,4 +1,4 @@
-// Package gateway is the one door of a system: a listener that never restarts, in
+// Package gateway is the one door of a system: listeners that never restart, in
 // front of HTTP services, the bus and files.
 //
 // Guarantees:
@@ -19,7 +19,7 @@
 //     as long as something moves at least once a minute. After an upgrade there is no
 //     limit.
 //
-// It does not balance across nodes, terminate TLS, speak HTTP/2, cache or compress.
+// It does not balance across nodes, or cache.
 // It does not decide which instances are ready: it is told.
 package gateway
 
@@ -37,7 +37,9 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/access"
+	"fairlead/internal/gateway/certs"
 	"fairlead/internal/gateway/filter"
+	"fairlead/internal/gateway/listen"
 	"fairlead/internal/gateway/meter"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
@@ -45,7 +47,11 @@ import (
 
 // Options are what a gateway is made with. Only Listen is needed.
 type Options struct {
-	Listen    string       // host:port; port 0 takes a free one
+	Listen       string          // host:port of the first listener, whatever the file says; port 0 takes a free one
+	Gateway      system.Gateway  // whose listeners Start binds; without any, a plain one on Listen
+	Certificates *certs.Store    // nil: no listener may have TLS; the caller closes it after Stop
+	Inherited    []listen.Socket // from the process before; Start takes those it needs and closes the rest
+
 	Logger    *slog.Logger // nil: logs nothing
 	AccessLog io.Writer    // one JSON line per request; nil: none
 	Bus       BusConn      // *nats.Conn satisfies it; nil: no bus routes
@@ -64,7 +70,8 @@ type Options struct {
 type Gateway struct {
 	opts    Options
 	log     *slog.Logger
-	server  *http.Server
+	doors   *listen.Set
+	plain   *entrance // of requests that came by no listener: a test's
 	minter  *minter
 	bridge  *bridge
 	access  *access.Log
@@ -80,12 +87,11 @@ type Gateway struct {
 	connections meter.Ages
 	stopping    chan struct{} // closed when Stop begins
 	tunnels     tunnels
-	fresh       fresh
 	tasks       sync.WaitGroup
 	stop        func()
 
 	mu        sync.Mutex // guards the fields below; held while a snapshot is built
-	listener  net.Listener
+	started   bool
 	stopped   bool
 	pools     map[string]*pool
 	instances map[string]*endpoint           // by instance id, those in a pool and lately retired ones
@@ -127,83 +133,70 @@ func New(opts Options) *Gateway {
 	if opts.Bus != nil {
 		g.bridge = newBridge(opts.Bus, g.minter, opts.Logger)
 	}
-	g.server = &http.Server{
-		Handler:           g,
-		ReadHeaderTimeout: headTime,
-		IdleTimeout:       idleTime,
-		MaxHeaderBytes:    maxHead,
-		// OPTIONS * goes the way of every request: an id, a line in the access log.
-		DisableGeneralOptionsHandler: true,
-		ConnState:                    g.fresh.note,
-		ErrorLog:                     slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
-	}
+	g.plain = &entrance{g: g}
+	g.doors = g.openDoors()
 	return g
 }
 
-// Start binds the address and serves in the background until Stop; until the
-// first Apply every request is answered 503. The error for a port in use says by
-// which process, if that can be found out. A gateway starts once.
+// Start binds the listeners of the options and serves in the background until Stop;
+// until the first Apply every request is answered 503. The error for a port in use
+// says by which process, if that can be found out. A gateway starts once.
 func (g *Gateway) Start(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.listener != nil || g.stopped {
+	if g.started || g.stopped {
 		return errors.New("start gateway: started before")
 	}
-	l, err := listen(ctx, g.opts.Listen)
+	g.started = true
+	first := g.opts.Gateway
+	if len(first.Listeners) == 0 {
+		first.Listeners = []system.Listener{{Address: g.opts.Listen}}
+	}
+	doors, err := g.bind(ctx, first)
 	if err != nil {
 		return fmt.Errorf("start gateway: %w", err)
 	}
-	g.listener = l
+	defer doors.Abort()
+	if err := g.certify(first, nil); err != nil {
+		return fmt.Errorf("start gateway: %w", err)
+	}
 	if g.opts.AccessLog != nil {
 		g.access = access.New(g.opts.AccessLog, g.log)
 		g.tasks.Go(g.access.Run)
 	}
 	g.tasks.Go(g.sweep)
-	g.tasks.Go(func() {
-		if err := g.server.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-			g.log.ErrorContext(context.WithoutCancel(ctx), "gateway stopped accepting", wire.KeyError, err)
-		}
-	})
+	doors.Commit()
 	return nil
 }
 
-// Addr returns the address the gateway listens on, nil before Start.
-func (g *Gateway) Addr() net.Addr {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.listener == nil {
-		return nil
-	}
-	return g.listener.Addr()
-}
+// Addr returns the address of the first listener, nil before Start.
+func (g *Gateway) Addr() net.Addr { return g.doors.Addr() }
 
-// URL returns the address for a client on this machine, such as
+// URL returns the first listener's address for a client on this machine, such as
 // "http://127.0.0.1:3005"; "" before Start.
 func (g *Gateway) URL() string {
-	addr, ok := g.Addr().(*net.TCPAddr)
-	if !ok {
-		return ""
+	if all := g.Listening(); len(all) > 0 {
+		return all[0]
 	}
-	ip := addr.IP
-	if ip == nil || ip.IsUnspecified() {
-		ip = net.IPv4(127, 0, 0, 1)
-	}
-	return "http://" + net.JoinHostPort(ip.String(), fmt.Sprint(addr.Port))
+	return ""
 }
 
-// Stop closes the listener, answers what is open with Connection: close, and
+// Stop closes the listeners, answers what is open with Connection: close, and
 // returns when nothing is open any more, WebSockets included. When ctx ends first,
 // what is left is cut and the context's error returned. Later calls wait in the same way.
 func (g *Gateway) Stop(ctx context.Context) error {
 	g.stop()
 	g.mu.Lock()
-	l := g.listener
 	g.stopped = true
 	g.mu.Unlock()
-	var left error
-	if l != nil {
-		_ = l.Close() // a second close is no fault
-		left = g.finish(ctx)
+	g.tunnels.retire()
+	left := g.doors.Stop(ctx)
+	if terr := g.tunnels.wait(ctx); left == nil {
+		left = terr
+	}
+	if left != nil {
+		g.tunnels.cut()
+		g.doors.Cut()
 	}
 	g.bridge.close()
 	g.mu.Lock()
@@ -219,57 +212,6 @@ func (g *Gateway) Stop(ctx context.Context) error {
 		return fmt.Errorf("stop gateway: %w", left)
 	}
 	return nil
-}
-
-// finish waits for open requests and tunnels, and cuts them when ctx ends.
-func (g *Gateway) finish(ctx context.Context) error {
-	g.tunnels.retire()
-	g.fresh.cut()
-	err := g.server.Shutdown(ctx)
-	if errors.Is(err, net.ErrClosed) {
-		err = nil // the listener is closed already
-	}
-	if terr := g.tunnels.wait(ctx); err == nil {
-		err = terr
-	}
-	if err != nil {
-		g.tunnels.cut()
-		_ = g.server.Close() // only reports the listener's close
-	}
-	return err
-}
-
-// fresh are the connections that have not brought a request yet. http.Server would
-// wait five seconds for each when it shuts down; browsers open some in advance.
-type fresh struct {
-	mu    sync.Mutex // guards the fields below
-	conns map[net.Conn]struct{}
-	over  bool
-}
-
-func (f *fresh) note(c net.Conn, state http.ConnState) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	switch {
-	case state != http.StateNew:
-		delete(f.conns, c)
-	case f.over:
-		_ = c.Close() // nobody has asked anything
-	default:
-		if f.conns == nil {
-			f.conns = map[net.Conn]struct{}{}
-		}
-		f.conns[c] = struct{}{}
-	}
-}
-
-func (f *fresh) cut() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.over = true
-	for c := range f.conns {
-		_ = c.Close() // as above
-	}
 }
 
 // sweep closes upstream connections that have idled for too long.

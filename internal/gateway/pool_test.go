@@ -20,6 +20,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"fairlead/internal/gateway/listen"
 	"fairlead/internal/gateway/match"
 	"fairlead/internal/gateway/meter"
 	"fairlead/internal/system"
@@ -724,7 +725,7 @@ func TestPortInUseNamesTheHolder(t *testing.T) {
 	}
 	defer l.Close()
 	err = New(Options{Listen: l.Addr().String()}).Start(t.Context())
-	var inUse *AddressInUseError
+	var inUse *listen.AddressInUseError
 	if !errors.As(err, &inUse) || inUse.PID != os.Getpid() || inUse.Command == "" {
 		t.Errorf("error %v", err)
 	}

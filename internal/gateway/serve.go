@@ -26,21 +26,29 @@ const (
 	traceSampled = 0x01 // of W3C Trace Context's flags
 )
 
-// ServeHTTP serves one request. It is the handler of the gateway's own server, and
-// lets tests do without one.
-func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP serves one request as if it had come by a listener without TLS.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.plain.receive(w, r) }
+
+// receive serves one request.
+func (e *entrance) receive(w http.ResponseWriter, r *http.Request) {
+	x := e.begin(w, r)
+	defer x.end(r)
+	x.serve(&x.answer, r)
+	x.answer.finish()
+}
+
+// begin opens the exchange of a request. Its end must follow.
+func (e *entrance) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	now := time.Now()
-	g.open.Add(1)
-	x := &exchange{g: g, start: now, snap: g.snap.Load()}
+	e.g.open.Add(1)
+	x := &exchange{g: e.g, entrance: e, start: now, snap: e.g.snap.Load()}
 	x.answer.ResponseWriter = w
 	x.answer.x, x.answer.r = x, r
 	x.answer.control = *http.NewResponseController(w) // a copy saves an allocation
 	x.identify(r)
 	x.idLine[0] = x.id
 	w.Header()[wire.HeaderRequestID] = x.idLine[:1:1]
-	defer x.end(r)
-	x.serve(&x.answer, r)
-	x.answer.finish()
+	return x
 }
 
 // identify takes over or makes the request's id and its place in a trace.
@@ -93,13 +101,12 @@ func (x *exchange) end(r *http.Request) {
 
 func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 	s := x.snap
-	select {
-	case <-x.g.stopping:
-		w.Header().Set("Connection", "close")
-	default:
-	}
 	x.deadline = x.start.Add(defaultTimeout)
 	if !x.welcome(w, r) {
+		return
+	}
+	if x.entrance.info.Redirect {
+		x.redirectSecure(w, r)
 		return
 	}
 	if s == nil || s.table == nil {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -28,6 +29,7 @@ type snapshot struct {
 	routes []route      // in the table's order
 	rules  rules        // of answers that belong to no route
 	limits system.Limits
+	hsts   []string // value of Strict-Transport-Security, nil for none
 	ready  map[string]*ready
 
 	admission *admission // nil until the first Apply
@@ -51,6 +53,11 @@ func (s *snapshot) find(method, host, path string, vars match.Values) (*route, m
 func (g *Gateway) Apply(c Config) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	doors, err := g.bind(context.Background(), c.Gateway)
+	if err != nil {
+		return fmt.Errorf("apply listeners: %w", err)
+	}
+	defer doors.Abort()
 	pools := make(map[string]*pool, len(c.Services))
 	for i := range c.Services {
 		name := c.Services[i].Name
@@ -84,9 +91,12 @@ func (g *Gateway) Apply(c Config) error {
 	if faults != nil {
 		return fmt.Errorf("apply routes: %w", errors.Join(faults...))
 	}
+	if err := g.certify(c.Gateway, c.Routes); err != nil {
+		return fmt.Errorf("apply certificates: %w", err)
+	}
 	old := g.snap.Load()
 	next := &snapshot{
-		table: table, routes: routes, rules: general, limits: limits, ready: make(map[string]*ready, len(pools)),
+		table: table, routes: routes, rules: general, limits: limits, hsts: hstsOf(c.Gateway.TLS), ready: make(map[string]*ready, len(pools)),
 		closed: c.Gateway.Maintenance, decided: g.decided,
 	}
 	if next.admission, err = g.admission(&c, routes, pools, old); err != nil {
@@ -102,6 +112,7 @@ func (g *Gateway) Apply(c Config) error {
 		}
 	}
 	g.swap(old, next, pools)
+	doors.Commit()
 	return nil
 }
 

@@ -295,8 +295,6 @@ func fixed(old, next *system.System) error {
 	switch {
 	case old.Name != next.Name:
 		return refuse("system", old.Name, next.Name)
-	case old.Gateway.Listeners[0].Address != next.Gateway.Listeners[0].Address:
-		return refuse("gateway.listen", old.Gateway.Listeners[0].Address, next.Gateway.Listeners[0].Address)
 	case old.Bus.Listen != next.Bus.Listen:
 		return refuse("bus.listen", old.Bus.Listen, next.Bus.Listen)
 	}
@@ -449,6 +447,10 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 	ctx = context.WithoutCancel(ctx)
 	var errs []error
 	n.startsFrom(rev, p.replace, p.removed)
+	if url := n.gate.URL(); url != n.lock.Address {
+		errs = append(errs, n.lock.announce(url))
+		n.tell(control.Event{Kind: control.EventListening, Text: url})
+	}
 	errs = append(errs, n.state.apply(ctx, rev.record), n.forgetOverrides(ctx, cleared))
 	replaced, err := change.Commit(ctx)
 	errs = append(errs, err)

@@ -29,6 +29,8 @@ import (
 	"fairlead/internal/bus"
 	"fairlead/internal/control"
 	"fairlead/internal/gateway"
+	"fairlead/internal/gateway/certs"
+	"fairlead/internal/gateway/listen"
 	"fairlead/internal/secret"
 	"fairlead/internal/supervise"
 	"fairlead/internal/system"
@@ -64,6 +66,7 @@ type Node struct {
 	bus         *bus.Bus
 	operator    *nats.Conn
 	state       *state
+	certs       *certs.Store
 	gate        *gateway.Gateway
 	sup         *supervise.Supervisor
 	host        *host
@@ -188,12 +191,7 @@ func (n *Node) open(ctx context.Context) error {
 	}
 	n.identityKey = wire.EncodeKey(public)
 
-	// The door binds before anything is built: a port in use is said at once.
-	listen := n.first.Gateway.Listeners[0].Address
-	if n.opts.Listen != "" {
-		listen = n.opts.Listen
-	}
-	if err := gateway.CheckFree(ctx, n.first.Bus.Listen); err != nil {
+	if err := listen.CheckFree(ctx, n.first.Bus.Listen); err != nil {
 		return fmt.Errorf("open bus: %w", err)
 	}
 	n.bus, err = bus.Open(ctx, bus.Options{Dir: filepath.Join(n.data, "bus"), Listen: n.first.Bus.Listen, System: n.first.Name, Logger: n.log})
@@ -211,8 +209,16 @@ func (n *Node) open(ctx context.Context) error {
 	n.onStop("gateway's connection", func(context.Context) error { gateConn.Close(); return nil })
 	access := NewLogFile(filepath.Join(n.data, "logs", "access.log"))
 	n.onStop("access log", func(context.Context) error { return access.Close() })
+	n.certs, err = certs.Open(certs.Options{
+		Dir: filepath.Join(n.data, "certificates"), Logger: n.log,
+		Warn: func(text string) { n.tell(control.Event{Kind: control.EventWarning, Text: text}) },
+	})
+	if err != nil {
+		return err
+	}
+	n.onStop("certificates", func(context.Context) error { return n.certs.Close() })
 	n.gate = gateway.New(gateway.Options{
-		Listen: listen, Logger: n.log, AccessLog: access, Bus: gateConn,
+		Listen: n.opts.Listen, Gateway: n.first.Gateway, Certificates: n.certs, Logger: n.log, AccessLog: access, Bus: gateConn,
 		Signer: wire.NewSigner(private, n.first.Name), System: n.first.Name,
 	})
 
@@ -231,6 +237,7 @@ func (n *Node) open(ctx context.Context) error {
 	if n.killed.Load() {
 		return errors.New("start: killed")
 	}
+	// The door binds before anything is built: a port in use is said at once.
 	if err := n.gate.Start(ctx); err != nil {
 		return err
 	}

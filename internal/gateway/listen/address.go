@@ -1,4 +1,4 @@
-package gateway
+package listen
 
 import (
 	"bufio"
@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // AddressInUseError says that another process listens on an address.
@@ -35,18 +36,26 @@ func (e *AddressInUseError) Unwrap() error { return e.Cause }
 // CheckFree returns an [AddressInUseError] if something listens on a TCP address
 // already, or another error if nobody could. Port 0 is always free.
 func CheckFree(ctx context.Context, address string) error {
-	l, err := listen(ctx, address)
+	l, err := bind(ctx, address)
 	if err != nil {
 		return err
 	}
 	return l.Close()
 }
 
-func listen(ctx context.Context, address string) (net.Listener, error) {
-	var lc net.ListenConfig
+// keepAlive finds clients that have gone without a word: after 30 s of silence,
+// three probes that nobody answers, 10 s apart.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}
+
+func bind(ctx context.Context, address string) (*net.TCPListener, error) {
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+	lc.SetMultipathTCP(false) // the kernel splices and sends files from plain sockets only
 	l, err := lc.Listen(ctx, "tcp", address)
+	if err == nil {
+		return l.(*net.TCPListener), nil // what the network "tcp" gives
+	}
 	if !errors.Is(err, syscall.EADDRINUSE) {
-		return l, err
+		return nil, err
 	}
 	e := &AddressInUseError{Address: address, Cause: err}
 	if _, port, perr := net.SplitHostPort(address); perr == nil {

@@ -1,0 +1,166 @@
+package listen
+
+import (
+	"log/slog"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"fairlead/internal/wire"
+)
+
+const (
+	defaultPerClient = 1000
+	// reservedFiles are kept for what is not a connection: the bus, logs, files that
+	// are served, pipes.
+	reservedFiles = 512
+	leastRoom     = 64
+	tellEvery     = time.Minute
+)
+
+// refusal is a reason not to take a connection.
+type refusal uint8
+
+const (
+	refusedClient refusal = iota // its address has too many
+	refusedFull                  // all together are too many
+	refusedHeader                // a PROXY header from somebody who may not send one
+	refusals
+)
+
+var refusalTexts = [refusals]string{
+	refusedClient: "connections refused: one client has as many as it may have",
+	refusedFull:   "connections refused: the door is full",
+	refusedHeader: "connections refused: a PROXY header came from outside the networks of proxy_protocol",
+}
+
+// room counts connections and says who may have one more.
+type room struct {
+	log *slog.Logger
+
+	mu        sync.Mutex // guards the fields below
+	open      int
+	most      int
+	perClient int
+	trusted   []netip.Prefix
+	clients   map[netip.Addr]int // by address, IPv6 by its /64
+	refused   [refusals]struct {
+		since int // it was told last
+		told  time.Time
+	}
+}
+
+func newRoom(log *slog.Logger) *room {
+	return &room{log: log, most: mostConnections(), perClient: defaultPerClient, clients: map[netip.Addr]int{}}
+}
+
+// mostConnections is half of the files that the process may have open: each
+// connection may need another one to a service.
+func mostConnections() int {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return leastRoom
+	}
+	const plenty = 1 << 21 // "unlimited" stays below what a sum can hold
+	return max(leastRoom, (int(min(files.Cur, plenty))-reservedFiles)/2)
+}
+
+func (r *room) limit(perClient int, trusted []netip.Prefix) {
+	if perClient == 0 {
+		perClient = defaultPerClient
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.perClient, r.trusted = perClient, trusted
+}
+
+// enter takes the place of one connection. False says that there is none.
+func (r *room) enter(now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.open >= r.most {
+		r.refuse(refusedFull, netip.Addr{}, now)
+		return false
+	}
+	r.open++
+	return true
+}
+
+// admit counts a connection that has entered for its client. It returns what leave
+// is to be given.
+func (r *room) admit(client netip.Addr, now time.Time) (netip.Addr, bool) {
+	client = client.Unmap().WithZone("")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.trusted {
+		if p.Contains(client) {
+			return netip.Addr{}, true
+		}
+	}
+	key := client
+	if client.Is6() {
+		if p, err := client.Prefix(64); err == nil {
+			key = p.Addr()
+		}
+	}
+	if !key.IsValid() {
+		return netip.Addr{}, true
+	}
+	if r.clients[key] >= r.perClient {
+		r.refuse(refusedClient, client, now)
+		return netip.Addr{}, false
+	}
+	r.clients[key]++
+	return key, true
+}
+
+// leave gives the place of a connection back; the zero key is of one that was not
+// counted for a client.
+func (r *room) leave(key netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.open--
+	if !key.IsValid() {
+		return
+	}
+	if r.clients[key]--; r.clients[key] <= 0 {
+		delete(r.clients, key)
+	}
+}
+
+func (r *room) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.open
+}
+
+// crowded reports whether more than half of the room is taken.
+func (r *room) crowded() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.open > r.most/2
+}
+
+// note counts a refusal that was decided elsewhere.
+func (r *room) note(why refusal, client netip.Addr, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refuse(why, client, now)
+}
+
+// refuse counts a refusal, and tells of it if that was not done lately. The mutex
+// is held.
+func (r *room) refuse(why refusal, client netip.Addr, now time.Time) {
+	f := &r.refused[why]
+	f.since++
+	if now.Sub(f.told) < tellEvery {
+		return
+	}
+	args := []any{"refused", f.since, "open", r.open}
+	if client.IsValid() {
+		args = append(args, "client", client.String())
+	}
+	f.since, f.told = 0, now
+	r.log.Warn(refusalTexts[why], append(args, wire.KeyReason, "limits")...) //nolint:sloglint // one of the fixed texts above
+}
