@@ -18,11 +18,11 @@ const (
 	sendMost = 8 << 10 // bytes that are copied behind what waits to be sent
 )
 
-// shape is how the body of an answer is delimited.
-type shape uint8
+// delimited is how the body of an answer is delimited.
+type delimited uint8
 
 const (
-	open    shape = iota // not decided: the handler gave no length
+	open    delimited = iota // not decided: the handler gave no length
 	none                 // there is no body, whatever the handler writes
 	length               // by the length the handler gave
 	chunked              // in chunks
@@ -43,7 +43,7 @@ type answer struct {
 	vec     net.Buffers
 	vecBuf  [2][]byte
 	status  int // 0 until the head is made
-	shape   shape
+	shape   delimited
 	length  int64 // of the body, -1 if not given
 	written int64
 	promise bool // the head names trailers
@@ -173,7 +173,7 @@ func (a *answer) makeHead() {
 }
 
 // endHead decides how the body is delimited, and what becomes of the connection.
-func (a *answer) endHead(s shape) {
+func (a *answer) endHead(s delimited) {
 	if s == chunked {
 		switch {
 		case a.t.req.Method == http.MethodHead:
