@@ -23,10 +23,10 @@ type delimited uint8
 
 const (
 	open    delimited = iota // not decided: the handler gave no length
-	none                 // there is no body, whatever the handler writes
-	length               // by the length the handler gave
-	chunked              // in chunks
-	untilIt              // by the end of the connection, for HTTP/1.0
+	none                     // there is no body, whatever the handler writes
+	length                   // by the length the handler gave
+	chunked                  // in chunks
+	untilIt                  // by the end of the connection, for HTTP/1.0
 )
 
 // answer is the http.ResponseWriter of a request. Beside that it satisfies

@@ -201,7 +201,7 @@ var fields = []shape{
 	bad(400, "line feed, CR", "GET / HTTP/1.1\r\nHost: x\n\r\n\r"),
 	bad(400, "a length behind a bare line feed", with("A: b\nContent-Length: 5")),
 	bad(400, "a coding behind a bare CR", with("A: b\rTransfer-Encoding: chunked")),
-	bad(400, "underscore is a token, a dot too, a comma is not", with("A,B: c")),
+	bad(400, "name with a comma", with("A,B: c")),
 	bad(431, "too many fields", with(strings.TrimSuffix(strings.Repeat("A: b\r\n", 300), "\r\n"))),
 	bad(431, "large head", with("A: "+strings.Repeat("b", 70<<10))),
 	bad(431, "large name", with(strings.Repeat("A", 70<<10)+": b")),

@@ -130,7 +130,7 @@ var plainByte = func() (t [256]bool) {
 // IPv6 address in brackets. It is stricter than RFC 3986, whose sub-delimiters and
 // percent signs no host has.
 func validHost(s string) bool {
-	host, port := s, ""
+	var host, port string
 	if strings.HasPrefix(s, "[") {
 		end := strings.IndexByte(s, ']')
 		if end < 3 {
