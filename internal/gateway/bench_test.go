@@ -168,10 +168,21 @@ func BenchmarkApply(b *testing.B) {
 			b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 		})
 	}
-	measure("routes", func() {
+	other := c
+	other.Routes = append(slices.Clone(c.Routes), routesOf("/another")...)
+	apply := func(c Config) {
 		if err := g.Apply(c); err != nil {
 			b.Fatal(err)
 		}
+	}
+	turn := 0
+	measure("a route comes or goes", func() {
+		if turn++; turn%2 == 0 {
+			apply(c)
+		} else {
+			apply(other)
+		}
 	})
+	measure("same paths", func() { apply(other) })
 	measure("endpoints", func() { g.SetEndpoints("api", c.Endpoints["api"]) })
 }

@@ -38,6 +38,14 @@ type snapshot struct {
 	decided map[string]*system.Maintenance // see SetMaintenance
 }
 
+// tableOf returns the table of patterns: the snapshot's own, if these are the same.
+func (s *snapshot) tableOf(patterns []match.Pattern) (*match.Table, error) {
+	if s != nil && s.table.Has(patterns) {
+		return s.table, nil
+	}
+	return match.New(patterns)
+}
+
 // find returns the route of a request, nil for none, and the values of its path.
 func (s *snapshot) find(method, host, path string, vars match.Values) (*route, match.Values) {
 	i, vars := s.table.Find(method, host, path, vars)
@@ -80,7 +88,8 @@ func (g *Gateway) Apply(c Config) error {
 			faults = append(faults, err)
 		}
 	}
-	table, err := match.New(patterns)
+	old := g.snap.Load()
+	table, err := old.tableOf(patterns)
 	if err != nil {
 		faults = append(faults, err)
 	}
@@ -94,7 +103,6 @@ func (g *Gateway) Apply(c Config) error {
 	if err := g.certify(c.Gateway, c.Routes); err != nil {
 		return fmt.Errorf("apply certificates: %w", err)
 	}
-	old := g.snap.Load()
 	next := &snapshot{
 		table: table, routes: routes, rules: general, limits: limits, hsts: hstsOf(c.Gateway.TLS), ready: make(map[string]*ready, len(pools)),
 		closed: c.Gateway.Maintenance, decided: g.decided,

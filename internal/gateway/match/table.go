@@ -50,7 +50,8 @@ type Table struct {
 	labels map[string]*node // ".example.com" for "*.example.com"
 	any    *node
 
-	scratch []segment // of the pattern that is being added
+	patterns []Pattern
+	scratch  []segment // of the pattern that is being added
 }
 
 // node is a place between two slashes in the tree of paths.
@@ -86,7 +87,7 @@ type entry struct {
 // conflicts with another: both match some request, and neither is the more
 // specific. All errors are reported, joined by newlines.
 func New(patterns []Pattern) (*Table, error) {
-	m := &Table{hosts: map[string]*node{}, labels: map[string]*node{}, any: &node{}}
+	m := &Table{hosts: map[string]*node{}, labels: map[string]*node{}, any: &node{}, patterns: patterns}
 	var faults []error
 	for i := range patterns {
 		if err := m.add(&patterns[i], i); err != nil {
@@ -98,6 +99,12 @@ func New(patterns []Pattern) (*Table, error) {
 	}
 	m.scratch = nil
 	return m, nil
+}
+
+// Has reports whether the table is one of just these patterns in this order, so
+// that it need not be built again. A nil table has none.
+func (m *Table) Has(patterns []Pattern) bool {
+	return m != nil && slices.Equal(m.patterns, patterns)
 }
 
 func (m *Table) add(p *Pattern, index int) error {
