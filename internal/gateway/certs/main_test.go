@@ -22,7 +22,11 @@ import (
 	"fairlead/internal/system"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// certmagic bounds how often each authority is asked with one goroutine for each,
+	// which never ends.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).permit"))
+}
 
 // ca is an authority of a test.
 type ca struct {

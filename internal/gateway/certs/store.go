@@ -94,7 +94,8 @@ type Store struct {
 	root      *root
 	leafs     map[string]*tls.Certificate // of the internal authority, by host
 	expiry    expiry
-	stale     bool // what is served is not what is here
+	stale     bool    // what is served is not what is here
+	storage   Storage // nil: not needed yet
 }
 
 // Open makes a store and begins to look after it, until Close. It serves nothing
@@ -177,9 +178,6 @@ func (s *Store) Apply(model *system.TLS, hosts []string) error {
 	s.mu.Unlock()
 	if before != nil && before != next.authority {
 		before.stop()
-	}
-	if next.authority != nil {
-		next.authority.want(s.asked())
 	}
 	s.glance()
 	return nil
@@ -304,6 +302,11 @@ func (s *Store) glance() {
 	if s.client != nil {
 		warnings = append(warnings, s.taken(s.client.take(ofClients))...)
 	}
+	s.mu.Unlock()
+	if s.authority != nil && s.stale {
+		s.authority.want(s.asked()) // may wait for the storage
+	}
+	s.mu.Lock()
 	warnings = append(warnings, s.renew()...)
 	if s.authority != nil && s.authority.refresh() {
 		s.stale = true
