@@ -185,7 +185,7 @@ func (x *exchange) preflight(w http.ResponseWriter, r *http.Request, path string
 // of rates.
 func (x *exchange) admit(w http.ResponseWriter, r *http.Request) bool {
 	f, a := &x.route.filters, x.snap.admission
-	x.answer.minRate = f.minRate
+	x.answer.pace.least = f.minRate
 	if f.cors != nil {
 		x.answer.stamp.cors = f.cors
 		if lines := r.Header["Origin"]; len(lines) == 1 {

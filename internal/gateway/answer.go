@@ -23,9 +23,7 @@ type answer struct {
 	status  int  // 0 until the head is written
 	bytes   int64
 	stamp   stamp // what the door adds to the head
-	minRate int64 // bytes per second that the client must take, 0 for no limit
-	// moved is when the write deadline was put off last.
-	moved time.Time
+	pace    pace  // at which the client takes it
 
 	coder *encode.Writer // nil: the body goes out as it is
 	whole bool           // the body's length is known: nobody waits for parts of it
@@ -43,6 +41,7 @@ func (a *answer) WriteHeader(status int) {
 		a.status = status
 		a.finishHead()
 		a.stamp.put(a.Header())
+		a.pace.begin(&a.control, 0) // what has no body is written later
 	}
 	a.ResponseWriter.WriteHeader(status)
 }
@@ -127,9 +126,31 @@ type plainBody answer
 
 // Write writes a part of the body as it goes out.
 func (p *plainBody) Write(b []byte) (int, error) {
-	n, err := p.ResponseWriter.Write(b)
-	p.bytes += int64(n)
-	return n, err
+	a := (*answer)(p)
+	sum := 0
+	for {
+		piece := b[sum:]
+		if a.pace.slow && len(piece) > slowPiece {
+			piece = piece[:slowPiece]
+		}
+		began := a.pace.begin(&a.control, len(piece))
+		n, err := a.ResponseWriter.Write(piece)
+		sum += n
+		a.bytes += int64(n)
+		if err = a.paced(began, int64(n), err); err != nil || sum == len(b) {
+			return sum, err
+		}
+	}
+}
+
+// paced notes how long a write took, and that the client is cut if it was too long.
+func (a *answer) paced(began time.Time, n int64, err error) error {
+	before := a.pace.cut
+	err = a.pace.end(&a.control, began, n, err)
+	if a.pace.cut && !before && a.x != nil {
+		a.x.g.refused.add(refusedSlow)
+	}
+	return err
 }
 
 // Write writes a part of the body.
@@ -151,9 +172,10 @@ func (a *answer) ReadFrom(src io.Reader) (int64, error) {
 	if a.coder != nil {
 		return io.Copy(a.coder, src)
 	}
+	began := a.pace.begin(&a.control, filePiece)
 	n, err := io.Copy(a.ResponseWriter, src)
 	a.bytes += n
-	return n, err
+	return n, a.paced(began, n, err)
 }
 
 // Flush sends what is buffered.
@@ -167,7 +189,9 @@ func (a *answer) Flush() {
 		}
 		_ = a.coder.Flush() // the next write tells
 	}
-	_ = a.control.Flush() // the next write tells
+	began := a.pace.begin(&a.control, 0)
+	err := a.control.Flush()
+	_ = a.paced(began, 0, err) // the next write tells
 }
 
 // finish writes the end of a compressed body.
@@ -186,16 +210,6 @@ func (a *answer) drop() {
 	}
 }
 
-// stretch puts the client's write deadline off while an answer makes progress. It
-// is cheap to call often.
-func (a *answer) stretch(now time.Time) {
-	if now.Sub(a.moved) < time.Second {
-		return
-	}
-	a.moved = now
-	_ = a.control.SetWriteDeadline(now.Add(streamIdle)) // a connection without deadlines is a test's
-}
-
 // cleanAnswer removes what is meant for the inside only.
 func cleanAnswer(h http.Header) {
 	for name := range h {
@@ -205,11 +219,11 @@ func cleanAnswer(h http.Header) {
 	}
 }
 
-// fileAnswer puts the write deadline off while a file makes progress: in pieces,
-// each handed to the kernel as a whole.
+// fileAnswer writes a file in pieces, each handed to the kernel as a whole, so that
+// the client's pace is seen.
 type fileAnswer struct{ *answer }
 
-const filePiece = 1 << 20
+const filePiece = 128 << 10
 
 // ReadFrom copies the file.
 func (a *fileAnswer) ReadFrom(src io.Reader) (int64, error) {
@@ -219,7 +233,6 @@ func (a *fileAnswer) ReadFrom(src io.Reader) (int64, error) {
 	}
 	var sum int64
 	for whole.N > 0 {
-		a.stretch(time.Now())
 		// One level of LimitedReader is what the kernel's copy can see through.
 		piece := io.LimitedReader{R: whole.R, N: min(whole.N, filePiece)}
 		n, err := a.answer.ReadFrom(&piece)

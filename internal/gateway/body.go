@@ -10,9 +10,6 @@ import (
 	"time"
 )
 
-// paceWindow is the time over which a client's pace is measured.
-const paceWindow = 10 * time.Second
-
 // bodyError says why a body could not be read.
 type bodyError struct {
 	status int

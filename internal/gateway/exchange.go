@@ -82,7 +82,6 @@ func (x *exchange) fail(w http.ResponseWriter, r *http.Request, status int, deta
 	}
 	x.leaveBody(w, r)
 	x.answer.own = true
-	x.answer.stretch(time.Now()) // the deadline of the connection's last request may have passed
 	wire.WriteProblem(w, r, wire.Problem{Status: status, Detail: detail, RequestID: x.id})
 }
 

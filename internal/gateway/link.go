@@ -237,7 +237,6 @@ func (l *link) copyBody(x *exchange, body io.Reader, length int64) (sum int64, e
 		}
 		if int64(l.br.Buffered()) < length-sum || length < 0 {
 			l.stretch()
-			a.stretch(l.moved)
 		}
 		if by, ok := s.ending(); ok {
 			l.ended = true

@@ -136,8 +136,6 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x.deadline = x.start.Add(x.route.timeout)
-	x.answer.moved = x.start
-	_ = x.answer.control.SetWriteDeadline(x.deadline.Add(streamIdle)) // a connection without deadlines is a test's
 	if x.down(w, r) || !x.admit(w, r) {
 		return
 	}
