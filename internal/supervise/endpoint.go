@@ -57,6 +57,13 @@ func (p *ports) take() (int, error) {
 	return 0, fmt.Errorf("reserve a port: all of %d to %d are in use", p.min, p.max)
 }
 
+// hold reserves a port that an instance has already.
+func (p *ports) hold(port int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.used[port] = true
+}
+
 func (p *ports) release(port int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -31,6 +31,11 @@ type place struct {
 	svc  *service
 	spec Spec
 
+	// It begins with an instance that lives already, or with the pause until a
+	// time, or with neither.
+	inherited *attempt
+	due       time.Time
+
 	leaving context.Context // ended by retire
 	retire  context.CancelFunc
 
@@ -44,11 +49,13 @@ type place struct {
 
 	// Supervisor.mu guards what others see.
 	view    Instance
-	serving bool      // admitted, and not dismissed yet
-	ending  time.Time // when its process was asked to end; zero: not
+	serving bool        // admitted, and not dismissed yet
+	ending  time.Time   // when its process was asked to end; zero: not
+	parked  *placeState // while the supervisor is frozen; nil: not parked
 
 	restarts int
 	quick    int
+	left     bool // another supervisor has it now
 }
 
 // StartError says why an instance did not become ready.
@@ -77,21 +84,29 @@ func (s *Supervisor) newPlace(svc *service, spec Spec) (*place, error) {
 	if s.watching == nil {
 		return nil, errors.New("the supervisor is not started")
 	}
+	p := s.makePlace(svc, spec)
+	svc.extra = append(svc.extra, p)
+	s.places.Go(p.run)
+	return p, nil
+}
+
+func (s *Supervisor) makePlace(svc *service, spec Spec) *place {
 	p := &place{
 		sup: s, svc: svc, spec: spec.withDefaults(),
 		adopt: make(chan struct{}), first: make(chan error, 1),
 		admitted: make(chan struct{}), done: make(chan struct{}),
 	}
 	p.leaving, p.retire = context.WithCancel(s.now)
-	svc.extra = append(svc.extra, p)
-	s.places.Go(p.run)
-	return p, nil
+	return p
 }
 
 // remove forgets a place that is empty.
 func (s *Supervisor) remove(p *place) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if p.left {
+		return // what it was is still shown
+	}
 	p.svc.places = without(p.svc.places, p)
 	p.svc.extra = without(p.svc.extra, p)
 	s.broadcast()
@@ -126,21 +141,39 @@ func (p *place) run() {
 	defer close(p.done)
 	defer p.sup.remove(p)
 	defer p.retire()
+	a, next := p.inherited, p.due
 	for p.leaving.Err() == nil {
-		pause, again := p.serve()
+		if !next.IsZero() {
+			if !p.rest(next) {
+				return
+			}
+			p.restarts++
+		}
+		pause, again := p.serve(a)
 		if !again {
 			return
 		}
+		a, next = nil, time.Now().Add(pause)
+	}
+	p.tell(ErrStopped)
+}
+
+// rest waits until a successor is due. It returns false when there shall be none.
+func (p *place) rest(until time.Time) bool {
+	for {
 		select {
-		case <-time.After(pause):
+		case <-time.After(time.Until(until)):
+			return true
 		case <-p.leaving.Done():
 			p.become(Stopped, "")
 			p.tell(ErrStopped)
-			return
+			return false
+		case <-p.sup.freezes():
+			if !p.park(nil, until) {
+				return false
+			}
 		}
-		p.restarts++
 	}
-	p.tell(ErrStopped)
 }
 
 // attempt is one instance of a place.
@@ -155,18 +188,26 @@ type attempt struct {
 	ready    time.Time
 }
 
-// serve runs one instance from its start to its end. It returns the pause
-// before the next, or false when there shall be none.
-func (p *place) serve() (pause time.Duration, again bool) {
-	a := &attempt{}
+// serve runs one instance from its start to its end; one that lives already is
+// given. It returns the pause before the next, or false when there shall be none.
+func (p *place) serve(a *attempt) (pause time.Duration, again bool) {
+	begun := a != nil
+	if !begun {
+		a = &attempt{}
+	}
 	defer p.release(a)
-	if reason, hopeless := p.start(a); reason != "" {
-		p.gone(a)
-		return p.failed(a, reason, hopeless, nil, false)
+	if !begun {
+		if reason, hopeless := p.start(a); reason != "" {
+			p.gone(a)
+			return p.failed(a, reason, hopeless, nil, false)
+		}
 	}
 	stopKilling := context.AfterFunc(p.sup.now, func() { a.process.Stop(0) })
 	defer stopKilling()
 	reason := p.live(a)
+	if p.left {
+		return 0, false
+	}
 	if reason == "" {
 		p.leave(a, "")
 		p.dismiss(a, 0)
@@ -256,8 +297,19 @@ func validID(id string) bool {
 }
 
 // live returns "" when the place is left, or why the instance is of no use any
-// more. Nothing of the probes outlives the call.
+// more.
 func (p *place) live(a *attempt) string {
+	for {
+		reason, frozen := p.observe(a)
+		if !frozen || !p.park(a, time.Time{}) {
+			return reason
+		}
+	}
+}
+
+// observe is live until the supervisor freezes. Nothing of the probes outlives the
+// call.
+func (p *place) observe(a *attempt) (reason string, frozen bool) {
 	watch, stop := context.WithCancel(p.leaving)
 	probe := newProbe(p, a)
 	var probing sync.WaitGroup
@@ -266,30 +318,40 @@ func (p *place) live(a *attempt) string {
 		probing.Wait()
 		probe.close()
 	}()
-	found := make(chan verdict, 1)
-	probing.Go(func() { found <- probe.awaitReady(watch) })
 	var (
-		sick  chan string
+		found = make(chan verdict, 1)
+		sick  = make(chan string, 1)
 		adopt chan struct{}
 	)
+	if a.ready.IsZero() {
+		probing.Go(func() { found <- probe.awaitReady(watch) })
+	} else {
+		probe.endpoint = p.snapshot().Endpoint
+		probing.Go(func() { sick <- probe.watch(watch) })
+		if !a.admitted {
+			adopt = p.adopt
+		}
+	}
 	for {
 		select {
 		case <-p.leaving.Done():
-			return ""
+			return "", false
 		case <-a.process.Ended():
-			return exitReason(a.process.Exit())
+			return exitReason(a.process.Exit()), false
+		case <-p.sup.freezes():
+			return "", true
 		case v := <-found:
 			if watch.Err() != nil {
-				return ""
+				return "", false
 			}
 			if v.reason != "" {
-				return v.reason
+				return v.reason, false
 			}
 			a.ready = time.Now()
 			p.update(func(i *Instance) { i.Endpoint = v.endpoint })
 			p.become(Ready, "")
 			p.tell(nil)
-			sick, adopt = make(chan string, 1), p.adopt
+			adopt = p.adopt
 			probing.Go(func() { sick <- probe.watch(watch) })
 		case <-adopt:
 			adopt = nil
@@ -299,9 +361,9 @@ func (p *place) live(a *attempt) string {
 			p.admitOnce.Do(func() { close(p.admitted) })
 		case reason := <-sick:
 			if watch.Err() != nil {
-				return ""
+				return "", false
 			}
-			return reason
+			return reason, false
 		}
 	}
 }
@@ -388,6 +450,9 @@ func (p *place) failed(a *attempt, reason string, hopeless bool, output []string
 
 // release gives back what the attempt had reserved; its process is gone.
 func (p *place) release(a *attempt) {
+	if p.left {
+		return
+	}
 	if a.port != 0 {
 		p.sup.ports.release(a.port)
 	}

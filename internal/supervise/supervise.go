@@ -11,6 +11,8 @@
 //     before go on serving;
 //   - nothing is left behind: no process, socket or reserved port, also when
 //     this process, the keeper, or both are killed (see package keeper);
+//   - a supervisor in another process can take over all that runs, without any of
+//     it noticing ([Supervisor.Freeze], [Supervisor.Adopt]);
 //   - an id of an instance is never used twice, as far as Options.NextID keeps
 //     its word; a port is never given out twice at once.
 //
@@ -211,6 +213,7 @@ type Supervisor struct {
 	services map[string]*service
 	keeper   *keeper.Client
 	changed  chan struct{} // closed and replaced with every change of state or keeper
+	freezing *freezing     // what the next or present Freeze is told by
 	stopOnce sync.Once
 	stopErr  error
 }
@@ -239,6 +242,7 @@ func New(opts Options) *Supervisor {
 		sockets:  &sockets{dir: filepath.Join(opts.Dir, "run")},
 		services: make(map[string]*service),
 		changed:  make(chan struct{}),
+		freezing: newFreezing(),
 	}
 	s.life, s.end = context.WithCancelCause(context.Background())
 	s.now, s.endNow = context.WithCancel(context.Background())
@@ -309,10 +313,14 @@ func dataID(dir string) (string, error) {
 }
 
 func (s *Supervisor) startKeeper(ctx context.Context) (*keeper.Client, error) {
-	return keeper.Start(ctx, keeper.Options{
+	return keeper.Start(ctx, s.keeperOptions())
+}
+
+func (s *Supervisor) keeperOptions() keeper.Options {
+	return keeper.Options{
 		Dir: s.opts.Dir, DataID: s.dataID, LogLimit: s.opts.LogLimit, LogFiles: s.opts.LogFiles,
 		Lock: s.opts.Lock, Logger: s.opts.Logger,
-	})
+	}
 }
 
 // watch starts a new keeper whenever one ends that should not.

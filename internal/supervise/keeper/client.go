@@ -35,9 +35,11 @@ type Options struct {
 // Client is the node's side of a keeper. It is safe for concurrent use.
 type Client struct {
 	opts     Options
-	cmd      *exec.Cmd
-	link     net.Conn
+	link     *net.UnixConn
 	identity Identity
+	in       frames
+	wait     func() error // returns when the keeper's process has ended
+	kill     func()
 
 	sending sync.Mutex // one message at a time on link
 
@@ -46,6 +48,8 @@ type Client struct {
 	pending   map[uint64]chan message
 	processes map[string]*Process
 	closed    bool
+	pause     *pause // nil: it reads
+	released  bool
 
 	done   chan struct{} // closed when the keeper has ended and nothing of it is left
 	reason string        // why, valid after done
@@ -116,8 +120,7 @@ func Start(ctx context.Context, opts Options) (*Client, error) {
 	}
 	near, far := os.NewFile(uintptr(pair[0]), "keeper"), os.NewFile(uintptr(pair[1]), "node")
 	defer closeQuietly(far)
-	link, err := net.FileConn(near)
-	_ = near.Close()
+	link, err := connOf(near)
 	if err != nil {
 		return nil, fmt.Errorf("start keeper: %w", err)
 	}
@@ -145,10 +148,8 @@ func Start(ctx context.Context, opts Options) (*Client, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start keeper: %w", err), link.Close())
 	}
-	c := &Client{
-		opts: opts, cmd: cmd, link: link,
-		pending: make(map[uint64]chan message), processes: make(map[string]*Process), done: make(chan struct{}),
-	}
+	c := newClient(opts, link)
+	c.wait, c.kill = cmd.Wait, func() { _ = cmd.Process.Kill() }
 	if err := c.greet(ctx); err != nil {
 		_ = link.Close()
 		_ = cmd.Process.Kill()
@@ -157,6 +158,27 @@ func Start(ctx context.Context, opts Options) (*Client, error) {
 	}
 	go c.receive() //nolint:contextcheck,gosec // the keeper outlives ctx
 	return c, nil
+}
+
+func newClient(opts Options, link *net.UnixConn) *Client {
+	return &Client{
+		opts: opts, link: link, in: frames{from: link},
+		pending: make(map[uint64]chan message), processes: make(map[string]*Process), done: make(chan struct{}),
+	}
+}
+
+// connOf makes a connection of a socket, which it closes.
+func connOf(f *os.File) (*net.UnixConn, error) {
+	defer closeQuietly(f)
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	link, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("%s is no Unix socket", f.Name()), conn.Close())
+	}
+	return link, nil
 }
 
 // closeQuietly is for files whose close can lose nothing.
@@ -170,7 +192,7 @@ func (c *Client) greet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := readMessage(c.link)
+	m, err := c.in.next()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -185,7 +207,7 @@ func (c *Client) greet(ctx context.Context) error {
 }
 
 // PID is the keeper's process id.
-func (c *Client) PID() int { return c.cmd.Process.Pid }
+func (c *Client) PID() int { return c.identity.PID }
 
 // Done is closed when the keeper has ended, nothing of its instances is left,
 // and every Process is gone.
@@ -265,16 +287,22 @@ func (c *Client) forget(sequence uint64, id string) {
 // receive takes the keeper's messages until it ends, then cleans up after it.
 func (c *Client) receive() {
 	for {
-		m, err := readMessage(c.link)
+		m, err := c.in.next()
+		if errors.Is(err, os.ErrDeadlineExceeded) && c.parked() {
+			continue
+		}
 		if err != nil {
 			break
 		}
 		c.take(m)
 	}
 	_ = c.link.Close()
+	if c.isReleased() {
+		return
+	}
 	// A keeper that broke off but lives is ending its instances; it gets the time.
-	impatient := time.AfterFunc(orphaned+sweepLimit, func() { _ = c.cmd.Process.Kill() })
-	err := c.cmd.Wait()
+	impatient := time.AfterFunc(orphaned+sweepLimit, c.kill)
+	err := c.wait()
 	impatient.Stop()
 	c.reason = "the keeper ended"
 	if err != nil {
@@ -335,7 +363,7 @@ func (c *Client) Shutdown(ctx context.Context, grace time.Duration) error {
 		return nil
 	case <-ctx.Done():
 	}
-	_ = c.cmd.Process.Kill()
+	c.kill()
 	<-c.done
 	return context.Cause(ctx)
 }

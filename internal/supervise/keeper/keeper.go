@@ -10,6 +10,8 @@
 //
 //   - an instance's environment is what the command says and the marks, nothing
 //     of the keeper's or of the operator's;
+//   - it serves whoever holds the other end of that connection: a node may hand it
+//     to another one ([Client.Pause], [Adopt]), and the keeper does not notice;
 //   - when its connection to the node closes without a word, whatever the
 //     reason, it ends every descendant (SIGTERM, at most 2 s, SIGKILL) and then
 //     itself; it holds the lock of the data folder until then;
@@ -19,7 +21,7 @@
 //     of its own.
 //
 // It does not decide anything: what runs, when it is started again and whether
-// it is ready is the node's business. It does not survive the node.
+// it is ready is the node's business. It does not survive the last node.
 package keeper
 
 import (
@@ -101,6 +103,7 @@ func closeOnExec() {
 
 type keeper struct {
 	link  net.Conn
+	in    frames
 	hello hello
 	boot  string
 
@@ -121,7 +124,8 @@ type start struct {
 }
 
 func (k *keeper) run() int {
-	first, err := readMessage(k.link)
+	k.in.from = k.link
+	first, err := k.in.next()
 	if err != nil || first.Kind != kindHello || first.Hello == nil {
 		return 2
 	}
@@ -193,7 +197,7 @@ func (k *keeper) sweep() int {
 // returns the grace for what still runs.
 func (k *keeper) serve() time.Duration {
 	for {
-		m, err := readMessage(k.link)
+		m, err := k.in.next()
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
 				fmt.Fprintln(os.Stderr, "lost the node:", err)

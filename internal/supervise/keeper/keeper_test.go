@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -42,13 +43,14 @@ func TestMessagesTravel(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	in := frames{from: iotest.OneByteReader(&link)}
 	for _, want := range messages {
-		got, err := readMessage(&link)
+		got, err := in.next()
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}
 	}
-	if _, err := readMessage(&link); !errors.Is(err, io.EOF) {
+	if _, err := in.next(); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v", err)
 	}
 }
@@ -66,7 +68,7 @@ func TestBadMessages(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := readMessage(strings.NewReader(test.bytes))
+			_, err := (&frames{from: strings.NewReader(test.bytes)}).next()
 			if err == nil || (test.want != nil && !errors.Is(err, test.want)) || errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Errorf("error is %v, want %v", err, test.want)
 			}
@@ -84,9 +86,9 @@ func FuzzReadMessage(f *testing.F) {
 	f.Add([]byte("\xff\xff\xff\xff"))
 	f.Add([]byte("\x00\x00\x00\x02{}\x00\x00\x00\x04null"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := bytes.NewReader(b)
+		in := frames{from: bytes.NewReader(b)}
 		for {
-			m, err := readMessage(r)
+			m, err := in.next()
 			if err != nil {
 				return
 			}

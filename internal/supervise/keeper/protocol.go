@@ -6,8 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
+
+// Protocol is the version of the conversation between node and keeper. A keeper
+// outlives the node that started it when another version of the program takes over.
+const Protocol = 1
 
 // maxFrame bounds one message; the environment of an instance is the largest
 // thing in one, and the kernel takes no more than 2 MiB of it.
@@ -67,32 +72,57 @@ func writeMessage(w io.Writer, m message) error {
 	return nil
 }
 
-// readMessage returns [io.EOF] when the other side closed between two messages.
-func readMessage(r io.Reader) (message, error) {
-	var head [4]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-			return message{}, io.EOF
+// frames reads messages and keeps what it has read of the next one, so that reading
+// can be interrupted between any two bytes.
+type frames struct {
+	from io.Reader
+	read []byte // not taken yet
+}
+
+// next returns the next message. After an error of the reader it may be called again.
+func (f *frames) next() (message, error) {
+	for {
+		m, size, err := cutMessage(f.read)
+		if err != nil {
+			return message{}, err
 		}
-		return message{}, fmt.Errorf("receive message: %w", err)
+		if size > 0 {
+			f.read = append(f.read[:0], f.read[size:]...)
+			return m, nil
+		}
+		f.read = slices.Grow(f.read, 4<<10)
+		n, err := f.from.Read(f.read[len(f.read):cap(f.read)])
+		f.read = f.read[:len(f.read)+n]
+		switch {
+		case n > 0: // an error comes again
+		case errors.Is(err, io.EOF) && len(f.read) > 0:
+			return message{}, fmt.Errorf("receive message: %w", io.ErrUnexpectedEOF)
+		case errors.Is(err, io.EOF):
+			return message{}, io.EOF
+		case err != nil:
+			return message{}, fmt.Errorf("receive message: %w", err)
+		}
 	}
-	size := binary.BigEndian.Uint32(head[:])
-	if size == 0 || size > maxFrame {
-		return message{}, fmt.Errorf("receive message: %d bytes: %w", size, errFrame)
+}
+
+// cutMessage reads the message at the beginning of b, and how long it is with its
+// head; 0: it is not whole yet.
+func cutMessage(b []byte) (m message, size int, err error) {
+	if len(b) < 4 {
+		return message{}, 0, nil
 	}
-	// The buffer grows with what arrives, not with what the head promises.
-	body, err := io.ReadAll(io.LimitReader(r, int64(size)))
-	if err != nil {
-		return message{}, fmt.Errorf("receive message: %w", err)
+	length := binary.BigEndian.Uint32(b)
+	if length == 0 || length > maxFrame {
+		return message{}, 0, fmt.Errorf("receive message: %d bytes: %w", length, errFrame)
 	}
-	if len(body) != int(size) {
-		return message{}, fmt.Errorf("receive message: %w", io.ErrUnexpectedEOF)
+	size = 4 + int(length)
+	if len(b) < size {
+		return message{}, 0, nil
 	}
-	var m message
-	if err := json.Unmarshal(body, &m); err != nil {
-		return message{}, fmt.Errorf("receive message: %w", err)
+	if err := json.Unmarshal(b[4:size], &m); err != nil {
+		return message{}, 0, fmt.Errorf("receive message: %w", err)
 	}
-	return m, nil
+	return m, size, nil
 }
 
 // Command is a process to start.
