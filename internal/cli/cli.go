@@ -235,7 +235,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or a fault in the file.`,
 		a.upCommand(), a.checkCommand(), a.statusCommand(), a.logsCommand(),
 		a.startCommand(), a.stopCommand(), a.scaleCommand(), a.restartCommand(),
 		a.reloadCommand(), a.revisionsCommand(), a.rollbackCommand(), a.downCommand(),
-		a.requestCommand(), a.envCommand(), a.versionCommand(),
+		a.maintenanceCommand(), a.requestCommand(), a.envCommand(), a.versionCommand(),
 	)
 	for _, cmd := range root.Commands() {
 		cmd.SuggestFor = synonyms[cmd.Name()]
@@ -264,17 +264,18 @@ func helpCommand() *cobra.Command {
 
 // synonyms are what other programs call our verbs.
 var synonyms = map[string][]string{
-	"check":     {"validate", "verify", "lint", "config", "test"},
-	"down":      {"kill", "quit", "exit", "shutdown"},
-	"env":       {"environment", "vars", "variables"},
-	"logs":      {"log", "tail", "output"},
-	"reload":    {"apply", "deploy", "update", "build"},
-	"request":   {"call", "req", "ask", "send", "publish"},
-	"revisions": {"history", "versions"},
-	"rollback":  {"undo", "revert"},
-	"status":    {"ps", "ls", "list", "top", "state", "info"},
-	"stop":      {"halt", "pause"},
-	"up":        {"run", "serve", "boot"},
+	"check":       {"validate", "verify", "lint", "config", "test"},
+	"down":        {"kill", "quit", "exit", "shutdown"},
+	"env":         {"environment", "vars", "variables"},
+	"maintenance": {"close", "open"},
+	"logs":        {"log", "tail", "output"},
+	"reload":      {"apply", "deploy", "update", "build"},
+	"request":     {"call", "req", "ask", "send", "publish"},
+	"revisions":   {"history", "versions"},
+	"rollback":    {"undo", "revert"},
+	"status":      {"ps", "ls", "list", "top", "state", "info"},
+	"stop":        {"halt", "pause"},
+	"up":          {"run", "serve", "boot"},
 }
 
 func unknownVerb(root *cobra.Command, verb string) error {

@@ -61,8 +61,11 @@ func renderStatus(s *screen, st control.Status, now time.Time) []string {
 		}
 		return append(lines, "", "still starting: no service runs yet")
 	}
-	lines = append(lines, "")
 	columns := s.columns()
+	for _, m := range st.Maintenance {
+		lines = append(lines, wrap(maintenanceNote(m, now), max(columns, 30))...)
+	}
+	lines = append(lines, "")
 	for rank := 6; ; rank-- {
 		rows, notes := statusRows(s, st, now, rank)
 		laid := table(rows)

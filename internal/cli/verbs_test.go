@@ -60,6 +60,13 @@ func serveFake(t *testing.T, dir string) {
 	control.Handle(s, control.VerbRevisions, func(context.Context, control.Empty, func(control.Event)) ([]control.Revision, error) {
 		return nil, nil
 	})
+	control.Handle(s, control.VerbMaintenance, func(_ context.Context, req control.MaintenanceRequest, _ func(control.Event)) ([]control.Maintenance, error) {
+		list := []control.Maintenance{{Route: "GET /old", On: true}}
+		if req.On {
+			list = append(list, control.Maintenance{Route: req.Route, On: true, Text: req.Text, Allow: req.Allow, Since: noon})
+		}
+		return list, nil
+	})
 	control.Handle(s, control.VerbDown, func(context.Context, control.Empty, func(control.Event)) (control.DownReply, error) {
 		return control.DownReply{Stopped: 5}, nil
 	})
@@ -135,6 +142,10 @@ func TestVerbs(t *testing.T) {
 			{"down", "--json"},
 			{"down", "--data", filepath.Join(dir, "none")},
 			{"down", "--data", filepath.Join(dir, "none"), "--json"},
+			{"maintenance", "on", "--text", "back at 9", "--allow", "10.0.0.0/8,::1"},
+			{"maintenance", "on", "--route", "POST /orders"},
+			{"maintenance", "off"},
+			{"maintenance", "off", "--json"},
 			{"revisions", "--json"},
 			{"help", "down"},
 			{"logs", "-n", "1"},
@@ -171,6 +182,9 @@ func TestVerbs(t *testing.T) {
 			{"scale", "auth"},
 			{"scale", "auth", "65"},
 			{"scale", "auth", "two"},
+			{"maintenance"},
+			{"maintenance", "of"},
+			{"maintenance", "off", "--text", "x"},
 			{"request", "echo", "-H", "nonsense"},
 			{"up", "a", "b"},
 			{"up", "a", "-C", "b"},

@@ -51,6 +51,8 @@ type Status struct {
 	Address     string              `json:"address"` // of the door, as a URL
 	Bus         string              `json:"bus"`     // nats://host:port
 	Services    List[ServiceStatus] `json:"services"`
+	// Maintenance is what is closed, and what was opened against the file.
+	Maintenance List[Maintenance] `json:"maintenance,omitempty"`
 	// Phase says whether the system starts, runs or stops; "" of an older node.
 	Phase Phase `json:"phase,omitempty"`
 }
@@ -81,6 +83,16 @@ type ServiceStatus struct {
 type Override struct {
 	Replicas int       `json:"replicas"`
 	Since    time.Time `json:"since"`
+}
+
+// Maintenance says of the door, or of one route, that it is closed for maintenance,
+// or that it was opened although the file closes it.
+type Maintenance struct {
+	Route string    `json:"route,omitempty"` // its key, "" for the whole door
+	On    bool      `json:"on"`
+	Text  string    `json:"text,omitempty"`  // that clients are told, "" for the usual one
+	Allow []string  `json:"allow,omitempty"` // networks of clients that are let through
+	Since time.Time `json:"since,omitzero"`  // of the operator's decision; zero: the file says so
 }
 
 // InstanceStatus is the state of one instance.
@@ -220,22 +232,30 @@ type (
 		Value  string `json:"value,omitempty"` // never set for a secret, or what holds one
 		Secret bool   `json:"secret,omitempty"`
 	}
+	// MaintenanceRequest closes the door or a route, or opens it.
+	MaintenanceRequest struct {
+		On    bool     `json:"on"`
+		Route string   `json:"route,omitempty"` // its key, "" for the whole door
+		Text  string   `json:"text,omitempty"`  // with On: what clients are told
+		Allow []string `json:"allow,omitempty"` // with On: addresses and networks that are let through
+	}
 	// Empty is the request or the answer of a verb that takes or gives nothing.
 	Empty struct{}
 )
 
 // The verbs of the control API: POST /v1/<verb>.
 const (
-	VerbStatus    = "status"    // Empty -> Status
-	VerbStart     = "start"     // ServiceRequest -> ServiceStatus, when all its instances are ready
-	VerbStop      = "stop"      // ServiceRequest -> ServiceStatus, when all its instances ended
-	VerbScale     = "scale"     // ScaleRequest -> ServiceStatus, when as many instances are ready
-	VerbRestart   = "restart"   // ServiceRequest -> Receipt
-	VerbReload    = "reload"    // ReloadRequest -> ReloadReply
-	VerbRollback  = "rollback"  // RollbackRequest -> ReloadReply
-	VerbRevisions = "revisions" // Empty -> []Revision, oldest first
-	VerbDown      = "down"      // Empty -> DownReply, when all instances ended
-	VerbLogs      = "logs"      // LogsRequest -> a stream of Line
-	VerbRequest   = "request"   // BusRequest -> BusReply
-	VerbEnv       = "env"       // ServiceRequest -> EnvReply
+	VerbStatus      = "status"      // Empty -> Status
+	VerbStart       = "start"       // ServiceRequest -> ServiceStatus, when all its instances are ready
+	VerbStop        = "stop"        // ServiceRequest -> ServiceStatus, when all its instances ended
+	VerbScale       = "scale"       // ScaleRequest -> ServiceStatus, when as many instances are ready
+	VerbRestart     = "restart"     // ServiceRequest -> Receipt
+	VerbReload      = "reload"      // ReloadRequest -> ReloadReply
+	VerbRollback    = "rollback"    // RollbackRequest -> ReloadReply
+	VerbRevisions   = "revisions"   // Empty -> []Revision, oldest first
+	VerbMaintenance = "maintenance" // MaintenanceRequest -> []Maintenance, as in Status
+	VerbDown        = "down"        // Empty -> DownReply, when all instances ended
+	VerbLogs        = "logs"        // LogsRequest -> a stream of Line
+	VerbRequest     = "request"     // BusRequest -> BusReply
+	VerbEnv         = "env"         // ServiceRequest -> EnvReply
 )

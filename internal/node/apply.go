@@ -451,7 +451,7 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 		errs = append(errs, n.lock.announce(url))
 		n.tell(control.Event{Kind: control.EventListening, Text: url})
 	}
-	errs = append(errs, n.state.apply(ctx, rev.record), n.forgetOverrides(ctx, cleared))
+	errs = append(errs, n.state.apply(ctx, rev.record), n.forgetOverrides(ctx, cleared), n.keepMaintenance(ctx, old.sys, rev.sys))
 	replaced, err := change.Commit(ctx)
 	errs = append(errs, err)
 	for _, name := range p.scale {

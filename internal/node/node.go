@@ -86,6 +86,7 @@ type Node struct {
 	mu        sync.Mutex // guards what follows
 	applied   *revision
 	overrides map[string]control.Override
+	closed    map[string]control.Maintenance // decided by hand, by route; replaced as a whole
 	// runs is the revision that each service's instances are started from: the
 	// last one that changed it.
 	runs map[string]int
@@ -217,10 +218,18 @@ func (n *Node) open(ctx context.Context) error {
 		return err
 	}
 	n.onStop("certificates", func(context.Context) error { return n.certs.Close() })
+	tickets, err := ticketKey(n.data)
+	if err != nil {
+		return err
+	}
 	n.gate = gateway.New(gateway.Options{
-		Listen: n.opts.Listen, Gateway: n.first.Gateway, Certificates: n.certs, Logger: n.log, AccessLog: access, Bus: gateConn,
+		TicketKey: tickets,
+		Listen:    n.opts.Listen, Gateway: n.first.Gateway, Certificates: n.certs, Logger: n.log, AccessLog: access, Bus: gateConn,
 		Signer: wire.NewSigner(private, n.first.Name), System: n.first.Name,
 	})
+	if err := n.loadMaintenance(ctx); err != nil {
+		return err
+	}
 
 	n.sup = supervise.New(supervise.Options{
 		Dir: n.data, Logger: n.log, Host: n.host, NextID: n.nextID, Events: n.onInstance, Lock: n.lock.file,

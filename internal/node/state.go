@@ -22,6 +22,7 @@ import (
 //	current               number of the revision that runs
 //	revision.<n>          its record
 //	override.<service>    what `stop` decided
+//	maintenance           what `maintenance` decided, by route
 //	next.<service>        the highest number of an instance that may have been given
 //
 // Every put is synced before it returns. While the bus's store takes no writes, a

@@ -41,6 +41,7 @@ func (n *Node) openControl() error {
 	control.Handle(server, control.VerbRevisions, n.revisions)
 	control.Handle(server, control.VerbRequest, n.request)
 	control.Handle(server, control.VerbEnv, n.env)
+	control.Handle(server, control.VerbMaintenance, n.maintenance)
 	control.Handle(server, control.VerbDown, n.down)
 	control.HandleStream(server, control.VerbLogs, n.logs)
 	go func() {
@@ -307,7 +308,7 @@ func (n *Node) Status() control.Status {
 	if r == nil { // still being built
 		return s
 	}
-	s.Environment, s.Revision = r.Environment, r.Number
+	s.Environment, s.Revision, s.Maintenance = r.Environment, r.Number, n.maintenanceStatus()
 	for i := range r.sys.Services {
 		s.Services = append(s.Services, n.serviceStatus(&r.sys.Services[i]))
 	}
