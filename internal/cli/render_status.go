@@ -11,7 +11,7 @@ import (
 
 // stateColors are the colours of an instance's states.
 var stateColors = map[string]color{
-	"starting": yellow, "ready": green, "draining": yellow, "stopped": dim, "backoff": red, "failed": red,
+	"starting": yellow, "ready": green, "draining": yellow, "stopped": dim, "backoff": red, "failed": red, "down": red,
 }
 
 // statusColumn is a column of the table of instances. The narrower the terminal,
@@ -35,6 +35,9 @@ var statusColumns = []statusColumn{
 		return ago(now.Sub(i.Since))
 	}},
 	{"REVISION", 4, func(_ *screen, _ control.ServiceStatus, i control.InstanceStatus, _ time.Time) string {
+		if i.Revision == 0 { // something else runs it
+			return "-"
+		}
 		return strconv.Itoa(i.Revision)
 	}},
 	{"RESTARTS", 3, func(_ *screen, _ control.ServiceStatus, i control.InstanceStatus, _ time.Time) string {

@@ -256,7 +256,9 @@ func (f *foreground) run(ctx context.Context) error {
 // expectNow takes over what the operator's overrides make of the file.
 func (f *foreground) expectNow() {
 	for _, svc := range f.node.Status().Services {
-		f.view.expect(svc.Name, svc.Wanted, svc.Override != nil)
+		if !svc.External { // nothing is told of those while the system starts
+			f.view.expect(svc.Name, svc.Wanted, svc.Override != nil)
+		}
 	}
 }
 

@@ -74,6 +74,7 @@ type ServiceStatus struct {
 	Ready    int                  `json:"ready"`    // instances that take traffic
 	Override *Override            `json:"override"` // what `stop` or `scale` recorded, null if the file decides
 	Problem  string               `json:"problem,omitempty"`
+	External bool                 `json:"external,omitempty"` // something else runs it
 	Instance List[InstanceStatus] `json:"instances"`
 	// Traffic is there in the answers of start, stop and scale.
 	Traffic *Traffic `json:"traffic,omitempty"`
@@ -99,7 +100,7 @@ type Maintenance struct {
 type InstanceStatus struct {
 	ID       string    `json:"id"`
 	Revision int       `json:"revision"`
-	State    string    `json:"state"` // starting, ready, draining, stopped, backoff, failed
+	State    string    `json:"state"` // starting, ready, draining, stopped, backoff, failed; of external ones ready, down
 	Since    time.Time `json:"since"`
 	PID      int       `json:"pid,omitempty"`
 	Address  string    `json:"address,omitempty"` // tcp 127.0.0.1:port, unix path, or bus
@@ -107,6 +108,12 @@ type InstanceStatus struct {
 	Reason   string    `json:"reason,omitempty"` // of the last change of state
 	Requests uint64    `json:"requests"`         // served, over HTTP and the bus
 }
+
+// The states of an instance that something else runs.
+const (
+	StateReady = "ready"
+	StateDown  = "down" // its probes fail
+)
 
 // Receipt says what a change did to the traffic.
 type Receipt struct {

@@ -38,6 +38,7 @@ import (
 
 	"fairlead/internal/gateway/access"
 	"fairlead/internal/gateway/certs"
+	"fairlead/internal/gateway/external"
 	"fairlead/internal/gateway/filter"
 	"fairlead/internal/gateway/listen"
 	"fairlead/internal/gateway/meter"
@@ -87,6 +88,7 @@ type Gateway struct {
 	connections meter.Ages
 	stopping    chan struct{} // closed when Stop begins
 	tunnels     tunnels
+	external    *external.Watcher
 	tasks       sync.WaitGroup
 	stop        func()
 
@@ -133,6 +135,7 @@ func New(opts Options) *Gateway {
 	if opts.Bus != nil {
 		g.bridge = newBridge(opts.Bus, g.minter, opts.Logger)
 	}
+	g.external = external.New(external.Options{Logger: opts.Logger, Changed: g.moved})
 	g.plain = &entrance{g: g}
 	g.doors = g.openDoors()
 	return g
@@ -207,6 +210,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	if g.access != nil {
 		g.access.Close()
 	}
+	g.external.Stop()
 	g.tasks.Wait()
 	if left != nil {
 		return fmt.Errorf("stop gateway: %w", left)

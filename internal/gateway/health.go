@@ -66,6 +66,9 @@ func (p *pool) judge(e *endpoint, f fault, spared bool) {
 		return
 	}
 	p.faults[f].Add(1)
+	if f == faultConnect {
+		p.g.external.Failed(p.service)
+	}
 	e.failed.Add(1)
 	set := p.settings.Load()
 	if row := e.health.row.Add(1); set.Eject > 0 && row >= int64(set.Eject) {

@@ -17,7 +17,8 @@ type Config struct {
 	Routes   []system.Route
 	Services []system.Service // all services, those without a route too
 	// Endpoints are the ready instances by service. A service that is missing here
-	// keeps the endpoints it has.
+	// keeps the endpoints it has. Those of external services the gateway finds
+	// itself.
 	Endpoints map[string][]Endpoint
 	// Secrets are the values of the secrets that gateway.auth names.
 	Secrets map[string]string
@@ -110,10 +111,11 @@ func (g *Gateway) Apply(c Config) error {
 	if next.admission, err = g.admission(&c, routes, pools, old); err != nil {
 		return fmt.Errorf("apply filters: %w", err)
 	}
+	g.follow(c.Services)
 	for i := range c.Services {
 		svc := &c.Services[i]
 		pools[svc.Name].set(svc.Pool)
-		if eps, ok := c.Endpoints[svc.Name]; ok {
+		if eps, ok := g.endpointsIn(&c, svc); ok {
 			next.ready[svc.Name] = newReady(g.endpointsFor(eps, svc.Pool.Protocol))
 		} else if old != nil && old.ready[svc.Name] != nil {
 			next.ready[svc.Name] = old.ready[svc.Name].speaking(svc.Pool.Protocol)
@@ -130,6 +132,11 @@ func (g *Gateway) Apply(c Config) error {
 func (g *Gateway) SetEndpoints(service string, eps []Endpoint) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.setEndpoints(service, eps)
+}
+
+// setEndpoints needs the mutex.
+func (g *Gateway) setEndpoints(service string, eps []Endpoint) {
 	old := g.snap.Load()
 	next := &snapshot{limits: defaultLimits, ready: map[string]*ready{}, decided: g.decided}
 	if old != nil {

@@ -17,6 +17,7 @@ import (
 	"fairlead/internal/bus"
 	"fairlead/internal/control"
 	"fairlead/internal/gateway"
+	"fairlead/internal/gateway/external"
 	"fairlead/internal/supervise"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
@@ -315,6 +316,28 @@ func (n *Node) Status() control.Status {
 	return s
 }
 
+// externalStatus fills in the state of a service that something else runs. All
+// addresses that its names lead to are wanted.
+func (n *Node) externalStatus(st *control.ServiceStatus, outside external.Status) {
+	st.External, st.Wanted = true, max(len(outside.Endpoints), 1)
+	st.Problem = strings.Join(outside.Problems, "; ")
+	for _, e := range outside.Endpoints {
+		state := control.StateReady
+		if e.Ready {
+			st.Ready++
+		} else {
+			state = control.StateDown
+			if st.Problem == "" {
+				st.Problem = e.Instance + ": " + e.Reason
+			}
+		}
+		st.Instance = append(st.Instance, control.InstanceStatus{
+			ID: e.Instance, State: state, Since: e.Since, Address: "tcp " + e.Address,
+			Reason: e.Reason, Requests: n.gate.Served(e.Instance),
+		})
+	}
+}
+
 func (n *Node) serviceStatus(svc *system.Service) control.ServiceStatus {
 	st := control.ServiceStatus{Name: svc.Name, Wanted: n.replicas(svc), Instance: []control.InstanceStatus{}}
 	n.mu.Lock()
@@ -322,6 +345,10 @@ func (n *Node) serviceStatus(svc *system.Service) control.ServiceStatus {
 		st.Override = &o
 	}
 	n.mu.Unlock()
+	if outside, ok := n.gate.External(svc.Name); ok {
+		n.externalStatus(&st, outside)
+		return st
+	}
 	for _, i := range n.sup.Instances() {
 		if i.Service != svc.Name {
 			continue
