@@ -243,7 +243,7 @@ func (g *Gateway) sweep() {
 // has left its pool: Drain takes it out if it has not. WebSockets and answers that
 // stream count as open. When ctx's deadline passes, they are ended: WebSockets with
 // close frames of status 1001, server-sent events behind an event, other tunnels by
-// closing them; other answers are broken off. Drain returns closeTime later at most.
+// closing them; other answers are broken off. Drain returns three seconds later at most.
 // It returns the context's error if that ended first, nil for an unknown instance.
 func (g *Gateway) Drain(ctx context.Context, service, instance string) error {
 	g.mu.Lock()
@@ -253,7 +253,7 @@ func (g *Gateway) Drain(ctx context.Context, service, instance string) error {
 		e.retire()
 		err := e.drain(ctx)
 		if errors.Is(err, context.DeadlineExceeded) && g.tunnels.finish(e) {
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime+closeTime/4)
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime+closeTime/2)
 			err = e.drain(last)
 			cancel()
 		}
