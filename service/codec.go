@@ -10,11 +10,15 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"fairlead/internal/wire"
 )
 
 const (
 	mediaJSON  = "application/json"
 	mediaBytes = "application/octet-stream"
+
+	deepest = 10000 // nesting that encoding/json takes
 )
 
 // Reply is a reply with a status or a media type of its own. A handler returns
@@ -92,7 +96,7 @@ func decode[T any](data []byte, v *T) error {
 		return nil
 	}
 	if p, ok := any(v).(*json.RawMessage); ok {
-		if !json.Valid(data) {
+		if !wire.ValidJSON(data, deepest) && !json.Valid(data) {
 			return badJSON(json.Unmarshal(data, new(any)))
 		}
 		*p = data

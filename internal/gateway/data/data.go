@@ -208,6 +208,9 @@ func CheckMedia(h http.Header) error {
 // CheckJSON reports why b is not one JSON value (RFC 8259) of bounded depth, with
 // the position.
 func CheckJSON(b []byte) error {
+	if wire.ValidJSON(b, jsonDepth) {
+		return nil
+	}
 	if !json.Valid(b) {
 		var v json.RawMessage
 		var syntax *json.SyntaxError
