@@ -94,8 +94,7 @@ func (b *guardedBody) fail(status int, detail string, cause error) error {
 	return b.err
 }
 
-// finish gives the connection back without a deadline: net/http goes on reading to
-// see the client leave.
+// finish takes note that nothing is left to read: no deadline is wanted any more.
 func (b *guardedBody) finish() {
 	if !b.done {
 		b.done = true
@@ -116,7 +115,7 @@ func (x *exchange) failBody(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &tooLarge):
 		status, detail = http.StatusRequestEntityTooLarge, "the request's body is too large"
 	case errors.As(err, &body) && (body.status == http.StatusRequestTimeout || !x.clientLeft(r)):
-		// net/http ends the context at a time-out too, although the client is there.
+		// A client that was too slow is told so, even if it has left meanwhile.
 		status, detail = body.status, body.detail
 		if body.cause != nil {
 			x.cause = body.cause.Error()

@@ -135,7 +135,7 @@ func (f *feeder) stop(x *exchange) {
 	default:
 	}
 	_ = f.l.c.SetWriteDeadline(past) // fails only on a closed connection
-	// net/http takes what follows for a client that has left.
+	// HTTP/2's and HTTP/3's servers may take what follows for a client that has left.
 	x.halted = true
 	_ = x.answer.control.SetReadDeadline(past) // a connection without deadlines is a test's
 	<-f.done

@@ -336,7 +336,7 @@ func (l *link) copyTrailers(w http.ResponseWriter) error {
 
 // upgrade joins the client's and the service's connection.
 func (l *link) upgrade(w http.ResponseWriter, x *exchange, q *outbound) error {
-	// It is known before it leaves net/http's care, so that Stop cannot miss it.
+	// It is known before it leaves the server's care, so that Stop cannot miss it.
 	t := &tunnel{service: l.c, frames: isWebSocket(q.upgrade)}
 	x.g.tunnels.add(t, x.endpoint)
 	defer x.g.tunnels.remove(t)

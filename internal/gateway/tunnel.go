@@ -28,7 +28,7 @@ type tunnel struct {
 	frames                  bool   // they speak WebSocket
 
 	mu     sync.Mutex // guards the fields below
-	client net.Conn   // nil until it has left net/http
+	client net.Conn   // nil until it has left the server that read its request
 	by     time.Time  // by when it shall end, zero: it may stay
 
 	ending atomic.Bool // by is set

@@ -209,20 +209,12 @@ func (c *conn) next() bool {
 	t.req.Header, t.req.URL, t.req.Body = t.header, &t.url, http.NoBody
 	t.answer.begin(c, t)
 	head, err := c.readHead()
-	var bad *refusal
-	switch {
-	case err == nil:
-		bad = t.parse(head)
-	case errors.As(err, &bad):
-	case errors.Is(err, os.ErrDeadlineExceeded) && t.in.w > t.in.r:
-		bad = refuse(http.StatusRequestTimeout, "the request's head came too slowly")
-		_ = c.nc.SetReadDeadline(time.Time{}) // fails only on a closed connection
-	default:
-		return false // nobody waits for an answer
+	if err != nil {
+		return c.unread(err)
 	}
-	if err == nil && !c.move(reading, serving) {
-		bad = refuse(http.StatusRequestTimeout, "the request's head came too slowly")
-		_ = c.nc.SetReadDeadline(time.Time{}) // as above
+	bad := t.parse(head)
+	if !c.move(reading, serving) {
+		return c.tooSlow()
 	}
 	if bad != nil {
 		return c.reject(bad)
@@ -233,6 +225,23 @@ func (c *conn) next() bool {
 		return false
 	}
 	return c.finish()
+}
+
+// unread deals with a head that could not be read.
+func (c *conn) unread(err error) bool {
+	var bad *refusal
+	switch {
+	case errors.As(err, &bad):
+		return c.reject(bad)
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.t.in.r < c.t.in.w:
+		return c.tooSlow()
+	}
+	return false // nobody waits for an answer
+}
+
+func (c *conn) tooSlow() bool {
+	_ = c.nc.SetReadDeadline(time.Time{}) // fails only on a closed connection
+	return c.reject(refuse(http.StatusRequestTimeout, "the request's head came too slowly"))
 }
 
 // finish sends what is left of an answer, and deals with what is left of the body.
