@@ -1,0 +1,111 @@
+package observe
+
+import (
+	"flag"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+)
+
+var update = flag.Bool("update", false, "write what was told into the golden")
+
+func whole() Snapshot {
+	return Snapshot{
+		Version: "1.2.3", Revision: 7,
+		Door: Door{
+			Routes: []Route{
+				{Key: "GET /a/{id}", Classes: [6]uint64{1, 1, 5, 0, 2, 1}, Within: []uint64{6, 2, 1}, Took: 2500 * time.Millisecond, Bytes: 4096},
+				{Key: "other"},
+			},
+			Bounds: []time.Duration{time.Millisecond, time.Second},
+			Failed: 1, Open: 3, Tunnels: 2, Connections: map[string]int{":443": 12}, Refused: map[string]uint64{"rate": 4},
+		},
+		Pools: []Pool{{
+			Service: "api", Requests: 9, Retries: 1, Failed: 1, Refused: 1, Ejections: 1, Faults: map[string]uint64{"connect": 2},
+			Open: 3, Waiting: 1, Queued: 4, LongestWait: 1500 * time.Millisecond,
+			Endpoints: []Endpoint{{Instance: "api-3", Open: 3, Requests: 9, Failures: 2, Ejected: true}},
+		}},
+		Services: []Service{{Name: "api", Wanted: 2, States: map[string]int{"ready": 1, "backoff": 1}, Restarts: 5}},
+		Certificates: []Certificate{
+			{Name: "shop.example.com", Source: "file", Expires: time.Unix(2_000_000_000, 0)},
+			{Name: "shop.example.com", Source: "file", Expires: time.Unix(1_900_000_000, 0)},
+			{Name: "missing.example.com", Source: "acme"},
+		},
+		Bus: &Bus{Connections: 4, Subscriptions: 20, Received: 100, Sent: 90, ReceivedBytes: 1000, SentBytes: 900, SlowConsumers: 1, StoreBytes: 4096},
+	}
+}
+
+func scrape(t *testing.T, h http.Handler) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
+	if w.Code != http.StatusOK {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}
+
+// ours are the lines about fairlead; those about Go and the process vary.
+func ours(page string) string {
+	var b strings.Builder
+	for line := range strings.Lines(page) {
+		if strings.Contains(line, "fairlead_") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+func TestMetrics(t *testing.T) {
+	page := scrape(t, Metrics(whole))
+	if !strings.Contains(page, "go_goroutines") || !strings.Contains(page, "process_resident_memory_bytes") {
+		t.Error("nothing is told of Go or of the process")
+	}
+	golden := filepath.Join("testdata", "metrics.txt")
+	if *update {
+		if err := os.WriteFile(golden, []byte(ours(page)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), ours(page)); diff != "" {
+		t.Errorf("metrics (-want +got)\n%s", diff)
+	}
+}
+
+func TestNamesAreThoseThatPrometheusExpects(t *testing.T) {
+	problems, err := promlint.New(strings.NewReader(ours(scrape(t, Metrics(whole))))).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+}
+
+func TestNothingToTellYet(t *testing.T) {
+	page := ours(scrape(t, Metrics(func() Snapshot { return Snapshot{} })))
+	if strings.Contains(page, "fairlead_bus") || !strings.Contains(page, "fairlead_requests_open 0") {
+		t.Errorf("got\n%s", page)
+	}
+}
+
+func TestCertificatesAreBounded(t *testing.T) {
+	many := make([]Certificate, 2*mostCertificates)
+	for i := range many {
+		many[i] = Certificate{Name: strings.Repeat("a", i+1), Expires: time.Unix(1, 0)}
+	}
+	to := make(chan prometheus.Metric, len(many))
+	sink(to).certificates(many)
+	if len(to) != mostCertificates {
+		t.Errorf("%d series, want %d", len(to), mostCertificates)
+	}
+}
