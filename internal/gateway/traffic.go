@@ -64,8 +64,26 @@ func (g *Gateway) Since(m Mark) Traffic {
 	return t
 }
 
-// Routes returns what was counted of each route since the gateway was made.
-func (g *Gateway) Routes() []meter.RouteCounts { return g.meters.All() }
+// Counts is what was counted since the gateway was made; see also [Gateway.Open].
+type Counts struct {
+	Routes      []meter.RouteCounts
+	Failed      uint64         // requests that the gateway itself answered 502, 503 or 504, or broke off
+	Connections map[string]int // that are open over TCP, by the address of the listener as the file has it
+	HTTP3       int            // connections of HTTP/3 that are open
+}
+
+// Counts returns what was counted, for metrics.
+func (g *Gateway) Counts() Counts {
+	c := Counts{
+		Routes: g.meters.All(), Failed: g.failed.Load(), Connections: g.doors.ByListener(),
+	}
+	c.HTTP3 = g.doors.Connections()
+	for _, n := range c.Connections {
+		c.HTTP3 -= n
+	}
+	c.HTTP3 = max(0, c.HTTP3) // both were not counted at one moment
+	return c
+}
 
 // requests is how many requests were answered.
 func (g *Gateway) requests() uint64 {
@@ -85,9 +103,10 @@ func (x *exchange) count() {
 	m.Count(x.answer.status, time.Since(x.start), x.answer.bytes)
 }
 
-// failure counts a request that the gateway itself could not get answered.
+// failure counts a request that the gateway itself could not get answered. That a
+// route is down for maintenance is no failure.
 func (x *exchange) failure(status int) {
-	if status < http.StatusBadGateway || status > http.StatusGatewayTimeout {
+	if status < http.StatusBadGateway || status > http.StatusGatewayTimeout || x.route != nil && x.pool == nil {
 		return
 	}
 	x.g.failed.Add(1)

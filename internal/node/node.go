@@ -90,6 +90,8 @@ type Node struct {
 	// runs is the revision that each service's instances are started from: the
 	// last one that changed it.
 	runs map[string]int
+	// restarts counts, by service, the instances that ended by themselves.
+	restarts map[string]uint64
 
 	ballast  []byte   // makes the collector run less often
 	closers  []closer // in the order of their start
@@ -225,7 +227,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.gate = gateway.New(gateway.Options{
 		TicketKey: tickets,
 		Listen:    n.opts.Listen, Gateway: n.first.Gateway, Certificates: n.certs, Logger: n.log, AccessLog: access, Bus: gateConn,
-		Signer: wire.NewSigner(private, n.first.Name), System: n.first.Name,
+		Signer: wire.NewSigner(private, n.first.Name), System: n.first.Name, Monitors: n.monitors(),
 	})
 	if err := n.loadMaintenance(ctx); err != nil {
 		return err
@@ -384,6 +386,7 @@ func (n *Node) watch(tell func(control.Event)) (end func()) {
 
 // onInstance turns the supervisor's events into those that a person sees.
 func (n *Node) onInstance(e supervise.Event) {
+	n.countRestart(e)
 	n.tell(control.Event{
 		Time: e.Time, Kind: control.EventKind(e.Kind), Service: e.Instance.Service, Instance: e.Instance.ID,
 		Text: e.Text, Took: e.Took,

@@ -52,7 +52,7 @@ var (
 	failedDesc   = desc("requests_failed_total", "Requests that the door itself answered 502, 503 or 504, or broke off.")
 	openDesc     = desc("requests_open", "Requests that are being answered.")
 	tunnelsDesc  = desc("tunnels_open", "Connections that were upgraded, as WebSockets are.")
-	connsDesc    = desc("connections_open", "Connections of clients.", "listener")
+	connsDesc    = desc("connections_open", "Connections of clients, by listener; http/3: those over UDP.", "listener")
 	refusedDesc  = desc("refused_total", "Requests and connections that were not let in.", "reason")
 
 	poolRequestsDesc  = desc("pool_requests_total", "Requests that were sent to a service over HTTP, each counted once.", "service")

@@ -24,9 +24,10 @@ var allowed = map[string][]string{
 	"internal/secret":    {"internal/system", "internal/wire"},
 	"internal/database":  {"internal/system", "internal/wire"},
 	"internal/control":   {"internal/system", "internal/wire"},
+	"internal/observe":   {"internal/system", "internal/wire"},
 	"internal/node": {
 		"internal/wire", "internal/system", "internal/bus", "internal/supervise", "internal/gateway",
-		"internal/secret", "internal/database", "internal/control",
+		"internal/secret", "internal/database", "internal/control", "internal/observe",
 	},
 	"internal/cli": {"internal/control", "internal/node", "internal/system"},
 	"cmd/fairlead": {"internal/cli"},

@@ -398,6 +398,19 @@ func duplicate(c syscall.Conn) (*os.File, error) {
 // included.
 func (s *Set) Connections() int { return s.room.count() }
 
+// ByListener returns how many TCP connections are open, by the address of their
+// listener as the file has it, those of listeners that end too.
+func (s *Set) ByListener() map[string]int {
+	by := map[string]int{}
+	servers, _ := s.all()
+	for _, srv := range servers {
+		srv.mu.Lock()
+		by[srv.info.Address] += len(srv.conns)
+		srv.mu.Unlock()
+	}
+	return by
+}
+
 // Retire stops accepting for good and tells every client to go: Connection: close on
 // each further answer of HTTP/1.1, GOAWAY on HTTP/2 and HTTP/3. Nothing that is
 // under way is cut, and what idles stays open for its next request, so that none
