@@ -235,7 +235,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or a fault in the file.`,
 		a.upCommand(), a.checkCommand(), a.statusCommand(), a.logsCommand(),
 		a.startCommand(), a.stopCommand(), a.scaleCommand(), a.restartCommand(),
 		a.reloadCommand(), a.revisionsCommand(), a.rollbackCommand(), a.downCommand(),
-		a.maintenanceCommand(), a.requestCommand(), a.envCommand(), a.versionCommand(),
+		a.maintenanceCommand(), a.requestCommand(), a.envCommand(), a.banCommand(), a.unbanCommand(), a.bansCommand(), a.versionCommand(),
 	)
 	for _, cmd := range root.Commands() {
 		cmd.SuggestFor = synonyms[cmd.Name()]
@@ -264,6 +264,8 @@ func helpCommand() *cobra.Command {
 
 // synonyms are what other programs call our verbs.
 var synonyms = map[string][]string{
+	"ban":         {"block", "deny"},
+	"bans":        {"blocked", "banned"},
 	"check":       {"validate", "verify", "lint", "config", "test"},
 	"down":        {"kill", "quit", "exit", "shutdown"},
 	"env":         {"environment", "vars", "variables"},
@@ -275,6 +277,7 @@ var synonyms = map[string][]string{
 	"rollback":    {"undo", "revert"},
 	"status":      {"ps", "ls", "list", "top", "state", "info"},
 	"stop":        {"halt", "pause"},
+	"unban":       {"unblock", "allow", "pardon"},
 	"up":          {"run", "serve", "boot"},
 }
 

@@ -55,7 +55,8 @@ func TestRenderStatus(t *testing.T) {
 		st := commerceStatus()
 		st.Maintenance = []control.Maintenance{
 			{On: true, Text: "back at 9", Allow: []string{"10.0.0.0/8", "::1/128"}, Since: noon.Add(-3 * time.Minute)},
-			{Route: "GET /old", On: true}, {Route: "POST /orders", Since: noon.Add(-time.Hour)},
+			{Route: "GET /old", On: true},
+			{Route: "POST /orders", Since: noon.Add(-time.Hour)},
 		}
 		golden(t, "status_maintenance", shown(renderStatus(plainScreen(100), st, noon)))
 	})

@@ -102,7 +102,7 @@ func TestForwardAuthenticationAsksTheService(t *testing.T) {
 	}
 	// What a client sends under these names reaches nobody on other routes either.
 	d.do("GET", "/", nil, header("X-Team", "forged", "x_subject", "forged"))
-	if h := s.header(); h.Get("X-Team") != "" || h.Get("X_subject") != "" || h["x_subject"] != nil {
+	if h := s.header(); h.Get("X-Team") != "" || h.Get("X_subject") != "" {
 		t.Errorf("a public route's service got %v", h)
 	}
 }

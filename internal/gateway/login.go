@@ -155,7 +155,7 @@ func (a *authority) admit(w http.ResponseWriter, r *http.Request, x *exchange) b
 	}
 	u, err := a.known(r, x, key)
 	if u == nil && f.methods&byForward != 0 && a.forward != nil {
-		passed := false
+		var passed bool
 		if u, passed = a.forward.ask(w, r, x); !passed {
 			return false
 		}

@@ -70,6 +70,7 @@ type Node struct {
 	gate        *gateway.Gateway
 	sup         *supervise.Supervisor
 	host        *host
+	bans        *bans
 	control     *control.Server
 
 	events   sync.Mutex                        // one event at a time; guards watchers
@@ -230,6 +231,9 @@ func (n *Node) open(ctx context.Context) error {
 		Signer: wire.NewSigner(private, n.first.Name), System: n.first.Name, Monitors: n.monitors(),
 	})
 	if err := n.loadMaintenance(ctx); err != nil {
+		return err
+	}
+	if n.bans, err = openBans(ctx, n.state, n.gate.SetBans); err != nil {
 		return err
 	}
 

@@ -44,6 +44,9 @@ func (n *Node) openControl() error {
 	control.Handle(server, control.VerbEnv, n.env)
 	control.Handle(server, control.VerbMaintenance, n.maintenance)
 	control.Handle(server, control.VerbDown, n.down)
+	control.Handle(server, control.VerbBan, n.bans.ban)
+	control.Handle(server, control.VerbUnban, n.bans.unban)
+	control.Handle(server, control.VerbBans, n.bans.list)
 	control.HandleStream(server, control.VerbLogs, n.logs)
 	go func() {
 		if err := server.Serve(); err != nil {
