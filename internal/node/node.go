@@ -213,14 +213,9 @@ func (n *Node) open(ctx context.Context) error {
 	n.onStop("gateway's connection", func(context.Context) error { gateConn.Close(); return nil })
 	access := NewLogFile(filepath.Join(n.data, "logs", "access.log"))
 	n.onStop("access log", func(context.Context) error { return access.Close() })
-	n.certs, err = certs.Open(certs.Options{
-		Dir: filepath.Join(n.data, "certificates"), Logger: n.log,
-		Warn: func(text string) { n.tell(control.Event{Kind: control.EventWarning, Text: text}) },
-	})
-	if err != nil {
+	if err := n.openCertificates(); err != nil {
 		return err
 	}
-	n.onStop("certificates", func(context.Context) error { return n.certs.Close() })
 	tickets, err := ticketKey(n.data)
 	if err != nil {
 		return err

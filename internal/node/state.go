@@ -73,25 +73,30 @@ type record struct {
 }
 
 func openState(ctx context.Context, nc *nats.Conn) (*state, error) {
-	js, err := jetstream.New(nc)
+	kv, err := openBucket(ctx, nc, stateBucket, "fairlead's own state")
 	if err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
+	}
+	return &state{kv: kv, numbers: make(map[string]*numbers)}, nil
+}
+
+// openBucket opens a key-value bucket, and makes it if it is not there.
+func openBucket(ctx context.Context, nc *nats.Conn, name, description string) (jetstream.KeyValue, error) {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
 	}
 	// The stream of a key-value bucket, but for AllowDirect: a direct get reads
 	// the server's options without their lock (nats-server 2.15, stream.go), and
 	// issuing credentials replaces them.
 	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: "KV_" + stateBucket, Description: "fairlead's own state", Subjects: []string{"$KV." + stateBucket + ".>"},
+		Name: "KV_" + name, Description: description, Subjects: []string{"$KV." + name + ".>"},
 		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true, Storage: jetstream.FileStorage,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open state: %w", err)
+		return nil, err
 	}
-	kv, err := js.KeyValue(ctx, stateBucket)
-	if err != nil {
-		return nil, fmt.Errorf("open state: %w", err)
-	}
-	return &state{kv: kv, numbers: make(map[string]*numbers)}, nil
+	return js.KeyValue(ctx, name)
 }
 
 func (s *state) get(ctx context.Context, key string, into any) (bool, error) {

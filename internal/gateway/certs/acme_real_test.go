@@ -6,33 +6,20 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/miekg/dns"
-
+	"fairlead/internal/gateway/certs/pebble"
 	"fairlead/internal/system"
 )
-
-// pebble is Let's Encrypt's authority for tests, with a name server for which every
-// name is this machine.
-type pebble struct {
-	directory  string
-	root       string // path of what its own certificate chains to
-	management string
-	trust      *x509.CertPool
-}
 
 // door is what the authority looks at.
 type door struct {
@@ -85,113 +72,8 @@ func (d *door) shows(host string, roots *x509.CertPool, protocol string) (*x509.
 
 func port(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }
 
-// closedPort returns one that nobody listens on.
-func closedPort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	defer l.Close()
-	return port(l)
-}
-
-func startPebble(t *testing.T, httpPort, tlsPort int, validity time.Duration) *pebble {
-	t.Helper()
-	program, err := exec.LookPath("pebble")
-	if err != nil {
-		program = filepath.Join(os.Getenv("GOBIN"), "pebble")
-	}
-	if _, err := os.Stat(program); err != nil {
-		t.Fatal("pebble is missing: go install github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1")
-	}
-	overTCP, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	overUDP, err := net.ListenPacket("udp", overTCP.Addr().String())
-	check(t, err)
-	answer := dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
-		m := new(dns.Msg)
-		m.SetReply(r)
-		if q := r.Question[0]; q.Qtype == dns.TypeA {
-			m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.IPv4(127, 0, 0, 1)})
-		}
-		w.WriteMsg(m)
-	})
-	for _, ns := range []*dns.Server{{Listener: overTCP, Handler: answer}, {PacketConn: overUDP, Handler: answer}} {
-		go ns.ActivateAndServe()
-		t.Cleanup(func() { ns.Shutdown() })
-	}
-
-	ca := newCA(t, "pebble's own")
-	own := ca.files(t, order{ips: []net.IP{net.IPv4(127, 0, 0, 1)}})
-	dir := t.TempDir()
-	p := &pebble{root: filepath.Join(dir, "root.pem"), trust: ca.pool}
-	write(t, p.root, ca.pem)
-	listen, management := closedPort(t), closedPort(t)
-	config, err := json.Marshal(map[string]any{"pebble": map[string]any{
-		"listenAddress": fmt.Sprintf("127.0.0.1:%d", listen), "managementListenAddress": fmt.Sprintf("127.0.0.1:%d", management),
-		"certificate": own.Certificate, "privateKey": own.Key, "httpPort": httpPort, "tlsPort": tlsPort,
-		"retryAfter": map[string]int{"authz": 1, "order": 1}, "keyAlgorithm": "ecdsa",
-		"domainBlocklist": []string{"blocked.example"},
-		"profiles":        map[string]any{"default": map[string]any{"description": "test", "validityPeriod": int(validity.Seconds())}},
-	}})
-	check(t, err)
-	write(t, filepath.Join(dir, "config.json"), config)
-	cmd := exec.Command(program, "-config", filepath.Join(dir, "config.json"), "-dnsserver", overTCP.Addr().String())
-	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_AUTHZREUSE=0")
-	log, err := os.Create(filepath.Join(dir, "log"))
-	check(t, err)
-	cmd.Stdout, cmd.Stderr = log, log
-	check(t, cmd.Start())
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		log.Close()
-		if t.Failed() {
-			b, _ := os.ReadFile(log.Name())
-			t.Logf("pebble:\n%s", b)
-		}
-	})
-	p.directory = fmt.Sprintf("https://127.0.0.1:%d/dir", listen)
-	p.management = fmt.Sprintf("https://127.0.0.1:%d", management)
-	await(t, "pebble answers", func() bool { _, err := p.get(p.directory); return err == nil })
-	return p
-}
-
-func (p *pebble) get(url string) ([]byte, error) {
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: p.trust}, DisableKeepAlives: true}}
-	resp, err := client.Get(url)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	return io.ReadAll(resp.Body)
-}
-
-// roots are what certificates that it issued chain to.
-func (p *pebble) roots(t *testing.T) *x509.CertPool {
-	t.Helper()
-	b, err := p.get(p.management + "/roots/0")
-	check(t, err)
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(b)
-	return pool
-}
-
-func (p *pebble) model(hosts ...string) *system.TLS {
-	return &system.TLS{ACME: &system.ACME{Directory: p.directory, Root: p.root, Hosts: hosts}}
-}
-
-func await(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	deadline := time.After(30 * time.Second)
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !is() {
-		select {
-		case <-deadline:
-			t.Fatal("waited in vain until " + what)
-		case <-tick.C:
-		}
-	}
+func asking(p *pebble.Authority, hosts ...string) *system.TLS {
+	return &system.TLS{ACME: &system.ACME{Directory: p.Directory, Root: p.Root, Hosts: hosts}}
 }
 
 func testLog(t *testing.T) *slog.Logger {
@@ -205,21 +87,21 @@ func TestRealPebbleIssues(t *testing.T) {
 	for name, test := range map[string]struct{ http, tls bool }{"by HTTP-01": {http: true}, "by TLS-ALPN-01": {tls: true}} {
 		t.Run(name, func(t *testing.T) {
 			d := openDoor(t)
-			httpPort, tlsPort := closedPort(t), closedPort(t)
+			httpPort, tlsPort := pebble.ClosedPort(t), pebble.ClosedPort(t)
 			if test.http {
 				httpPort = port(d.plain)
 			}
 			if test.tls {
 				tlsPort = port(d.secure)
 			}
-			p := startPebble(t, httpPort, tlsPort, 90*day)
+			p := pebble.Start(t, httpPort, tlsPort, 90*day)
 			dir := t.TempDir()
 			s := open(t, Options{Dir: dir, Logger: testLog(t)})
 			d.show(t, s)
-			check(t, s.Apply(p.model("a.example", "b.example"), nil))
-			await(t, "both are there", func() bool { return has(s, "a.example") && has(s, "b.example") })
+			check(t, s.Apply(asking(p, "a.example", "b.example"), nil))
+			pebble.Await(t, "both are there", func() bool { return has(s, "a.example") && has(s, "b.example") })
 			for _, host := range []string{"a.example", "b.example"} {
-				_, err := d.shows(host, p.roots(t), "h2")
+				_, err := d.shows(host, p.Roots(t), "h2")
 				check(t, err)
 			}
 			if (d.asked.Load() > 0) != test.http {
@@ -247,13 +129,13 @@ func TestRealPebbleNodesShareABucket(t *testing.T) {
 	connect, dir := startBus(t), t.TempDir()
 	storage := func(context.Context) (Storage, error) { return OpenBucket(connect(), filepath.Join(dir, "bucket.key")) }
 	d := openDoor(t)
-	p := startPebble(t, port(d.plain), closedPort(t), 90*day)
+	p := pebble.Start(t, port(d.plain), pebble.ClosedPort(t), 90*day)
 	first, second := open(t, Options{Storage: storage, Logger: testLog(t)}), open(t, Options{Storage: storage, Logger: testLog(t)})
-	check(t, second.Apply(p.model("b.example"), nil))
+	check(t, second.Apply(asking(p, "b.example"), nil))
 	h := second.ChallengeHandler(http.NotFoundHandler()) // the door of the other node
 	d.handler.Store(&h)
-	await(t, "it is there", func() bool { return has(second, "b.example") })
-	check(t, first.Apply(p.model("b.example"), nil))
+	pebble.Await(t, "it is there", func() bool { return has(second, "b.example") })
+	check(t, first.Apply(asking(p, "b.example"), nil))
 	if a, b := first.Status()[0], second.Status()[0]; !a.NotAfter.Equal(b.NotAfter) || a.Problem != "" {
 		t.Errorf("%+v and %+v", a, b)
 	}
@@ -265,16 +147,16 @@ func TestRealPebbleNodesShareABucket(t *testing.T) {
 
 func TestRealPebbleRenews(t *testing.T) {
 	d := openDoor(t)
-	p := startPebble(t, port(d.plain), port(d.secure), time.Hour)
+	p := pebble.Start(t, port(d.plain), port(d.secure), time.Hour)
 	var w told
 	s := open(t, Options{Logger: testLog(t), Warn: w.warn, renewalRatio: 0.9995, renewalCheck: 200 * time.Millisecond}) // due after 2 s
 	d.show(t, s)
-	check(t, s.Apply(p.model("a.example"), nil))
-	await(t, "it is there", func() bool { return has(s, "a.example") })
-	first, err := d.shows("a.example", p.roots(t), "h2")
+	check(t, s.Apply(asking(p, "a.example"), nil))
+	pebble.Await(t, "it is there", func() bool { return has(s, "a.example") })
+	first, err := d.shows("a.example", p.Roots(t), "h2")
 	check(t, err)
-	await(t, "it is renewed", func() bool {
-		next, err := d.shows("a.example", p.roots(t), "h2")
+	pebble.Await(t, "it is renewed", func() bool {
+		next, err := d.shows("a.example", p.Roots(t), "h2")
 		check(t, err)
 		return !next.Equal(first)
 	})
@@ -285,23 +167,23 @@ func TestRealPebbleRenews(t *testing.T) {
 
 func TestRealPebbleRefuses(t *testing.T) {
 	d := openDoor(t)
-	p := startPebble(t, port(d.plain), port(d.secure), 90*day)
+	p := pebble.Start(t, port(d.plain), port(d.secure), 90*day)
 	var w told
 	s := open(t, Options{Logger: testLog(t), Warn: w.warn})
 	d.show(t, s)
-	check(t, s.Apply(p.model("a.example"), nil))
-	await(t, "it is there", func() bool { return has(s, "a.example") })
-	roots := p.roots(t)
+	check(t, s.Apply(asking(p, "a.example"), nil))
+	pebble.Await(t, "it is there", func() bool { return has(s, "a.example") })
+	roots := p.Roots(t)
 
-	check(t, s.Apply(p.model("a.example", "blocked.example"), nil))
+	check(t, s.Apply(asking(p, "a.example", pebble.Blocked), nil))
 	var text string
-	await(t, "the refusal is told", func() bool {
+	pebble.Await(t, "the refusal is told", func() bool {
 		for _, told := range w.take() {
 			text = told
 		}
 		return text != ""
 	})
-	for _, part := range []string{"blocked.example", p.directory, "refuses", "policy"} {
+	for _, part := range []string{pebble.Blocked, p.Directory, "refuses", "policy"} {
 		if !strings.Contains(text, part) {
 			t.Errorf("told %q, which has no %q", text, part)
 		}
@@ -310,7 +192,7 @@ func TestRealPebbleRefuses(t *testing.T) {
 	check(t, err)
 	var problem string
 	for _, st := range s.Status() {
-		if st.Names[0] == "blocked.example" {
+		if st.Names[0] == pebble.Blocked {
 			problem = st.Problem
 		}
 	}
@@ -319,10 +201,10 @@ func TestRealPebbleRefuses(t *testing.T) {
 	}
 
 	// Another authority, which is not there: what was got of the first goes on.
-	gone := p.model("a.example")
-	gone.ACME.Directory = fmt.Sprintf("https://127.0.0.1:%d/dir", closedPort(t))
+	gone := asking(p, "a.example")
+	gone.ACME.Directory = fmt.Sprintf("https://127.0.0.1:%d/dir", pebble.ClosedPort(t))
 	check(t, s.Apply(gone, nil))
-	await(t, "the failure is told", func() bool {
+	pebble.Await(t, "the failure is told", func() bool {
 		for _, told := range w.take() {
 			if strings.Contains(told, "connection refused") {
 				return true
