@@ -41,7 +41,7 @@ func (n *Node) launch(ctx context.Context) error {
 	if err := n.bus.Apply(g.rev.sys); err != nil {
 		return err
 	}
-	if err := n.swap(g.rev, nil, nil); err != nil {
+	if err := n.swap(g.rev, nil, nil); err != nil { //nolint:contextcheck // certificates are asked for beyond the end of a reload
 		return err
 	}
 	for _, svc := range g.rev.sys.Services {
@@ -435,7 +435,7 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 		n.restoreOverrides(cleared)
 		return reply, fallBack(err)
 	}
-	if err := n.swap(rev, n.readyAfter(change, rev.sys), p.removed); err != nil {
+	if err := n.swap(rev, n.readyAfter(change, rev.sys), p.removed); err != nil { //nolint:contextcheck // certificates are asked for beyond the end of a reload
 		n.restoreOverrides(cleared)
 		return reply, errors.Join(fallBack(err), change.Abort(context.WithoutCancel(ctx)))
 	}

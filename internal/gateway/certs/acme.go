@@ -97,9 +97,7 @@ func (s *Store) openAuthority(model *system.ACME) (*authority, error) {
 	return s.newAuthority(model, roots, sum)
 }
 
-// openStorage opens it for the store's life, bounded in time.
-//
-//nolint:contextcheck // what it opens outlasts the Apply that needs it
+// openStorage opens it for the store's life.
 func (s *Store) openStorage() (Storage, error) {
 	if s.opts.Storage == nil {
 		return openFolder(filepath.Join(s.opts.Dir, "acme"))
