@@ -46,7 +46,7 @@ type endpoint struct {
 func newEndpoint(ep Endpoint, protocol system.Protocol) *endpoint {
 	e := &endpoint{Endpoint: ep, key: balance.Key(ep.Instance), protocol: protocol, joined: time.Now()}
 	if ep.Network != "bus" {
-		e.up = newHTTPUpstream(ep.Network, ep.Address)
+		e.up = newUpstream(ep.Network, ep.Address, protocol)
 	}
 	return e
 }

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"fairlead/internal/system"
 )
 
 // upstream carries requests to one endpoint. It is the seam between what the
@@ -175,4 +177,12 @@ func (u *httpUpstream) do(w http.ResponseWriter, r *http.Request, x *exchange, q
 		l.close()
 	}
 	return err
+}
+
+// newUpstream makes what speaks a protocol with an address. It does no I/O.
+func newUpstream(network, address string, protocol system.Protocol) upstream {
+	if protocol == system.H2C {
+		return newH2CUpstream(network, address)
+	}
+	return newHTTPUpstream(network, address)
 }

@@ -1,0 +1,388 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// h2cUpstream speaks HTTP/2 without TLS, by prior knowledge (RFC 9113, 3.3), with
+// one endpoint. Requests share connections. A stream that the service says it has
+// not looked at (GOAWAY, REFUSED_STREAM) is sent again by the transport as long as
+// its body is at hand.
+//
+// It makes no tunnels: an upgrade belongs to HTTP/1.1, and RFC 8441 is not spoken.
+type h2cUpstream struct {
+	tr     *http2.Transport
+	closed atomic.Bool
+}
+
+// dialError says that no connection could be made.
+type dialError struct{ cause error }
+
+func (e *dialError) Error() string { return "connect: " + e.cause.Error() }
+func (e *dialError) Unwrap() error { return e.cause }
+
+func newH2CUpstream(network, address string) *h2cUpstream {
+	d := net.Dialer{Timeout: dialTime, KeepAlive: 15 * time.Second}
+	return &h2cUpstream{tr: &http2.Transport{
+		AllowHTTP: true,
+		DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
+			c, err := d.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, &dialError{err}
+			}
+			return c, nil
+		},
+		DisableCompression: true,
+		MaxHeaderListSize:  maxAnswerHead,
+		IdleConnTimeout:    idleTime,
+		ReadIdleTimeout:    15 * time.Second,
+		PingTimeout:        5 * time.Second,
+	}}
+}
+
+func (u *h2cUpstream) sweep(time.Time) {} // the transport does
+
+func (u *h2cUpstream) close() {
+	u.closed.Store(true)
+	u.tr.CloseIdleConnections()
+}
+
+func (u *h2cUpstream) do(w http.ResponseWriter, r *http.Request, x *exchange, q *outbound) error {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	late := time.AfterFunc(time.Until(x.deadline), func() { cancel(os.ErrDeadlineExceeded) })
+	defer late.Stop()
+	defer func() {
+		if u.closed.Load() {
+			u.tr.CloseIdleConnections()
+		}
+	}()
+	news := &informer{w: w}
+	defer news.stop()
+	if r.ProtoAtLeast(1, 1) {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: news.got})
+	}
+	req, body := h2cRequest(ctx, r, q)
+	if q.stream {
+		_ = x.answer.control.EnableFullDuplex() // a connection that cannot is a test's
+	}
+	defer body.stop(x)
+	res, err := u.tr.RoundTrip(req)
+	news.stop()
+	if err != nil {
+		x.left = x.clientLeft(r)
+		if bodyErr := body.failure(); bodyErr != nil {
+			return bodyErr
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return &sendError{h2cProgress(err, body), err}
+	}
+	defer res.Body.Close()
+	err = h2cAnswer(w, r, x, res, late, cancel)
+	if err != nil && r.Context().Err() == nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = &sendError{begun, cause}
+		}
+	}
+	x.left = err != nil && x.clientLeft(r)
+	return err
+}
+
+// h2cProgress says how far a request got that was not answered.
+func h2cProgress(err error, body *gatedBody) stage {
+	var dial *dialError
+	if errors.As(err, &dial) {
+		return unsent
+	}
+	var stream http2.StreamError
+	if errors.As(err, &stream) && stream.Code == http2.ErrCodeRefusedStream && !body.begun() {
+		return unsent
+	}
+	return sent
+}
+
+// h2cRequest makes a request of the head that HTTP/1.1 services get, so that what
+// services are told does not depend on the protocol.
+func h2cRequest(ctx context.Context, r *http.Request, q *outbound) (*http.Request, *gatedBody) {
+	head, rest, _ := bytes.Cut(q.head, []byte("\r\n\r\n"))
+	first, lines, _ := strings.Cut(string(head), "\r\n")
+	method, target, _ := strings.Cut(first, " ")
+	target = strings.TrimSuffix(target, " HTTP/1.1")
+	path, query, asked := strings.Cut(target, "?")
+	req := (&http.Request{
+		Method: method, Proto: "HTTP/2.0", ProtoMajor: 2, Header: http.Header{},
+		// The host names the connection, Host what the service sees.
+		URL: &url.URL{Scheme: "http", Host: "endpoint", Opaque: path, RawQuery: query, ForceQuery: asked && query == ""},
+	}).WithContext(ctx)
+	for line := range strings.SplitSeq(lines, "\r\n") {
+		name, value, ok := strings.Cut(line, ": ")
+		if !ok {
+			continue
+		}
+		switch name = textproto.CanonicalMIMEHeaderKey(name); name {
+		case "Host":
+			req.Host = value
+		case "Content-Length":
+			req.ContentLength, _ = strconv.ParseInt(value, 10, 64) // the gateway wrote it
+		case "Transfer-Encoding":
+			req.ContentLength = -1
+		case "Connection", "Upgrade", "Expect":
+		case "Trailer":
+			if req.Trailer == nil {
+				req.Trailer = http.Header{}
+			}
+			req.Trailer[textproto.CanonicalMIMEHeaderKey(value)] = nil
+		default:
+			req.Header[name] = append(req.Header[name], value)
+		}
+	}
+	if req.Header["User-Agent"] == nil {
+		req.Header["User-Agent"] = []string{""} // else the transport says who it is
+	}
+	body := &gatedBody{}
+	switch {
+	case q.stream:
+		body.src, body.live = r.Body, true
+		body.end = func() {
+			for name := range req.Trailer {
+				req.Trailer[name] = r.Trailer[name]
+			}
+		}
+		req.Body = body
+	case len(rest) > 0:
+		body.src = bytes.NewReader(rest)
+		req.Body = body
+		req.GetBody = func() (io.ReadCloser, error) {
+			body.rewind(rest)
+			return body, nil
+		}
+	}
+	return req, body
+}
+
+// gatedBody is a request's body that the transport cannot read any more once stop
+// has returned, although it may go on trying for a while.
+type gatedBody struct {
+	live bool   // it comes from the client as it is read
+	end  func() // at the end of the body; nil: nothing to do
+
+	mu    sync.Mutex // guards the fields below; held while a read goes on
+	src   io.Reader
+	over  bool
+	err   error // of reading, but for io.EOF
+	moved atomic.Bool
+}
+
+var errBodyOver = errors.New("the request is over")
+
+// Read reads a part of the body.
+func (b *gatedBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return 0, errBodyOver
+	}
+	b.moved.Store(true)
+	n, err := b.src.Read(p)
+	switch {
+	case errors.Is(err, io.EOF):
+		if b.end != nil {
+			b.end()
+		}
+	case err != nil:
+		b.err = err
+	}
+	return n, err
+}
+
+// Close does nothing: the body is the server's.
+func (b *gatedBody) Close() error { return nil }
+
+// rewind lets the body be read from its begin again.
+func (b *gatedBody) rewind(whole []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.over {
+		b.src = bytes.NewReader(whole)
+	}
+}
+
+// begun reports whether something that cannot be had again has been read.
+func (b *gatedBody) begun() bool { return b.live && b.moved.Load() }
+
+// failure returns why the body could not be read, nil if it could.
+func (b *gatedBody) failure() error {
+	if !b.mu.TryLock() {
+		return nil
+	}
+	defer b.mu.Unlock()
+	return b.err
+}
+
+// stop ends the reading, if need be by breaking off what the client sends.
+func (b *gatedBody) stop(x *exchange) {
+	if !b.mu.TryLock() {
+		if b.live {
+			x.halted = true // net/http takes what follows for a client that has left
+			_ = x.answer.control.SetReadDeadline(past)
+		}
+		b.mu.Lock()
+	}
+	b.over = true
+	b.mu.Unlock()
+}
+
+// informer passes informational answers on until the final one is there.
+type informer struct {
+	mu   sync.Mutex // guards the fields below
+	w    http.ResponseWriter
+	over bool
+	n    int
+}
+
+func (i *informer) got(status int, header textproto.MIMEHeader) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.over || status == http.StatusContinue {
+		return nil
+	}
+	if i.n++; i.n > maxInformation {
+		return malformed("too many informational answers")
+	}
+	h := i.w.Header()
+	var added []string
+	for name, values := range header {
+		if _, own := h[name]; !own && answerHop(name) == pass {
+			h[name] = values
+			added = append(added, name)
+		}
+	}
+	i.w.WriteHeader(status)
+	for _, name := range added {
+		delete(h, name)
+	}
+	return nil
+}
+
+func (i *informer) stop() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.over = true
+}
+
+// h2cAnswer copies an answer to the client.
+func h2cAnswer(w http.ResponseWriter, r *http.Request, x *exchange, res *http.Response, late *time.Timer, cancel context.CancelCauseFunc) error {
+	h := w.Header()
+	for name, values := range res.Header {
+		if answerHop(name) == pass {
+			h[name] = append(h[name], values...)
+		}
+	}
+	declared := make([]string, 0, len(res.Trailer))
+	for name := range res.Trailer {
+		if trailerPasses(name) {
+			declared = append(declared, name)
+			h.Add("Trailer", name)
+		}
+	}
+	w.WriteHeader(res.StatusCode)
+	late.Reset(streamIdle)
+	if res.ContentLength != 0 || res.Body != http.NoBody {
+		if err := h2cBody(r, x, res, late, cancel); err != nil {
+			return err
+		}
+	}
+	for name, values := range res.Trailer {
+		if !trailerPasses(name) {
+			continue
+		}
+		if !slices.Contains(declared, name) {
+			name = http.TrailerPrefix + name
+		}
+		h[name] = values
+	}
+	return nil
+}
+
+// h2cBody copies a body, and sends on at once what the service has sent.
+func h2cBody(r *http.Request, x *exchange, res *http.Response, late *time.Timer, cancel context.CancelCauseFunc) error {
+	buf := copyBuffers.Get().(*[32 << 10]byte) // the pool holds nothing else
+	defer copyBuffers.Put(buf)
+	a := &x.answer
+	var ev *events
+	if res.ContentLength < 0 && strings.HasPrefix(strings.ToLower(res.Header.Get("Content-Type")), "text/event-stream") {
+		ev = &events{}
+	}
+	var within atomic.Bool // an event
+	s := &stream{events: ev != nil}
+	s.wake = func() {
+		by, _ := s.ending()
+		if within.Load() {
+			late.Reset(time.Until(by))
+			return
+		}
+		cancel(errEnded)
+	}
+	x.g.tunnels.add(s, x.endpoint)
+	defer x.g.tunnels.remove(s)
+	whole := res.ContentLength >= 0
+	if !whole {
+		a.Flush()
+	}
+	for sum := int64(0); ; {
+		n, err := res.Body.Read(buf[:])
+		b := buf[:n]
+		_, ending := s.ending()
+		if ev != nil {
+			if ending && n > 0 && !ev.between() {
+				n, _ = ev.next(b)
+				b = b[:n]
+			} else if ending {
+				b = nil
+			} else {
+				ev.pass(b)
+			}
+			within.Store(!ev.between())
+		}
+		if len(b) > 0 {
+			sum += int64(len(b))
+			if _, werr := a.Write(b); werr != nil {
+				return &sendError{begun, &clientError{werr}}
+			}
+			if !whole || sum < res.ContentLength && len(b) < len(buf) {
+				a.Flush()
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case ending && ev != nil && (ev.between() || err != nil) && r.Context().Err() == nil:
+			return nil
+		case err != nil:
+			return &sendError{begun, fmt.Errorf("read answer: %w", err)}
+		case !ending:
+			late.Reset(streamIdle)
+		}
+	}
+}
