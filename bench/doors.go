@@ -258,13 +258,13 @@ const (
 // idle measures what connections cost that do nothing, of a door that has not done
 // much yet: memory that an earlier load has left would hide it.
 func (w *doorway) idle() (string, error) {
-	perConn, err := w.hold(idleConnections, "GET /r7/small HTTP/1.1\r\nHost: "+w.plain+"\r\n\r\n", "HTTP/1.1 200")
-	if err != nil {
-		return "", fmt.Errorf("idle connections: %w", err)
-	}
 	perWS, err := w.hold(idleWebSockets, "GET /ws/ HTTP/1.1\r\nHost: "+w.plain+"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", "HTTP/1.1 101")
 	if err != nil {
 		return "", fmt.Errorf("idle WebSockets: %w", err)
+	}
+	perConn, err := w.hold(idleConnections, "GET /r7/small HTTP/1.1\r\nHost: "+w.plain+"\r\n\r\n", "HTTP/1.1 200")
+	if err != nil {
+		return "", fmt.Errorf("idle connections: %w", err)
 	}
 	return fmt.Sprintf("%.1f KiB | %.1f KiB", perConn, perWS), nil
 }
