@@ -137,7 +137,7 @@ const httpsPort = 443
 // openDoors makes the listeners, which bind nothing yet.
 func (g *Gateway) openDoors() *listen.Set {
 	opts := listen.Options{
-		Logger: g.log, Handler: g.enter, Inherited: g.opts.Inherited, Ages: &g.connections,
+		Logger: g.log, Handler: g.enter, Inherited: g.opts.Inherited, Ages: &g.connections, Banned: g.turnsAway,
 		HeadTime: headTime, IdleTime: idleTime, WriteTime: streamIdle, MaxHead: maxHead,
 	}
 	if g.opts.Certificates != nil {

@@ -17,23 +17,22 @@ type refusal uint8
 
 // The reasons. Their names are those of [Gateway.Refused].
 const (
-	refusedBan        refusal = iota // the client is on the ban list
-	refusedAddress                   // allow or deny
-	refusedRate                      // a rate is used up
-	refusedOrigin                    // a preflight of another origin
-	refusedLogin                     // no valid token, password or key where one is needed
-	refusedGuesses                   // too many wrong passwords or keys
-	refusedRole                      // known, but without a role that is needed
-	refusedForward                   // the service that is asked about requests cannot be asked
-	refusedHead                      // a head that is too large
-	refusedBody                      // a body that is too large
-	refusedSlow                      // a body that came, or an answer that was taken, too slowly
-	refusedConnection                // too many connections of one client
+	refusedBan     refusal = iota // the client is on the ban list
+	refusedAddress                // allow or deny
+	refusedRate                   // a rate is used up
+	refusedOrigin                 // a preflight of another origin
+	refusedLogin                  // no valid token, password or key where one is needed
+	refusedGuesses                // too many wrong passwords or keys
+	refusedRole                   // known, but without a role that is needed
+	refusedForward                // the service that is asked about requests cannot be asked
+	refusedHead                   // a head that is too large
+	refusedBody                   // a body that is too large
+	refusedSlow                   // a body that came, or an answer that was taken, too slowly
 	refusals
 )
 
 var refusalNames = [refusals]string{
-	"ban", "address", "rate", "origin", "login", "guesses", "role", "forward", "head", "body", "slow", "connection",
+	"ban", "address", "rate", "origin", "login", "guesses", "role", "forward", "head", "body", "slow",
 }
 
 func (r refusal) String() string { return refusalNames[r] }
@@ -47,10 +46,11 @@ func (c *tally) add(why refusal) { c.counts[why].Add(1) }
 // by reason: ban, address, rate, origin, login, guesses, role, forward, head, body,
 // slow, connection. All reasons are there, also those with 0.
 func (g *Gateway) Refused() map[string]uint64 {
-	all := make(map[string]uint64, refusals)
+	all := make(map[string]uint64, refusals+1)
 	for why := range refusals {
 		all[why.String()] = g.refused.counts[why].Load()
 	}
+	all["connection"] = g.doors.TurnedAway()
 	return all
 }
 
@@ -74,14 +74,17 @@ func (g *Gateway) SetBans(bans []Ban) { g.bans.Store(filter.NewBans(bans)) }
 // Bans returns the bans that hold now, sorted by network.
 func (g *Gateway) Bans() []Ban { return g.bans.Load().All(time.Now()) }
 
-// banned reports whether every request of a peer would be refused, so that its
-// connection may be closed at once. What a trusted proxy passes on is told apart
-// by request.
-func (g *Gateway) banned(peer netip.Addr) bool {
+// turnsAway reports, and counts, that every request of a peer would be refused, so
+// that its connection is closed at once, before a handshake costs anything. What a
+// trusted proxy passes on is told apart by request.
+func (g *Gateway) turnsAway(peer netip.Addr) bool {
 	peer = peer.Unmap().WithZone("")
 	if _, ok := g.bans.Load().Find(peer, time.Now()); !ok {
 		return false
 	}
-	s := g.snap.Load()
-	return s == nil || !s.admission.trustedProxies().Contains(peer)
+	if s := g.snap.Load(); s != nil && s.admission.trustedProxies().Contains(peer) {
+		return false
+	}
+	g.refused.add(refusedBan)
+	return true
 }

@@ -9,8 +9,8 @@
 //   - Everything that comes from outside is bounded in length, number and memory:
 //     rate limits keep a fixed number of buckets however many clients come, and
 //     forget the least indebted first.
-//   - Times are measured with the monotonic clock; a clock that is set neither locks
-//     anybody out nor lets anybody in.
+//   - Rates are measured with the monotonic clock: one that is set neither locks
+//     anybody out nor lets anybody in. Bans end by the wall clock, over restarts too.
 //   - Sets, ban lists and rules are immutable once made; limiters are safe for
 //     concurrent use.
 //

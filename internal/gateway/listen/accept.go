@@ -76,6 +76,7 @@ func (c *proxied) NetConn() net.Conn { return c.TCPConn }
 
 var (
 	errTooMany      = errors.New("the client has too many connections")
+	errBanned       = errors.New("the client is banned")
 	errProxyRefused = errors.New("a PROXY header from somebody who may not send one")
 )
 
@@ -93,6 +94,9 @@ func (srv *server) admit(c *net.TCPConn) (net.Conn, netip.Addr, error) {
 		if named.IsValid() {
 			nc, client = &proxied{c, net.TCPAddrFromAddrPort(named)}, named.Addr()
 		}
+	}
+	if srv.set.banned(client) {
+		return nc, netip.Addr{}, errBanned
 	}
 	key, ok := srv.set.room.admit(client, time.Now())
 	if !ok {

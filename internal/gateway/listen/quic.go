@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -179,7 +180,11 @@ func (d *quicDoor) Accept(context.Context) (*quic.Conn, error) {
 			_ = c.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad), "") // a client that is turned away
 			continue
 		}
-		key, ok := room.admit(addrOf(c.RemoteAddr()).Addr(), now)
+		client := addrOf(c.RemoteAddr()).Addr()
+		key, ok := netip.Addr{}, false
+		if !d.port.set.banned(client) {
+			key, ok = room.admit(client, now)
+		}
 		if !ok {
 			room.leave(key)
 			_ = c.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad), "") // as above

@@ -45,6 +45,7 @@ type room struct {
 	perClient int
 	trusted   []netip.Prefix
 	clients   map[netip.Addr]int // by address, IPv6 by its /64
+	turned    uint64             // connections of clients that had as many as they may have
 	refused   [refusals]struct {
 		since int // it was told last
 		told  time.Time
@@ -73,6 +74,14 @@ func (r *room) limit(perClient int, trusted []netip.Prefix) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.perClient, r.trusted = perClient, trusted
+}
+
+// turnedAway returns how many connections were not taken because their client had
+// as many as it may have.
+func (r *room) turnedAway() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.turned
 }
 
 // enter takes the place of one connection. False says that there is none.
@@ -108,6 +117,7 @@ func (r *room) admit(client netip.Addr, now time.Time) (netip.Addr, bool) {
 		return netip.Addr{}, true
 	}
 	if r.clients[key] >= r.perClient {
+		r.turned++
 		r.refuse(refusedClient, client, now)
 		return netip.Addr{}, false
 	}

@@ -39,6 +39,10 @@ type Options struct {
 	// takes those it needs and closes the rest.
 	Inherited []Socket
 
+	// Banned says whether a client's connections are closed at once; nil: nobody's
+	// are.
+	Banned func(client netip.Addr) bool
+
 	// Ages counts connections by when they came; nil: nobody asks.
 	Ages *meter.Ages
 
@@ -476,4 +480,12 @@ func (s *Set) all() ([]*server, []*quicPort) {
 	s.serving.Lock()
 	defer s.serving.Unlock()
 	return slices.Collect(maps.Keys(s.servers)), slices.Collect(maps.Keys(s.ports))
+}
+
+// TurnedAway returns how many connections were not taken because their client had as
+// many as it may have.
+func (s *Set) TurnedAway() uint64 { return s.room.turnedAway() }
+
+func (s *Set) banned(client netip.Addr) bool {
+	return s.opts.Banned != nil && s.opts.Banned(client)
 }
