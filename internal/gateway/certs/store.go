@@ -224,7 +224,7 @@ func (s *Store) prepare(model *system.TLS, hosts []string) (parts, error) {
 		}
 		p.authority = a
 	}
-	if model.Internal != nil {
+	if model.Internal != nil && len(errs) == 0 { // it may write files
 		p.leafs = map[string]*tls.Certificate{}
 		r, made, err := openRoot(s.opts.Dir, slices.Concat(hosts, usable(model.Internal.Hosts)), s.opts.now())
 		if err != nil {

@@ -235,6 +235,22 @@ func TestInternalAuthority(t *testing.T) {
 	}
 }
 
+// The new root would be on the disk, and the old one serve.
+func TestRefusedModelKeepsTheRoot(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, Options{Dir: dir})
+	check(t, s.Apply(&system.TLS{Internal: &system.InternalCA{}}, []string{"a.example"}))
+	before, err := os.ReadFile(s.Root())
+	check(t, err)
+	bad := &system.TLS{Internal: &system.InternalCA{}, Certificates: []system.Certificate{{Certificate: "/nonexistent/c.pem", Key: "/nonexistent/k.pem"}}}
+	if err := s.Apply(bad, []string{"stranger.test"}); err == nil {
+		t.Fatal("no error")
+	}
+	if after, err := os.ReadFile(s.Root()); err != nil || string(after) != string(before) {
+		t.Errorf("the root was replaced, %v", err)
+	}
+}
+
 func TestRootVouchesForItsDomainsOnly(t *testing.T) {
 	dir := t.TempDir()
 	r, made, err := openRoot(dir, []string{"shop.dev.example", "10.1.2.3"}, time.Now())
