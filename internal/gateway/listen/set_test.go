@@ -379,7 +379,9 @@ func TestConnectionsOfOneClientAreLimited(t *testing.T) {
 func TestAllConnectionsAreLimited(t *testing.T) {
 	d := newDoors(t, nil, Options{})
 	d.listen(plain("127.0.0.1:0"))
+	d.room.mu.Lock()
 	d.room.most = 2
+	d.room.mu.Unlock()
 	first := d.dial(0)
 	d.dial(0)
 	eventually(t, "two are open", func() bool { return d.Connections() == 2 })
