@@ -94,7 +94,7 @@ func (x *exchange) clientLeft(r *http.Request) bool {
 func (x *exchange) entry(r *http.Request) access.Entry {
 	e := access.Entry{
 		Start: x.start, RequestID: x.id, TraceID: x.trace.ID,
-		Client: x.origin.Client, Method: r.Method, Host: r.Host, Path: r.URL.EscapedPath(),
+		Client: x.origin.Client, Method: r.Method, Host: r.Host, Path: r.URL.EscapedPath(), Proto: r.Proto,
 		Status: x.answer.status, Bytes: x.answer.bytes,
 		Instance: x.instance, Sent: x.sent, Error: x.cause,
 	}

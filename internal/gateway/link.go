@@ -183,7 +183,7 @@ func (l *link) copyAnswer(w http.ResponseWriter, r *http.Request, x *exchange, f
 	if l.keep = l.head.keepAlive(); length < 0 && !chunked || l.head.closes() {
 		l.keep = 0
 	}
-	if !f.settled() {
+	if !f.settled() && r.ProtoMajor == 1 {
 		// The rest of the request's body will not be read.
 		h.Set("Connection", "close")
 	}

@@ -21,7 +21,10 @@ var outBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return
 
 // proxy sends the request to an instance of the route's service.
 func (x *exchange) proxy(w http.ResponseWriter, r *http.Request) {
-	q := outbound{upgrade: upgradeOf(r.Header)}
+	q := outbound{}
+	if r.ProtoMajor == 1 { // the others cannot leave HTTP
+		q.upgrade = upgradeOf(r.Header)
+	}
 	buf := outBuffers.Get().(*[]byte) // the pool holds nothing else
 	defer func() {
 		if cap(q.head) <= replayBody+maxHead {

@@ -33,6 +33,7 @@ type Entry struct {
 	Host      string
 	Path      string // without the query, which may hold secrets
 	Route     string // "" if no route took it
+	Proto     string // such as HTTP/2.0
 	Status    int
 	Bytes     int64  // of the answer's body
 	Service   string // "" for none
@@ -130,6 +131,7 @@ func appendLine(b []byte, e *Entry, now time.Time, dropped uint64) []byte {
 	b = appendText(b, "method", e.Method)
 	b = appendText(b, "host", e.Host)
 	b = appendText(b, "path", e.Path)
+	b = appendText(b, "proto", e.Proto)
 	if e.Route != "" {
 		b = appendText(b, wire.KeyRoute, e.Route)
 	}
