@@ -57,18 +57,22 @@ func (a *answer) finishHead() {
 		return
 	}
 	x.entrance.present(h, x.snap)
+	x.decorate(h)
+	if x.route != nil && x.route.compress && !a.own {
+		a.encode(h)
+	}
+}
+
+// decorate adds what the file wants of every answer, and what a sticky route needs.
+func (x *exchange) decorate(h http.Header) {
 	switch {
 	case x.route != nil:
 		x.route.rules.apply(h)
 	case x.snap != nil:
 		x.snap.rules.apply(h)
 	}
-	if a.own || x.route == nil {
-		return
-	}
-	x.stick(h, a.r)
-	if x.route.compress {
-		a.encode(h)
+	if !x.answer.own {
+		x.stick(h)
 	}
 }
 

@@ -263,15 +263,6 @@ func TestProxyPassesRequestAndAnswer(t *testing.T) {
 	}
 }
 
-func mustURL(tb testing.TB, s string) *url.URL {
-	tb.Helper()
-	u, err := url.Parse(s)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return u
-}
-
 // routesOf are routes of the service api, from paths or from keys with a method.
 func routesOf(keys ...string) []system.Route {
 	out := make([]system.Route, len(keys))

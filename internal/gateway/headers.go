@@ -137,9 +137,6 @@ func upgradeOf(h http.Header) string {
 	return proto[0]
 }
 
-// secure reports whether the client's connection is encrypted.
-func (x *exchange) secure(r *http.Request) bool { return r.TLS != nil }
-
 // headSize is about how many bytes a request's head had on the wire.
 func headSize(r *http.Request) int64 {
 	n := len(r.Method) + len(r.RequestURI) + len(r.Proto) + len(r.Host) + 12

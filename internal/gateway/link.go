@@ -350,6 +350,7 @@ func (l *link) upgrade(w http.ResponseWriter, x *exchange, q *outbound) error {
 	h := w.Header()
 	l.head.copyTo(h)
 	cleanAnswer(h)
+	x.decorate(h)
 	h.Set("Upgrade", q.upgrade)
 	if p, ok := l.head.lookup("Upgrade"); ok {
 		h.Set("Upgrade", p)

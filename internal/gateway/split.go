@@ -154,7 +154,7 @@ func (x *exchange) preferred(r *http.Request) bool {
 }
 
 // stick tells the client by which cookie it comes back to the same instance.
-func (x *exchange) stick(h http.Header, r *http.Request) {
+func (x *exchange) stick(h http.Header) {
 	if x.route == nil || x.route.sticky == "" || x.instance == "" {
 		return
 	}
@@ -163,7 +163,7 @@ func (x *exchange) stick(h http.Header, r *http.Request) {
 		return
 	}
 	line := x.route.sticky + "=" + ticket + "; Path=/; HttpOnly; SameSite=Lax"
-	if x.secure(r) {
+	if x.origin.Scheme == "https" {
 		line += "; Secure"
 	}
 	h.Add("Set-Cookie", line)

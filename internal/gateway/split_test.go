@@ -2,8 +2,11 @@ package gateway
 
 import (
 	"fmt"
+	"io"
 	"math"
+	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -179,6 +182,21 @@ func TestStickyByCookie(t *testing.T) {
 	}
 	if body, _ := get("/same/", cookie); !strings.HasPrefix(body, "api-") {
 		t.Errorf("a service of weight 0 got a request: %q", body)
+	}
+}
+
+func TestWebSocketsAreStickyToo(t *testing.T) {
+	d := openDoor(t, Options{})
+	upgrading := rawService(t, "api-1", func(c net.Conn, _ string) {
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\nX-Powered-By: x\r\n\r\n")
+	})
+	d.applyDoor(system.Gateway{
+		Headers:        system.HeaderRules{Answer: map[string]string{"X-Powered-By": ""}},
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+	}, []system.Route{{Path: "/", Sticky: "cookie", Targets: toAPI}}, map[string][]Endpoint{"api": {upgrading}})
+	got := d.raw("GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n")
+	if !strings.HasPrefix(got, "HTTP/1.1 101 ") || !strings.Contains(got, "\r\nSet-Cookie: fairlead_") || !strings.Contains(got, "; Secure\r\n") || strings.Contains(got, "Powered") {
+		t.Errorf("%q", got)
 	}
 }
 

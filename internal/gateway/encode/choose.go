@@ -31,7 +31,7 @@ func Choose(lines []string, offers ...string) string {
 
 // quality returns the q-value of a coding in thousandths.
 func quality(lines []string, coding string) int {
-	any := 0
+	star := 0
 	for _, line := range lines {
 		for item := range strings.SplitSeq(line, ",") {
 			name, params, _ := strings.Cut(item, ";")
@@ -39,11 +39,11 @@ func quality(lines []string, coding string) int {
 			case same(name, coding):
 				return Weight(params)
 			case name == "*":
-				any = Weight(params)
+				star = Weight(params)
 			}
 		}
 	}
-	return any
+	return star
 }
 
 func named(lines []string, coding string) bool {
