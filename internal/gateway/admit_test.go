@@ -566,3 +566,40 @@ func TestApplyRefusesSecretsWithoutValue(t *testing.T) {
 		t.Errorf("%v", all)
 	}
 }
+
+func BenchmarkAdmit(b *testing.B) {
+	g := New(Options{})
+	bans := make([]Ban, 10_000)
+	for i := range bans {
+		bans[i] = Ban{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(i >> 8), byte(i), 0}), 24)}
+	}
+	g.SetBans(bans)
+	tests := []struct {
+		name string
+		gw   system.Gateway
+	}{
+		{"nothing", system.Gateway{}},
+		{"deny and rate", system.Gateway{Filters: system.Filters{
+			Deny: networks(b, "198.51.100.0/24"), Rates: []system.Rate{{Requests: 1_000_000, Per: time.Millisecond, By: system.ByClient}},
+		}}},
+	}
+	for _, tt := range tests {
+		b.Run(tt.name, func(b *testing.B) {
+			routes := []route{{def: &system.Route{}}}
+			a, err := g.admission(&Config{Gateway: tt.gw}, routes, nil, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			r := httptest.NewRequest(http.MethodGet, "/", http.NoBody)
+			w := httptest.NewRecorder()
+			x := &exchange{g: g, snap: &snapshot{admission: a}, route: &routes[0], entrance: &entrance{}, start: time.Now()}
+			b.ReportAllocs()
+			for b.Loop() {
+				x.answer.stamp = stamp{}
+				if !x.welcome(w, r) || !x.admit(w, r) {
+					b.Fatal("refused")
+				}
+			}
+		})
+	}
+}
