@@ -21,8 +21,9 @@ import (
 	"fairlead/internal/system"
 )
 
-// Version is the version of this program.
-const Version = "0.1.0"
+// Version is the version of this program. A build may set another one
+// (-ldflags "-X fairlead/internal/cli.Version=...").
+var Version = "0.1.0"
 
 // The exit codes.
 const (
@@ -32,11 +33,16 @@ const (
 )
 
 // Main runs the verb in args, args[0] being the program's name, and returns the
-// exit code. The word keeper runs the keeper of a node instead, which is how a
-// node starts it.
+// exit code. Two words are for processes that fairlead makes itself: keeper, and
+// stand-in, see [standIn].
 func Main(args []string, in io.Reader, out, errs io.Writer) int {
-	if len(args) > 1 && args[1] == "keeper" {
-		return node.KeeperMain(args[2:])
+	if len(args) > 1 {
+		switch args[1] {
+		case "keeper":
+			return node.KeeperMain(args[2:])
+		case standInVerb:
+			return standIn(args[2:])
+		}
 	}
 	a := newApp(in, out, errs, os.Getenv)
 	a.start = func(o node.Options) (runner, error) {
@@ -234,7 +240,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or a fault in the file.`,
 	root.AddCommand(
 		a.upCommand(), a.checkCommand(), a.statusCommand(), a.logsCommand(),
 		a.startCommand(), a.stopCommand(), a.scaleCommand(), a.restartCommand(),
-		a.reloadCommand(), a.revisionsCommand(), a.rollbackCommand(), a.downCommand(),
+		a.reloadCommand(), a.revisionsCommand(), a.rollbackCommand(), a.upgradeCommand(), a.downCommand(),
 		a.maintenanceCommand(), a.requestCommand(), a.envCommand(), a.banCommand(), a.unbanCommand(), a.bansCommand(), a.versionCommand(),
 	)
 	for _, cmd := range root.Commands() {
@@ -278,6 +284,7 @@ var synonyms = map[string][]string{
 	"status":      {"ps", "ls", "list", "top", "state", "info"},
 	"stop":        {"halt", "pause"},
 	"unban":       {"unblock", "allow", "pardon"},
+	"upgrade":     {"handover", "replace"},
 	"up":          {"run", "serve", "boot"},
 }
 
@@ -381,10 +388,12 @@ type version struct {
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
 	Commit   string `json:"commit,omitempty"`
+	// Handover is how it takes over from another process, see `fairlead upgrade`.
+	Handover int `json:"handover"`
 }
 
 func versionInfo() version {
-	v := version{Version: Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	v := version{Version: Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Handover: node.HandoverProtocol}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v

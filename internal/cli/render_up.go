@@ -110,7 +110,7 @@ func (v *upView) apply(e control.Event) []string {
 	}
 	if v.screen.live && v.phase == phaseStarting {
 		switch e.Kind {
-		case control.EventBackoff, control.EventFailed, control.EventDatabase, control.EventInfo, control.EventWarning:
+		case control.EventBackoff, control.EventFailed, control.EventDatabase, control.EventInfo, control.EventWarning, control.EventTaken:
 		default:
 			return nil // the block shows it, or what comes after it
 		}
@@ -180,7 +180,7 @@ func (v *upView) note(e control.Event) {
 		v.address = e.Text
 	case control.EventSecret:
 		v.secrets = append(v.secrets, e.Text)
-	case control.EventSwapped, control.EventDatabase, control.EventInfo, control.EventWarning:
+	case control.EventSwapped, control.EventDatabase, control.EventInfo, control.EventWarning, control.EventTaken:
 	default:
 	}
 }
@@ -292,7 +292,7 @@ func (v *upView) eventLines(e control.Event) []string {
 		who, text = "database", "created "+briefly(told)
 	case control.EventWarning:
 		text = s.style(yellow, "warning") + strings.TrimPrefix(with("warning"), "warning")
-	case control.EventInfo:
+	case control.EventInfo, control.EventTaken:
 		text = told
 	default:
 		text = with(string(e.Kind))

@@ -33,6 +33,7 @@ type runner interface {
 	URL() string
 	System() *system.System
 	Status() control.Status
+	Successor() int
 }
 
 const (
@@ -66,6 +67,13 @@ a second one kills at once. With --json every event is written as a line of JSON
   fairlead up --listen 127.0.0.1:0`,
 		Args: argsBetween(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			offer, err := node.Offered()
+			if err != nil {
+				return untaken(err)
+			}
+			if offer != nil {
+				return untaken(a.up(cmd.Context(), target{File: offer.File(), Data: offer.Data()}, node.Options{Offer: offer}))
+			}
 			t, err := a.findFile(first(args))
 			if err != nil {
 				return err
@@ -81,6 +89,15 @@ a second one kills at once. With --json every event is written as a line of JSON
 	flags.StringVarP(&o.Environment, "environment", "e", "", "environment of the file to merge in")
 	flags.StringVar(&o.Listen, "listen", "", "address of the door, in place of the file's gateway.listen")
 	return cmd
+}
+
+// untaken keeps silent about a take-over that came to nothing: the former process
+// tells.
+func untaken(err error) error {
+	if errors.Is(err, node.ErrNotTaken) {
+		return &exitError{exitFailed}
+	}
+	return err
 }
 
 // listenFlag checks the value of --listen as the file's gateway.listen is checked.
@@ -146,6 +163,7 @@ func (a *app) up(ctx context.Context, t target, o node.Options) error {
 	sys := r.System()
 	f := &foreground{
 		app: a, node: r, queue: queue, asked: asked, painter: painter{screen: a.out},
+		log: nodeLog, data: t.Data, heir: o.Offer != nil, titled: o.Offer != nil,
 		view: newUpView(a.out, upHead{
 			Version: Version, System: sys.Name, File: brief(t.File), Environment: sys.Environment,
 			Command: t.command(), Logs: brief(filepath.Join(t.Data, "logs")),
@@ -176,6 +194,10 @@ type foreground struct {
 	painter painter
 	queue   *eventQueue
 	asked   <-chan os.Signal
+	log     *node.LogFile
+	data    string // folder
+	heir    bool   // it takes over from another process, which has shown what there was to show
+	taken   bool   // another process has taken over from this one, and shows what happens
 
 	stopping time.Time  // when a stop was asked for; zero: not yet
 	stopped  chan error // result of the stop
@@ -214,6 +236,8 @@ func (f *foreground) run(ctx context.Context) error {
 				f.down(ctx)
 			case !f.stopping.IsZero():
 				f.stop(ctx)
+			case f.heir:
+				f.inherit()
 			default:
 				go func() { awaited <- f.node.Await(starting) }()
 			}
@@ -225,6 +249,10 @@ func (f *foreground) run(ctx context.Context) error {
 		case sig := <-f.asked:
 			f.drain()
 			switch {
+			case f.taken:
+				if s, ok := sig.(syscall.Signal); ok {
+					passOn(f.node.Successor(), s)
+				}
 			case f.stopping.IsZero():
 				f.begin(signalName(sig))
 				cancel()
@@ -242,15 +270,41 @@ func (f *foreground) run(ctx context.Context) error {
 		case <-done:
 			done, ended = nil, true
 			f.drain()
+			if f.node.Successor() != 0 {
+				return f.leave()
+			}
 			// Before it runs, Start says why it ended.
 			if running && f.stopping.IsZero() {
 				f.down(ctx)
 			}
 		case err := <-f.stopped:
 			f.drain()
+			if pid := f.node.Successor(); pid != 0 { // it was too late to stop here
+				passOn(pid, syscall.SIGTERM)
+				return f.leave()
+			}
 			return f.over(err)
 		}
 	}
+}
+
+// inherit takes up what the former process has shown.
+func (f *foreground) inherit() {
+	f.view.phase = phaseRunning
+	for _, svc := range f.node.Status().Services {
+		for _, i := range svc.Instance {
+			f.view.note(control.Event{Time: i.Since, Kind: control.EventKind(i.State), Service: svc.Name, Instance: i.ID, Text: i.Reason})
+		}
+	}
+}
+
+// leave ends a process whose system another one runs. The process that was started
+// first stays as a stand-in for it, except under systemd, which was told.
+func (f *foreground) leave() error {
+	if f.heir || os.Getenv("NOTIFY_SOCKET") != "" {
+		return nil
+	}
+	return becomeStandIn(f.data)
 }
 
 // expectNow takes over what the operator's overrides make of the file.
@@ -344,6 +398,14 @@ func (f *foreground) over(err error) error {
 
 // event shows one event.
 func (f *foreground) event(e control.Event) {
+	if f.taken {
+		return
+	}
+	if e.Kind == control.EventTaken {
+		defer func() { f.taken = true }()
+		f.log.Share()
+		f.view.phase = phaseRunning // nothing is left to be painted
+	}
 	if f.app.json {
 		_ = f.app.out.jsonLine(e) // who reads it has gone: the system goes on
 		return
@@ -379,7 +441,7 @@ func (f *foreground) tick() {
 
 // show writes lines for good, and paints the block below them again.
 func (f *foreground) show(lines []string) {
-	if f.app.json {
+	if f.app.json || f.taken {
 		return
 	}
 	// Who reads our output may have gone: the system goes on.

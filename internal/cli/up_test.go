@@ -68,6 +68,7 @@ func (n *fakeNode) Stop(context.Context) error {
 
 func (n *fakeNode) Kill()                  { close(n.kill) }
 func (n *fakeNode) Done() <-chan struct{}  { return n.done }
+func (n *fakeNode) Successor() int         { return 0 }
 func (n *fakeNode) URL() string            { return "http://127.0.0.1:3005" }
 func (n *fakeNode) System() *system.System { return n.sys }
 

@@ -72,6 +72,33 @@ func (r *Receipt) UnmarshalJSON(b []byte) error {
 	return err
 }
 
+// MarshalJSON writes the reply with its durations in seconds.
+func (r UpgradeReply) MarshalJSON() ([]byte, error) {
+	type plain UpgradeReply
+	return encode(struct {
+		plain
+		upgradeSeconds
+	}{plain(r), upgradeSeconds{r.Took.Seconds(), r.NoBus.Seconds(), r.Held.Seconds()}})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (r *UpgradeReply) UnmarshalJSON(b []byte) error {
+	type plain UpgradeReply
+	in := struct {
+		*plain
+		upgradeSeconds
+	}{plain: (*plain)(r)}
+	err := json.Unmarshal(b, &in)
+	r.Took, r.NoBus, r.Held = duration(in.TookSeconds), duration(in.BusSeconds), duration(in.HeldSeconds)
+	return err
+}
+
+type upgradeSeconds struct {
+	TookSeconds float64 `json:"took_seconds"`
+	BusSeconds  float64 `json:"bus_seconds"`
+	HeldSeconds float64 `json:"held_seconds"`
+}
+
 // MarshalJSON writes the traffic with its longest wait in seconds.
 func (t Traffic) MarshalJSON() ([]byte, error) {
 	type plain Traffic

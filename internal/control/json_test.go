@@ -38,6 +38,10 @@ func TestJSONNamesItsUnitsAndHasNoNull(t *testing.T) {
 			`{"service":"a","old":[],"new":[],"failed":0,"took_seconds":1,"traffic":{"requests":5,"failed":1,"connections":{"before":3,"kept":2},"tunnels":{"before":0,"kept":0},"stall_seconds":0.0015}}`,
 		},
 		{
+			"upgrade", &control.UpgradeReply{PID: 7, Version: "2", From: "1", Took: 2 * time.Second, NoBus: 1500 * time.Microsecond, Missing: control.List[string]{}}, &control.UpgradeReply{},
+			`{"pid":7,"version":"2","from":"1","missing":[],"finishing":{"connections":0,"requests":0,"tunnels":0},"took_seconds":2,"bus_seconds":0.0015,"held_seconds":0}`,
+		},
+		{
 			"request over the bus", &control.BusRequest{Subject: "a", Data: []byte("x"), Timeout: 1500 * time.Millisecond}, &control.BusRequest{},
 			`{"subject":"a","data":"eA==","timeout_seconds":1.5}`,
 		},

@@ -49,6 +49,9 @@ type ServerOptions struct {
 	// user id, and may already have ended: then Allow must refuse it. Nil allows
 	// all processes of our user.
 	Allow func(pid int) error
+	// Inherited is the socket of the server in another process, see
+	// [Server.Socket]; [Listen] closes it. Nil: a new one is made.
+	Inherited *os.File
 }
 
 // Server answers the verbs on the control socket. All methods are safe for
@@ -72,6 +75,7 @@ type Server struct {
 	open    int           // requests being answered
 	idle    chan struct{} // closed when open falls to 0 while shut
 	shut    bool
+	left    bool
 }
 
 // method answers one verb: it writes its lines, all but an error, to out.
@@ -88,7 +92,13 @@ func Listen(path string, opts ServerOptions) (*Server, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	ln, err := bind(path)
+	var ln *socket
+	var err error
+	if opts.Inherited != nil {
+		ln, err = inherit(path, opts.Inherited)
+	} else {
+		ln, err = bind(path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open control socket: %w", err)
 	}
@@ -111,10 +121,33 @@ func (s *Server) Serve() error {
 	err := s.http.Serve(s.ln)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.shut {
+	if s.shut || s.left {
 		return nil
 	}
 	return fmt.Errorf("serve control socket: %w", err)
+}
+
+// Socket returns a duplicate of the listening socket, for the server in another
+// process that is to take over. The caller closes it; its Fd must not be called,
+// which would make the socket of both processes blocking.
+func (s *Server) Socket() (*os.File, error) {
+	f, err := s.ln.File()
+	if err != nil {
+		return nil, fmt.Errorf("duplicate control socket: %w", err)
+	}
+	return f, nil
+}
+
+// Leave takes no more callers, who come to the process that has the duplicate of
+// the socket. Open calls go on until Close, which leaves the socket's file alone.
+func (s *Server) Leave() error {
+	s.mu.Lock()
+	s.left = true
+	s.mu.Unlock()
+	if err := s.ln.leave(); err != nil {
+		return fmt.Errorf("leave control socket: %w", err)
+	}
+	return nil
 }
 
 // Close removes the socket, ends the streams, gives open calls two seconds to

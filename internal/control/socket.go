@@ -80,6 +80,36 @@ func (s *socket) listen(path string) error {
 	return nil
 }
 
+// inherit takes over the listening socket of another process, whose file is at path.
+func inherit(path string, f *os.File) (*socket, error) {
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("take over %s: %w", path, err)
+	}
+	ln, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("take over %s: not a Unix socket but %T", path, l), l.Close())
+	}
+	ln.SetUnlinkOnClose(false) // Close removes it
+	folder, name := filepath.Split(path)
+	dir, err := os.Open(folder)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open folder: %w", err), ln.Close())
+	}
+	s := &socket{UnixListener: ln, dir: dir, name: name}
+	if s.ino, err = inode(dir, name); err != nil {
+		return nil, errors.Join(fmt.Errorf("take over %s: %w", path, err), ln.Close(), dir.Close())
+	}
+	return s, nil
+}
+
+// leave stops listening for this process only: the file stays.
+func (s *socket) leave() error {
+	s.closing.Do(func() { s.closeErr = errors.Join(s.UnixListener.Close(), s.dir.Close()) })
+	return s.closeErr
+}
+
 // Close stops listening and removes the socket's file. Later calls return the
 // first result.
 func (s *socket) Close() error {

@@ -30,6 +30,7 @@ const (
 	EventBackoff    EventKind = "backoff"    // Service, Instance, Text: reason and delay
 	EventFailed     EventKind = "failed"     // Service, Instance, Text
 	EventSwapped    EventKind = "swapped"    // the route table now is the new revision's
+	EventTaken      EventKind = "taken"      // Text: the process that runs the system now
 	EventListening  EventKind = "listening"  // Text: the door's address
 	EventSecret     EventKind = "secret"     // Text: name and file of a secret generated now, never its value
 	EventDatabase   EventKind = "database"   // Text: a database that was created now
@@ -223,6 +224,30 @@ type (
 		Error   string              `json:"error,omitempty"` // the service answered with an error
 		Code    string              `json:"code,omitempty"`
 	}
+	// UpgradeRequest is for POST /v1/upgrade.
+	UpgradeRequest struct {
+		Binary string `json:"binary"` // path of the program that takes over, absolute
+	}
+	// UpgradeReply says who runs the system now, and what its traffic felt of it.
+	UpgradeReply struct {
+		PID     int           `json:"pid"`
+		Version string        `json:"version"`
+		From    string        `json:"from"` // version that ran before
+		Took    time.Duration `json:"-"`    // took_seconds in JSON
+		NoBus   time.Duration `json:"-"`    // for how long there was no bus; bus_seconds in JSON
+		Held    time.Duration `json:"-"`    // longest that a request for the bus was held; held_seconds in JSON
+		// Missing are the instances that have not come back to the bus in time.
+		Missing List[string] `json:"missing"`
+		// Finishing is what the former process still has open and finishes.
+		Finishing Finishing `json:"finishing"`
+		Traffic   *Traffic  `json:"traffic,omitempty"`
+	}
+	// Finishing counts what a process that takes nothing new has open.
+	Finishing struct {
+		Connections int `json:"connections"`
+		Requests    int `json:"requests"`
+		Tunnels     int `json:"tunnels"`
+	}
 	// DownReply says how the system ended.
 	DownReply struct {
 		Stopped int `json:"stopped"` // instances
@@ -261,6 +286,7 @@ const (
 	VerbRollback    = "rollback"    // RollbackRequest -> ReloadReply
 	VerbRevisions   = "revisions"   // Empty -> []Revision, oldest first
 	VerbMaintenance = "maintenance" // MaintenanceRequest -> []Maintenance, as in Status
+	VerbUpgrade     = "upgrade"     // UpgradeRequest -> UpgradeReply, when another process runs the system
 	VerbDown        = "down"        // Empty -> DownReply, when all instances ended
 	VerbLogs        = "logs"        // LogsRequest -> a stream of Line
 	VerbRequest     = "request"     // BusRequest -> BusReply

@@ -176,11 +176,16 @@ func (n *Node) specs(r *revision, want func(*system.Service) bool) []supervise.S
 			Service: svc.Name, Revision: r.Number, Command: r.command(svc), Dir: svc.WorkingDir,
 			Replicas: n.replicas(svc), Healthcheck: svc.Healthcheck, UpdateOrder: svc.UpdateOrder,
 			StopGracePeriod: svc.StopGracePeriod,
-			OnBus:           svc.Bus != nil && len(svc.Bus.Answers)+len(svc.Bus.Subscribes) > 0,
+			OnBus:           onBus(svc),
 			HTTP:            svc.HTTP,
 		})
 	}
 	return specs
+}
+
+// onBus reports whether a service has something to subscribe on the bus.
+func onBus(svc *system.Service) bool {
+	return svc.Bus != nil && len(svc.Bus.Answers)+len(svc.Bus.Subscribes) > 0
 }
 
 // replicas is what the operator decided, else what the file says.

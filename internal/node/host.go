@@ -36,6 +36,8 @@ type host struct {
 	seen map[string]look
 	// answered keeps what an instance got over the bus, once it cannot be asked any more.
 	answered map[string]uint64
+	// carried is what instances got over HTTP from processes before this one.
+	carried map[string]uint64
 }
 
 // grants is what the instances of one revision may be given.
@@ -127,7 +129,7 @@ func (h *host) Grant(_ context.Context, s supervise.Spec, id string) ([]string, 
 	env[wire.EnvSystem] = g.rev.sys.Name
 	env[wire.EnvService] = svc.Name
 	env[wire.EnvInstance] = id
-	env[wire.EnvIdentityKey] = h.n.identityKey
+	env[wire.EnvIdentityKey] = h.n.identityKey()
 	env[wire.EnvGrace] = svc.StopGracePeriod.String()
 	if svc.Bus != nil {
 		cred, err := h.n.bus.Issue(svc.Name, id)
@@ -245,8 +247,16 @@ func (h *host) Admit(i supervise.Instance) {
 		list = append(slices.Clip(list), i)
 		h.ready[i.Service] = list
 	}
-	h.n.gate.SetEndpoints(i.Service, endpoints(list))
+	h.route(i.Service, list)
 	h.mu.Unlock()
+}
+
+// route tells the door, and the one of a former process, which instances of a
+// service take traffic. The mutex is held.
+func (h *host) route(service string, list []supervise.Instance) {
+	eps := endpoints(list)
+	h.n.gate.SetEndpoints(service, eps)
+	h.n.former.say(sayEndpoints, told{Service: service, Endpoints: eps})
 }
 
 // defaultDrain is the drain time of a service that is in no file any more.
@@ -266,6 +276,9 @@ func (h *host) Withdraw(ctx context.Context, i supervise.Instance) {
 	default:
 		h.remember(i.ID, answered)
 	}
+	var elsewhere sync.WaitGroup
+	elsewhere.Go(func() { h.n.former.drain(ctx, i) })
+	defer elsewhere.Wait()
 	if err := h.n.gate.Drain(ctx, i.Service, i.ID); err != nil && !errors.Is(err, context.Canceled) {
 		h.n.log.WarnContext(ctx, "requests are open on an instance that stops", wire.KeyInstance, i.ID, wire.KeyError, err)
 	}
@@ -301,6 +314,7 @@ func (h *host) Gone(i supervise.Instance) {
 		h.n.log.Warn("credentials not revoked", wire.KeyInstance, i.ID, wire.KeyError, err)
 	}
 	h.n.gate.Lost(i.Service, i.ID)
+	h.n.former.say(sayLost, told{Service: i.Service, Instance: i.ID})
 	h.mu.Lock()
 	delete(h.seen, i.ID)
 	delete(h.born, i.ID)
@@ -317,7 +331,7 @@ func (h *host) leave(i supervise.Instance) {
 	}
 	list = slices.Delete(slices.Clone(list), k, k+1)
 	h.ready[i.Service] = list
-	h.n.gate.SetEndpoints(i.Service, endpoints(list))
+	h.route(i.Service, list)
 }
 
 // remember keeps an instance's count for receipts and the status. Ids are never
@@ -338,9 +352,37 @@ func (h *host) served(id string) uint64 {
 		answered = reg.Delivered
 	}
 	h.mu.Lock()
-	answered = max(answered, h.answered[id])
+	answered = max(answered, h.answered[id]) + h.carried[id]
 	h.mu.Unlock()
 	return answered + h.n.gate.Served(id)
+}
+
+// counts puts what the instances that live got over HTTP into served, and returns
+// what others got over the bus.
+func (h *host) counts(served map[string]uint64) (answered map[string]uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id := range h.born {
+		served[id] = h.carried[id] + h.n.gate.Served(id)
+	}
+	return maps.Clone(h.answered)
+}
+
+// inherit takes over what a former process knew of the instances.
+func (h *host) inherit(t taking) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.carried = t.Served
+	if t.Answered != nil {
+		h.answered = t.Answered
+	}
+	for _, svc := range t.Instances.Services {
+		for _, p := range svc.Places {
+			if p.Process != nil {
+				h.born[p.Instance.ID] = p.Spec
+			}
+		}
+	}
 }
 
 // swap sets the instances of several services at once, and hands what all pools
@@ -362,6 +404,9 @@ func (h *host) swap(by map[string][]supervise.Instance, removed []string, apply 
 		return err
 	}
 	h.ready = next
+	for service, eps := range all {
+		h.n.former.say(sayEndpoints, told{Service: service, Endpoints: eps})
+	}
 	return nil
 }
 

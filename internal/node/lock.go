@@ -87,11 +87,16 @@ func lockData(ctx context.Context, dir string, tell func(string)) (*dataLock, er
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	l := &dataLock{file: f, holder: holder{PID: os.Getpid(), Start: startTicks(os.Getpid()), Boot: bootID(), Since: time.Now()}}
+	l := ownedLock(f)
 	if err := l.write(); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return l, nil
+}
+
+// ownedLock is a lock that this process holds, which the file does not say yet.
+func ownedLock(f *os.File) *dataLock {
+	return &dataLock{file: f, holder: holder{PID: os.Getpid(), Start: startTicks(os.Getpid()), Boot: bootID(), Since: time.Now()}}
 }
 
 // announce puts the door's address into the lock file.

@@ -26,6 +26,8 @@ type LogFile struct {
 	mu   sync.Mutex // guards the fields below
 	file *os.File
 	size int64
+	// shared is true when another process writes to the file, too, and looks after it.
+	shared bool
 }
 
 // NewLogFile returns the log at path. It touches nothing yet.
@@ -35,7 +37,7 @@ func NewLogFile(path string) *LogFile { return &LogFile{path: path, limit: logLi
 func (l *LogFile) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.size > 0 && l.file != nil && l.size+int64(len(line)) > l.limit {
+	if !l.shared && l.size > 0 && l.file != nil && l.size+int64(len(line)) > l.limit {
 		if err := l.rotate(); err != nil {
 			return 0, err
 		}
@@ -46,7 +48,7 @@ func (l *LogFile) Write(line []byte) (int, error) {
 		}
 	}
 	n, err := l.file.Write(line)
-	if err != nil && n > 0 { // what comes next must not stand in half a line
+	if err != nil && n > 0 && !l.shared { // what comes next must not stand in half a line
 		if terr := l.file.Truncate(l.size); terr == nil {
 			n = 0
 		}
@@ -90,6 +92,14 @@ func (l *LogFile) rotate() error {
 		return fmt.Errorf("rotate log: %w", err)
 	}
 	return nil
+}
+
+// Share is called when another process writes to the log, too: from then on this
+// one appends whole lines and leaves it to the other to move the file aside.
+func (l *LogFile) Share() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.shared = true
 }
 
 // Close closes the file; a later write opens it again.

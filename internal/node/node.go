@@ -49,6 +49,9 @@ type Options struct {
 	Version     string              // of this program, for the status
 	Logger      *slog.Logger        // default: discard
 	Events      func(control.Event) // told of every step, one call at a time; default: nobody
+	// Offer is what this process was started to take over ([Offered]); nil: it starts
+	// the system. With it, Path, Environment, Data and Listen are the offer's.
+	Offer *Offer
 }
 
 // Node is one running system. Its methods are safe for concurrent use.
@@ -59,19 +62,21 @@ type Node struct {
 	log   *slog.Logger
 	first *system.System // as New found it, until Start has applied it
 
-	started     time.Time
-	identityKey string
-	lock        *dataLock
-	secrets     *secret.Store
-	bus         *bus.Bus
-	operator    *nats.Conn
-	state       *state
-	certs       *certs.Store
-	gate        *gateway.Gateway
-	sup         *supervise.Supervisor
-	host        *host
-	bans        *bans
-	control     *control.Server
+	started  time.Time
+	identity ed25519.PrivateKey // signs users' identities
+	lock     *dataLock
+	secrets  *secret.Store
+	bus      *bus.Bus
+	operator *nats.Conn
+	state    *state
+	certs    *certs.Store
+	gate     *gateway.Gateway
+	gateConn *nats.Conn // the gateway's
+	access   *LogFile
+	sup      *supervise.Supervisor
+	host     *host
+	bans     *bans
+	control  *control.Server
 
 	events   sync.Mutex                        // one event at a time; guards watchers
 	watchers map[*func(control.Event)]struct{} // callers of verbs, told what goes on
@@ -80,14 +85,18 @@ type Node struct {
 	killed   atomic.Bool
 	killable atomic.Pointer[supervise.Supervisor] // sup, once it has started
 
+	former    *former                   // that ran the system before and still finishes requests; nil: none
+	successor atomic.Pointer[successor] // that runs the system now; nil: this one does
+
 	ops chan struct{} // holds one token: at most one change goes on, the start is the first
 
 	giveUp context.CancelCauseFunc // ends a start that goes on
 
-	mu        sync.Mutex // guards what follows
-	applied   *revision
-	overrides map[string]control.Override
-	closed    map[string]control.Maintenance // decided by hand, by route; replaced as a whole
+	mu         sync.Mutex // guards what follows
+	endUpgrade func()     // breaks off the upgrade that goes on; nil: none does
+	applied    *revision
+	overrides  map[string]control.Override
+	closed     map[string]control.Maintenance // decided by hand, by route; replaced as a whole
 	// runs is the revision that each service's instances are started from: the
 	// last one that changed it.
 	runs map[string]int
@@ -110,6 +119,9 @@ type closer struct {
 // New reads and checks the file. It starts nothing. It returns
 // [system.Findings] if the file is at fault.
 func New(opts Options) (*Node, error) {
+	if opts.Offer != nil {
+		return newFromOffer(opts)
+	}
 	sys, err := system.Load(opts.Path, system.Options{Environment: opts.Environment})
 	if err != nil {
 		return nil, err
@@ -124,24 +136,36 @@ func New(opts Options) (*Node, error) {
 	if data, err = filepath.Abs(data); err != nil {
 		return nil, fmt.Errorf("find data folder: %w", err)
 	}
+	n := newNode(opts, sys.File, data)
+	n.first = sys
+	return n, nil
+}
+
+func newNode(opts Options, file, data string) *Node {
 	n := &Node{
-		opts: opts, file: sys.File, data: data, log: opts.Logger, first: sys,
+		opts: opts, file: file, data: data, log: opts.Logger,
 		ops: make(chan struct{}, 1), overrides: map[string]control.Override{}, runs: map[string]int{}, watchers: map[*func(control.Event)]struct{}{}, done: make(chan struct{}),
 	}
 	n.host = newHost(n)
-	return n, nil
+	return n
 }
 
 // Start opens the rooms, builds the system and starts it. It returns when every
 // service was started and the door listens; [Node.Await] waits until all are
 // ready. On an error everything is stopped again. A [RunningError] says that
 // another node runs the system.
+//
+// In a process that was started to take over, it returns when that has been done,
+// or [ErrNotTaken].
 func (n *Node) Start(ctx context.Context) (err error) {
-	n.started = time.Now()
 	n.ballast = newBallast()
 	ctx, n.giveUp = context.WithCancelCause(ctx)
 	n.ops <- struct{}{}
 	defer func() { <-n.ops }()
+	if n.opts.Offer != nil {
+		return n.takeOver(ctx)
+	}
+	n.started = time.Now()
 	defer func() {
 		if err != nil {
 			if cause := context.Cause(ctx); errors.Is(cause, ErrDown) {
@@ -162,6 +186,7 @@ func (n *Node) Start(ctx context.Context) (err error) {
 		return err
 	}
 	n.launched.Store(true)
+	notify("READY=1")
 	n.tell(control.Event{Kind: control.EventListening, Text: n.gate.URL()})
 	return nil
 }
@@ -182,68 +207,32 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.onStop("lock", func(context.Context) error { return n.lock.release() })
-	n.secrets = secret.Open(filepath.Join(n.data, "secrets"))
-	n.onStop("secret files", func(context.Context) error { return os.RemoveAll(n.secretFiles()) })
+	n.ownLock()
 	if err := os.RemoveAll(n.secretFiles()); err != nil { // of a run that was killed
 		return fmt.Errorf("remove old secret files: %w", err)
 	}
-
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
+	if _, n.identity, err = ed25519.GenerateKey(rand.Reader); err != nil {
 		return fmt.Errorf("make identity key: %w", err)
 	}
-	n.identityKey = wire.EncodeKey(public)
-
 	if err := listen.CheckFree(ctx, n.first.Bus.Listen); err != nil {
 		return fmt.Errorf("open bus: %w", err)
 	}
-	n.bus, err = bus.Open(ctx, bus.Options{Dir: filepath.Join(n.data, "bus"), Listen: n.first.Bus.Listen, System: n.first.Name, Logger: n.log})
-	if err != nil {
+	if err := n.openBus(ctx, bus.Options{}); err != nil {
 		return err
 	}
-	n.onStop("bus", n.bus.Close)
-	if err := n.openState(ctx); err != nil {
+	if err := n.openDoor(ctx, nil); err != nil {
 		return err
 	}
-	gateConn, err := n.bus.Gateway()
-	if err != nil {
-		return err
-	}
-	n.onStop("gateway's connection", func(context.Context) error { gateConn.Close(); return nil })
-	access := NewLogFile(filepath.Join(n.data, "logs", "access.log"))
-	n.onStop("access log", func(context.Context) error { return access.Close() })
-	if err := n.openCertificates(); err != nil {
-		return err
-	}
-	tickets, err := ticketKey(n.data)
-	if err != nil {
-		return err
-	}
-	n.gate = gateway.New(gateway.Options{
-		TicketKey: tickets,
-		Listen:    n.opts.Listen, Gateway: n.first.Gateway, Certificates: n.certs, Logger: n.log, AccessLog: access, Bus: gateConn,
-		Signer: wire.NewSigner(private, n.first.Name), System: n.first.Name, Monitors: n.monitors(),
-	})
-	if err := n.loadMaintenance(ctx); err != nil {
-		return err
-	}
-	if n.bans, err = openBans(ctx, n.state, n.gate.SetBans); err != nil {
-		return err
-	}
-
-	n.sup = supervise.New(supervise.Options{
-		Dir: n.data, Logger: n.log, Host: n.host, NextID: n.nextID, Events: n.onInstance, Lock: n.lock.file,
-	})
+	n.newSupervisor()
 	// The control socket ends after the services: while they stop, `status` tells.
-	if err := n.openControl(); err != nil {
+	if err := n.openControl(nil); err != nil {
 		return err
 	}
+	n.serveControl()
 	if err := n.sup.Start(ctx); err != nil {
 		return err
 	}
-	n.onStop("services", n.sup.Stop)
-	n.killable.Store(n.sup)
+	n.ownServices()
 	if n.killed.Load() {
 		return errors.New("start: killed")
 	}
@@ -253,6 +242,68 @@ func (n *Node) open(ctx context.Context) error {
 	}
 	n.onStop("gateway", n.gate.Stop)
 	return nil
+}
+
+// ownLock registers what goes with the lock of the data folder.
+func (n *Node) ownLock() {
+	n.onStop("lock", func(context.Context) error { return n.lock.release() })
+	n.secrets = secret.Open(filepath.Join(n.data, "secrets"))
+	n.onStop("secret files", func(context.Context) error { return os.RemoveAll(n.secretFiles()) })
+}
+
+// openBus opens the bus, and connects to it for the state.
+func (n *Node) openBus(ctx context.Context, o bus.Options) (err error) {
+	o.Dir, o.Listen, o.System, o.Logger = filepath.Join(n.data, "bus"), n.first.Bus.Listen, n.first.Name, n.log
+	if n.bus, err = bus.Open(ctx, o); err != nil {
+		return err
+	}
+	n.onStop("bus", n.bus.Close)
+	return n.openState(ctx)
+}
+
+// openDoor makes the gateway; it does not listen yet.
+func (n *Node) openDoor(ctx context.Context, inherited []listen.Socket) (err error) {
+	if n.gateConn, err = n.bus.Gateway(); err != nil {
+		return err
+	}
+	n.onStop("gateway's connection", func(context.Context) error { n.gateConn.Close(); return nil })
+	n.access = NewLogFile(filepath.Join(n.data, "logs", "access.log"))
+	n.onStop("access log", func(context.Context) error { return n.access.Close() })
+	if err := n.openCertificates(); err != nil {
+		return err
+	}
+	tickets, err := ticketKey(n.data)
+	if err != nil {
+		return err
+	}
+	n.gate = gateway.New(gateway.Options{
+		TicketKey: tickets, Inherited: inherited,
+		Listen: n.opts.Listen, Gateway: n.first.Gateway, Certificates: n.certs, Logger: n.log, AccessLog: n.access, Bus: n.gateConn,
+		Signer: wire.NewSigner(n.identity, n.first.Name), System: n.first.Name, Monitors: n.monitors(),
+	})
+	if err := n.loadMaintenance(ctx); err != nil {
+		return err
+	}
+	n.bans, err = openBans(ctx, n.state, n.gate.SetBans)
+	return err
+}
+
+func (n *Node) newSupervisor() {
+	n.sup = supervise.New(supervise.Options{
+		Dir: n.data, Logger: n.log, Host: n.host, NextID: n.nextID, Events: n.onInstance, Lock: n.lock.file,
+	})
+}
+
+// identityKey is what services verify users' identities with.
+func (n *Node) identityKey() string {
+	public, _ := n.identity.Public().(ed25519.PublicKey) // it is one
+	return wire.EncodeKey(public)
+}
+
+// ownServices registers what ends with the services.
+func (n *Node) ownServices() {
+	n.onStop("services", n.sup.Stop)
+	n.killable.Store(n.sup)
 }
 
 // owned refuses a folder that belongs to somebody else, who could open it again.
@@ -330,9 +381,15 @@ func (n *Node) Done() <-chan struct{} { return n.done }
 // Stop ends everything in order: the door takes nothing new and finishes what is
 // open, then the services stop, then the bus. It is bounded by ctx and the
 // services' grace periods, and idempotent: later calls return the first result.
+//
+// Where another process runs the system by now, it ends what is left in this one.
 func (n *Node) Stop(ctx context.Context) error {
 	n.stopping.Store(true)
+	n.stopUpgrade()
 	n.stopOnce.Do(func() {
+		if n.Successor() == 0 {
+			notify("STOPPING=1")
+		}
 		var errs []error
 		for _, c := range slices.Backward(n.closers) {
 			if err := c.end(ctx); err != nil {
@@ -349,6 +406,10 @@ func (n *Node) Stop(ctx context.Context) error {
 // soon after.
 func (n *Node) Kill() {
 	n.killed.Store(true)
+	n.stopUpgrade()
+	if n.Successor() != 0 {
+		return // nothing runs here
+	}
 	if sup := n.killable.Load(); sup != nil {
 		sup.Kill()
 	}

@@ -23,9 +23,11 @@ import (
 	"fairlead/internal/wire"
 )
 
-// openControl serves the verbs on the data folder's socket.
-func (n *Node) openControl() error {
-	server, err := control.Listen(filepath.Join(n.data, control.SocketName), control.ServerOptions{Logger: n.log, Allow: n.allowPeer, Version: n.opts.Version})
+// openControl opens the data folder's socket, or takes it over from another process.
+func (n *Node) openControl(inherited *os.File) error {
+	server, err := control.Listen(filepath.Join(n.data, control.SocketName), control.ServerOptions{
+		Logger: n.log, Allow: n.allowPeer, Version: n.opts.Version, Inherited: inherited,
+	})
 	if err != nil {
 		return err
 	}
@@ -43,18 +45,23 @@ func (n *Node) openControl() error {
 	control.Handle(server, control.VerbRequest, n.request)
 	control.Handle(server, control.VerbEnv, n.env)
 	control.Handle(server, control.VerbMaintenance, n.maintenance)
+	control.Handle(server, control.VerbUpgrade, n.upgrade)
 	control.Handle(server, control.VerbDown, n.down)
 	control.Handle(server, control.VerbBan, n.bans.ban)
 	control.Handle(server, control.VerbUnban, n.bans.unban)
 	control.Handle(server, control.VerbBans, n.bans.list)
 	control.HandleStream(server, control.VerbLogs, n.logs)
+	n.onStop("control socket", func(context.Context) error { return server.Close() })
+	return nil
+}
+
+// serveControl answers the verbs.
+func (n *Node) serveControl() {
 	go func() {
-		if err := server.Serve(); err != nil {
+		if err := n.control.Serve(); err != nil {
 			n.log.Error("control socket closed", wire.KeyError, err)
 		}
 	}()
-	n.onStop("control socket", func(context.Context) error { return server.Close() })
-	return nil
 }
 
 // allowPeer refuses the instances and what they started: a service must not
@@ -77,9 +84,8 @@ func (n *Node) allowPeer(pid int) error {
 // begin waits until no other change goes on. From then on the caller's tell gets
 // all events of the node, until it gives the turn back.
 func (n *Node) begin(ctx context.Context, tell func(control.Event)) (release func(), err error) {
-	ending := &control.Error{Code: control.CodeConflict, Message: "the system is stopping"}
 	if n.stopping.Load() {
-		return nil, ending
+		return nil, errStopping()
 	}
 	take := func() func() {
 		end := n.watch(tell)
@@ -101,7 +107,7 @@ func (n *Node) begin(ctx context.Context, tell func(control.Event)) (release fun
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for another change: %w", ctx.Err())
 	case <-n.done:
-		return nil, ending
+		return nil, errStopping()
 	}
 }
 
@@ -496,11 +502,17 @@ func (n *Node) down(ctx context.Context, _ control.Empty, tell func(control.Even
 	defer n.watch(tell)()
 	n.stopping.Store(true)
 	n.giveUp(ErrDown)
+	n.stopUpgrade()
+	if pid := n.Successor(); pid != 0 {
+		return control.DownReply{}, &control.Error{
+			Code: control.CodeConflict, Message: fmt.Sprintf("process %d has just taken over", pid), Hint: "fairlead down, once more",
+		}
+	}
 	n.tell(control.Event{Kind: control.EventInfo, Text: "stopping " + counted(running, "instance")})
 	ctx = context.WithoutCancel(ctx)
 	closing, cancel := context.WithTimeout(ctx, n.longestDrain())
 	defer cancel()
-	if err := n.gate.Stop(closing); err != nil {
+	if err := errors.Join(n.gate.Stop(closing), n.former.finish(closing)); err != nil {
 		n.log.WarnContext(ctx, "requests are broken off", wire.KeyError, err)
 	}
 	err := n.sup.Stop(ctx)

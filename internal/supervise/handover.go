@@ -12,6 +12,10 @@ import (
 	"fairlead/internal/supervise/keeper"
 )
 
+// KeeperProtocol is the version of the conversation with the keeper: a supervisor
+// can adopt instances only from one of the same.
+const KeeperProtocol = keeper.Protocol
+
 // Frozen is all that a supervisor knows in memory only, for the one in another
 // process that takes its place. It is plain data.
 type Frozen struct {
