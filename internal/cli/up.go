@@ -60,9 +60,13 @@ happens until it is told to stop. Nothing is left behind then: no process, socke
 or port. What must last is in the data folder, .fairlead beside the file.
 
 The first Ctrl-C (or SIGTERM, or the terminal's end) stops everything in order,
-a second one kills at once. With --json every event is written as a line of JSON.`,
+a second one kills at once. With --watch, for development, whatever is saved is
+applied as by "fairlead reload": the file, and what the services are built of; a
+service without a build is restarted when something in its own folder changes. What
+does not build, or is at fault, leaves running what runs. With --json every event is written as a line of JSON.`,
 		Example: `  fairlead up
   fairlead up stacks/commerce
+  fairlead up --watch
   fairlead up -e production --data /var/lib/commerce /srv/commerce
   fairlead up --listen 127.0.0.1:0`,
 		Args: argsBetween(0, 1),
@@ -87,6 +91,7 @@ a second one kills at once. With --json every event is written as a line of JSON
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&o.Environment, "environment", "e", "", "environment of the file to merge in")
+	flags.BoolVarP(&o.Watch, "watch", "w", false, "apply the file, and build again, whenever a source changes")
 	flags.StringVar(&o.Listen, "listen", "", "address of the door, in place of the file's gateway.listen")
 	return cmd
 }

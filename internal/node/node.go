@@ -48,6 +48,7 @@ type Options struct {
 	Listen      string              // address of the door instead of the file's, "" for the file's
 	Version     string              // of this program, for the status
 	Logger      *slog.Logger        // default: discard
+	Watch       bool                // apply the file whenever it, or what the services watch, changes
 	Events      func(control.Event) // told of every step, one call at a time; default: nobody
 	// Offer is what this process was started to take over ([Offered]); nil: it starts
 	// the system. With it, Path, Environment, Data and Listen are the offer's.
@@ -184,6 +185,11 @@ func (n *Node) Start(ctx context.Context) (err error) {
 	}
 	if err := n.lock.announce(n.gate.URL()); err != nil {
 		return err
+	}
+	if n.opts.Watch {
+		if err := n.follow(); err != nil {
+			return err
+		}
 	}
 	n.launched.Store(true)
 	notify("READY=1")

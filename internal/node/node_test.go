@@ -63,9 +63,10 @@ func echo() {
 
 // fixture is a folder with a system in it.
 type fixture struct {
-	t    *testing.T
-	dir  string
-	node *Node
+	t     *testing.T
+	dir   string
+	node  *Node
+	watch bool
 
 	mu     sync.Mutex // guards events
 	events []control.Event
@@ -130,7 +131,7 @@ func (f *fixture) edit(old, next string) {
 
 func (f *fixture) up() *Node {
 	f.t.Helper()
-	n, err := New(Options{Path: f.dir, Events: f.note})
+	n, err := New(Options{Path: f.dir, Events: f.note, Watch: f.watch})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -347,7 +348,7 @@ func TestVerbsWaitUntilTheSystemHasStarted(t *testing.T) {
 	f := newFixture(t)
 	gate := filepath.Join(f.dir, "gate")
 	f.edit("replicas: 2", "replicas: 2\n    build: {command: \"until [ -e "+gate+" ]; do sleep 0.01; done\"}")
-	n, err := New(Options{Path: f.dir, Events: f.note})
+	n, err := New(Options{Path: f.dir, Events: f.note, Watch: f.watch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -381,7 +382,7 @@ func TestVerbsWaitUntilTheSystemHasStarted(t *testing.T) {
 func TestDownEndsAStart(t *testing.T) {
 	f := newFixture(t)
 	f.edit("replicas: 2", "replicas: 2\n    build: {command: \"sleep 600\"}")
-	n, err := New(Options{Path: f.dir, Events: f.note})
+	n, err := New(Options{Path: f.dir, Events: f.note, Watch: f.watch})
 	if err != nil {
 		t.Fatal(err)
 	}

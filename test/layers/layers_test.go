@@ -25,9 +25,10 @@ var allowed = map[string][]string{
 	"internal/database":  {"internal/system", "internal/wire"},
 	"internal/control":   {"internal/system", "internal/wire"},
 	"internal/observe":   {"internal/system", "internal/wire"},
+	"internal/watch":     {},
 	"internal/node": {
 		"internal/wire", "internal/system", "internal/bus", "internal/supervise", "internal/gateway",
-		"internal/secret", "internal/database", "internal/control", "internal/observe",
+		"internal/secret", "internal/database", "internal/control", "internal/observe", "internal/watch",
 	},
 	"internal/cli": {"internal/control", "internal/node", "internal/system"},
 	"cmd/fairlead": {"internal/cli"},
