@@ -63,7 +63,8 @@ The first Ctrl-C (or SIGTERM, or the terminal's end) stops everything in order,
 a second one kills at once. With --watch, for development, whatever is saved is
 applied as by "fairlead reload": the file, and what the services are built of; a
 service without a build is restarted when something in its own folder changes. What
-does not build, or is at fault, leaves running what runs. With --json every event is written as a line of JSON.`,
+does not build, or is at fault, leaves running what runs. With --json every event
+is written as a line of JSON.`,
 		Example: `  fairlead up
   fairlead up stacks/commerce
   fairlead up --watch
