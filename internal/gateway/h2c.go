@@ -3,7 +3,6 @@ package gateway
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +29,7 @@ import (
 //
 // It makes no tunnels: an upgrade belongs to HTTP/1.1, and RFC 8441 is not spoken.
 type h2cUpstream struct {
-	tr     *http2.Transport
+	tr     *http.Transport
 	closed atomic.Bool
 }
 
@@ -42,20 +41,21 @@ func (e *dialError) Unwrap() error { return e.cause }
 
 func newH2CUpstream(network, address string) *h2cUpstream {
 	d := net.Dialer{Timeout: dialTime, KeepAlive: 15 * time.Second}
-	return &h2cUpstream{tr: &http2.Transport{
-		AllowHTTP: true,
-		DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	return &h2cUpstream{tr: &http.Transport{
+		Protocols: protocols,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			c, err := d.DialContext(ctx, network, address)
 			if err != nil {
 				return nil, &dialError{err}
 			}
 			return c, nil
 		},
-		DisableCompression: true,
-		MaxHeaderListSize:  maxAnswerHead,
-		IdleConnTimeout:    idleTime,
-		ReadIdleTimeout:    15 * time.Second,
-		PingTimeout:        5 * time.Second,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: maxAnswerHead,
+		IdleConnTimeout:        idleTime,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
 	}}
 }
 
@@ -111,8 +111,7 @@ func (u *h2cUpstream) do(w http.ResponseWriter, r *http.Request, x *exchange, q 
 
 // h2cProgress says how far a request got that was not answered.
 func h2cProgress(err error, body *gatedBody) stage {
-	var dial *dialError
-	if errors.As(err, &dial) {
+	if _, ok := errors.AsType[*dialError](err); ok {
 		return unsent
 	}
 	var stream http2.StreamError

@@ -13,11 +13,8 @@ import (
 // to come to the end of an event.
 const closeTime = 2 * time.Second
 
-var (
-	errStopped = errors.New("the gateway stops")
-	// errEnded says that the gateway itself broke off an answer.
-	errEnded = errors.New("the instance leaves, and the answer took too long")
-)
+// errEnded says that the gateway itself broke off an answer.
+var errEnded = errors.New("the instance leaves, and the answer took too long")
 
 // lasting is what may be open for long: a tunnel, or an answer that comes in
 // pieces.
@@ -115,14 +112,14 @@ func (ts *tunnels) finish(e *endpoint) bool {
 	defer ts.mu.Unlock()
 	e.over.Store(true)
 	by := time.Now().Add(closeTime)
-	any := false
+	found := false
 	for l, on := range ts.open {
 		if on == e {
-			any = true
+			found = true
 			l.end(by, true)
 		}
 	}
-	return any
+	return found
 }
 
 // cut ends everything now, what is just coming up too.

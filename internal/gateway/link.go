@@ -183,7 +183,7 @@ func (l *link) copyAnswer(w http.ResponseWriter, r *http.Request, x *exchange, f
 	if l.keep = l.head.keepAlive(); length < 0 && !chunked || l.head.closes() {
 		l.keep = 0
 	}
-	if !f.settled() && r.ProtoMajor == 1 {
+	if !f.settled() && r.ProtoMajor == 1 { // HTTP/2 ends the stream alone
 		// The rest of the request's body will not be read.
 		h.Set("Connection", "close")
 	}
@@ -347,6 +347,7 @@ func (l *link) upgrade(w http.ResponseWriter, x *exchange, q *outbound) error {
 	_ = client.SetDeadline(time.Time{}) // fails only on a closed connection
 	_ = l.c.SetDeadline(time.Time{})    // as above
 	t.fromClient, t.fromService = ahead(buffered.Reader), ahead(l.br)
+	l.br = nil // a tunnel that idles holds no buffer
 	h := w.Header()
 	l.head.copyTo(h)
 	cleanAnswer(h)

@@ -134,8 +134,8 @@ func (s *stalls) add(one stall) {
 	*s = append(list, one)
 }
 
-func (s stalls) longest(since time.Time) time.Duration {
-	for _, one := range s {
+func (s *stalls) longest(since time.Time) time.Duration {
+	for _, one := range *s {
 		if !one.end.Before(since) {
 			return one.took
 		}

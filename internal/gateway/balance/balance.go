@@ -48,7 +48,7 @@ func mix(x uint64) uint64 {
 // below returns a number from 0 to n-1 that r stands for.
 func below(r uint64, n int) int {
 	hi, _ := bits.Mul64(r, uint64(n))
-	return int(hi) //nolint:gosec // below n
+	return int(hi)
 }
 
 // draw says who takes part in one choice.
@@ -105,7 +105,7 @@ func (d draw) nth(cs []Candidate, n int) int {
 // turn returns the index of the candidate whose turn it is, or of any other that
 // takes part if that one does not.
 func (d draw) turn(cs []Candidate, n int, turn uint64) int {
-	if at := int(turn % uint64(len(cs))); d.has(&cs[at]) { //nolint:gosec // below the length
+	if at := int(turn % uint64(len(cs))); d.has(&cs[at]) {
 		return at
 	}
 	return d.nth(cs, below(mix(turn), n))
@@ -193,23 +193,23 @@ func Hash(cs []Candidate, key uint64, b Bound) int {
 		}
 		most = max(b.Floor, int64(b.Factor*float64(sum+1)/float64(len(cs))))
 	}
-	best, any := -1, -1
-	var bestScore, anyScore uint64
+	best, first := -1, -1
+	var bestScore, firstScore uint64
 	for i := range cs {
 		c := &cs[i]
 		if !d.has(c) {
 			continue
 		}
 		score := mix(key ^ c.ID)
-		if any < 0 || score > anyScore {
-			any, anyScore = i, score
+		if first < 0 || score > firstScore {
+			first, firstScore = i, score
 		}
 		if (most < 0 || c.Open < most) && (best < 0 || score > bestScore) {
 			best, bestScore = i, score
 		}
 	}
 	if best < 0 {
-		return any
+		return first
 	}
 	return best
 }

@@ -17,6 +17,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"reflect"
@@ -219,9 +220,7 @@ func newWatch(w *Watcher, def system.Service) *watch {
 func (v *watch) inherit(old *watch) {
 	old.mu.Lock()
 	defer old.mu.Unlock()
-	for host, addrs := range old.answers {
-		v.answers[host] = addrs
-	}
+	maps.Copy(v.answers, old.answers)
 	for _, s := range old.targets {
 		kept := *s
 		v.targets = append(v.targets, &kept)

@@ -73,12 +73,12 @@ func (w *world) set(edit func()) {
 	edit()
 }
 
-// ready returns the addresses of a service that are ready.
-func (w *world) ready(service string) string {
-	eps, _ := w.Endpoints(service)
+// ready returns the addresses of the service billing that are ready.
+func (w *world) ready() string {
+	eps, _ := w.Endpoints("billing")
 	var out []string
 	for _, e := range eps {
-		out = append(out, strings.TrimPrefix(e.Instance, service+"@"))
+		out = append(out, strings.TrimPrefix(e.Instance, "billing@"))
 	}
 	return strings.Join(out, " ")
 }
@@ -94,13 +94,13 @@ func TestNamesLeadToEndpoints(t *testing.T) {
 		w.names["billing"] = []string{"10.0.0.2", "10.0.0.1", "::ffff:10.0.0.1"}
 		w.Apply(service("billing", "billing:80", "10.0.0.9:81", "[fd00::1]:82", "10.0.0.2:80"))
 		synctest.Wait()
-		if got := w.ready("billing"); got != "10.0.0.1:80 10.0.0.2:80 10.0.0.9:81 [fd00::1]:82" {
+		if got := w.ready(); got != "10.0.0.1:80 10.0.0.2:80 10.0.0.9:81 [fd00::1]:82" {
 			t.Errorf("ready are %q", got)
 		}
 		w.set(func() { w.names["billing"] = []string{"10.0.0.3"} })
 		time.Sleep(resolveEvery + time.Millisecond)
 		synctest.Wait()
-		if got := w.ready("billing"); got != "10.0.0.2:80 10.0.0.3:80 10.0.0.9:81 [fd00::1]:82" {
+		if got := w.ready(); got != "10.0.0.2:80 10.0.0.3:80 10.0.0.9:81 [fd00::1]:82" {
 			t.Errorf("after the name has moved %q", got)
 		}
 	})
@@ -118,12 +118,12 @@ func TestFailingResolverKeepsTheLastAnswer(t *testing.T) {
 		w.set(func() { w.names["billing"] = []string{"10.0.0.1"} })
 		time.Sleep(resolveEvery + time.Millisecond)
 		synctest.Wait()
-		if got := w.ready("billing"); got != "10.0.0.1:80" {
+		if got := w.ready(); got != "10.0.0.1:80" {
 			t.Fatalf("ready are %q", got)
 		}
 		w.set(func() { w.names["billing"] = nil })
 		time.Sleep(time.Minute)
-		if s, _ := w.Status("billing"); len(s.Problems) != 1 || w.ready("billing") != "10.0.0.1:80" {
+		if s, _ := w.Status("billing"); len(s.Problems) != 1 || w.ready() != "10.0.0.1:80" {
 			t.Errorf("the last answer does not stand: %+v", s)
 		}
 	})
@@ -136,7 +136,7 @@ func TestProbesDecide(t *testing.T) {
 		w.down["10.0.0.1:80"] = true
 		w.Apply(service("billing", "10.0.0.1:80", "10.0.0.2:80"))
 		synctest.Wait()
-		if got := w.ready("billing"); got != "10.0.0.2:80" {
+		if got := w.ready(); got != "10.0.0.2:80" {
 			t.Errorf("ready are %q", got)
 		}
 		if s, _ := w.Status("billing"); s.Endpoints[0].Reason != "down" {
@@ -145,12 +145,12 @@ func TestProbesDecide(t *testing.T) {
 		w.set(func() { w.down = map[string]bool{"10.0.0.2:80": true} })
 		time.Sleep(2*time.Second + time.Millisecond)
 		synctest.Wait()
-		if got := w.ready("billing"); got != "10.0.0.1:80 10.0.0.2:80" {
+		if got := w.ready(); got != "10.0.0.1:80 10.0.0.2:80" {
 			t.Errorf("one success does not suffice, or one failure does: %q", got)
 		}
 		time.Sleep(4 * time.Second)
 		synctest.Wait()
-		if got := w.ready("billing"); got != "10.0.0.1:80" {
+		if got := w.ready(); got != "10.0.0.1:80" {
 			t.Errorf("three failures do not: %q", got)
 		}
 	})
@@ -169,7 +169,7 @@ func TestFailureLooksUpSoon(t *testing.T) {
 		}
 		time.Sleep(resolveSoon + time.Millisecond)
 		synctest.Wait()
-		if got := w.ready("billing"); got != "10.0.0.2:80" || w.lookups != 2 {
+		if got := w.ready(); got != "10.0.0.2:80" || w.lookups != 2 {
 			t.Errorf("ready are %q after %d look-ups", got, w.lookups)
 		}
 		w.Failed("nobody")
@@ -189,11 +189,11 @@ func TestApplyKeepsWhatIsKnown(t *testing.T) {
 			t.Error("what has not changed begins anew")
 		}
 		w.Apply(service("billing", "10.0.0.1:80", "10.0.0.2:80"))
-		if got := w.ready("billing"); got != "10.0.0.1:80" {
+		if got := w.ready(); got != "10.0.0.1:80" {
 			t.Errorf("between two definitions %q is ready", got)
 		}
 		synctest.Wait()
-		if got := w.ready("billing"); got != "10.0.0.1:80 10.0.0.2:80" {
+		if got := w.ready(); got != "10.0.0.1:80 10.0.0.2:80" {
 			t.Errorf("ready are %q", got)
 		}
 		w.Apply(nil)

@@ -56,9 +56,9 @@ func (f *Frames) Next(b []byte) (n int, end bool) {
 		}
 		f.inside = true
 	}
-	take := min(f.left, uint64(len(b)-n)) //nolint:gosec // not negative
+	take := min(f.left, uint64(len(b)-n))
 	f.left -= take
-	n += int(take) //nolint:gosec // at most the length of b
+	n += int(take)
 	if f.left > 0 {
 		return n, false
 	}
@@ -114,7 +114,7 @@ func (f *Frames) length() uint64 {
 // goes to a client must not (RFC 6455, 5.1). The reason is cut to what fits.
 func AppendClose(dst []byte, status uint16, reason string, toServer bool) []byte {
 	reason = reason[:min(len(reason), maxControl-2)]
-	size := byte(2 + len(reason)) //nolint:gosec // at most 125
+	size := byte(2 + len(reason))
 	dst = append(dst, final|opClose, size)
 	var key [4]byte
 	if toServer {
