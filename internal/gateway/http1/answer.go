@@ -312,7 +312,7 @@ func (a *answer) put(p []byte) {
 
 // send sends what waits, and p behind it.
 func (a *answer) send(p []byte) {
-	if a.t.body.c != nil {
+	if a.t.body.c != nil && a.status != 0 { // hints may come before 100 Continue
 		a.t.body.answered()
 	}
 	var err error
