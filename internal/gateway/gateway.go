@@ -160,7 +160,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 		return fmt.Errorf("start gateway: %w", err)
 	}
 	defer doors.Abort()
-	if err := g.certify(first, nil); err != nil {
+	if err := g.certify(first, nil); err != nil { //nolint:contextcheck // what an authority is asked outlives the start
 		return fmt.Errorf("start gateway: %w", err)
 	}
 	if g.opts.AccessLog != nil {
@@ -168,7 +168,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 		g.tasks.Go(g.access.Run)
 	}
 	g.tasks.Go(g.sweep)
-	doors.Commit()
+	doors.Commit() //nolint:contextcheck // what serves outlives the start
 	return nil
 }
 
@@ -199,7 +199,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	}
 	if left != nil {
 		g.tunnels.cut()
-		g.doors.Cut()
+		g.doors.Cut() //nolint:contextcheck // the context is over
 	}
 	g.bridge.close()
 	g.mu.Lock()

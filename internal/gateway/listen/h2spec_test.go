@@ -51,7 +51,7 @@ func TestRealH2Spec(t *testing.T) {
 			_, _ = w.Write(make([]byte, 128<<10))
 		})
 	}, Options{})
-	d.listen(secure("127.0.0.1:0"), system.Listener{Address: "127.0.0.1:0", HTTP2: true})
+	d.listen(secure(), system.Listener{Address: "127.0.0.1:0", HTTP2: true})
 	for i, name := range []string{"tls", "h2c"} {
 		t.Run(name, func(t *testing.T) {
 			host, port, err := net.SplitHostPort(d.at(i))

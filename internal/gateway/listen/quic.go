@@ -171,7 +171,7 @@ type quicDoor struct {
 // Accept returns the next connection that may stay.
 func (d *quicDoor) Accept(context.Context) (*quic.Conn, error) {
 	for {
-		c, err := d.EarlyListener.Accept(d.port.over)
+		c, err := d.EarlyListener.Accept(d.port.over) //nolint:contextcheck // the port ends it, before the server does
 		if err != nil {
 			return nil, err
 		}
@@ -192,7 +192,7 @@ func (d *quicDoor) Accept(context.Context) (*quic.Conn, error) {
 		}
 		ages := d.port.set.opts.Ages
 		age := ages.Enter()
-		context.AfterFunc(c.Context(), func() {
+		context.AfterFunc(c.Context(), func() { //nolint:contextcheck // the connection's own
 			ages.Leave(age)
 			room.leave(key)
 		})

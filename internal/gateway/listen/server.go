@@ -35,8 +35,8 @@ type server struct {
 	handler Handler
 	tls     *tls.Config // nil: without TLS
 	http1   *http1.Server
-	http2   *http2.Server
-	base    *http.Server // tells http2 to go away, and serves nothing
+	http2   *http2.Server //nolint:staticcheck // see http2.go
+	base    *http.Server  // tells http2 to go away, and serves nothing
 	retired atomic.Bool
 
 	mu    sync.Mutex        // guards the fields below
@@ -57,19 +57,7 @@ func newServer(s *Set, info Info) *server {
 		one.HTTP2 = srv.serveHTTP2
 	}
 	srv.http1 = http1.New(one)
-	srv.base = &http.Server{Handler: srv, IdleTimeout: s.opts.IdleTime, MaxHeaderBytes: s.opts.MaxHead, ErrorLog: logger, ReadHeaderTimeout: s.opts.HeadTime}
-	srv.http2 = &http2.Server{
-		MaxConcurrentStreams: mostStreams,
-		MaxReadFrameSize:     16 << 10,
-		// What a client may send before a handler reads it.
-		MaxUploadBufferPerConnection: 1 << 20,
-		MaxUploadBufferPerStream:     256 << 10,
-		IdleTimeout:                  s.opts.IdleTime,
-		ReadIdleTimeout:              30 * time.Second, // then a ping
-		PingTimeout:                  15 * time.Second,
-		WriteByteTimeout:             s.opts.WriteTime,
-	}
-	_ = http2.ConfigureServer(srv.base, srv.http2) // it refuses sets of ciphers, and base has none
+	srv.http2, srv.base = newHTTP2(s.opts, logger)
 	return srv
 }
 
@@ -147,12 +135,6 @@ func protocolOf(c net.Conn) string {
 	return ""
 }
 
-// serveHTTP2 speaks HTTP/2 on a connection until it is over.
-func (srv *server) serveHTTP2(c net.Conn) {
-	srv.http2.ServeConn(c, &http2.ServeConnOpts{BaseConfig: srv.base, Handler: srv})
-	_ = c.Close() // it is over
-}
-
 // add takes up a connection, unless all were cut.
 func (srv *server) add(c net.Conn) bool {
 	srv.mu.Lock()
@@ -207,7 +189,7 @@ func (srv *server) retire() {
 
 // stop retires the server, closes what idles, and waits for the rest.
 func (srv *server) stop(ctx context.Context) error {
-	srv.retire()
+	srv.retire() //nolint:contextcheck // waits for nothing
 	for {
 		srv.mu.Lock()
 		if len(srv.conns) == 0 {

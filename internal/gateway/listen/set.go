@@ -439,7 +439,7 @@ func (s *Set) Retire() {
 // more, hijacked connections included. When ctx ends first, its error is returned,
 // and Cut is what is left to do. Later calls wait in the same way.
 func (s *Set) Stop(ctx context.Context) error {
-	s.Retire()
+	s.Retire()         //nolint:contextcheck // waits for nothing
 	s.accepting.Wait() // what has been accepted is known now
 	servers, ports := s.all()
 	errs := make([]error, len(servers))

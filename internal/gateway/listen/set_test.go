@@ -23,14 +23,14 @@ import (
 
 func plain(address string) system.Listener { return system.Listener{Address: address} }
 
-func secure(address string) system.Listener {
-	return system.Listener{Address: address, TLS: true, HTTP2: true}
+func secure() system.Listener {
+	return system.Listener{Address: "127.0.0.1:0", TLS: true, HTTP2: true}
 }
 
 func TestProtocolsAreNegotiated(t *testing.T) {
 	d := newDoors(t, nil, Options{})
 	d.listen(
-		secure("127.0.0.1:0"),
+		secure(),
 		system.Listener{Address: "127.0.0.1:0", TLS: true},
 		system.Listener{Address: "127.0.0.1:0", HTTP2: true},
 		plain("127.0.0.1:0"),
@@ -73,7 +73,7 @@ func TestProtocolsAreNegotiated(t *testing.T) {
 
 func TestALPNThatNobodySpeaksIsRefused(t *testing.T) {
 	d := newDoors(t, nil, Options{})
-	d.listen(secure("127.0.0.1:0"))
+	d.listen(secure())
 	_, err := tls.Dial("tcp", d.at(0), &tls.Config{RootCAs: d.roots, NextProtos: []string{"spdy/3"}})
 	if err == nil || !strings.Contains(err.Error(), "no application protocol") {
 		t.Errorf("error %v", err)
@@ -92,7 +92,7 @@ func TestALPNThatNobodySpeaksIsRefused(t *testing.T) {
 
 func TestPlainRequestWhereTLSIsSpoken(t *testing.T) {
 	d := newDoors(t, nil, Options{})
-	d.listen(secure("127.0.0.1:0"))
+	d.listen(secure())
 	for send, want := range map[string]string{"GET / HTTP/1.1\r\nHost: x\r\n\r\n": "400 Bad Request", "\x00\x01\x02\x03\x04\x05\x06": ""} {
 		c := d.dial(0)
 		_, _ = io.WriteString(c, send)
@@ -104,7 +104,7 @@ func TestPlainRequestWhereTLSIsSpoken(t *testing.T) {
 
 func TestHTTP3(t *testing.T) {
 	d := newDoors(t, nil, Options{})
-	l := secure("127.0.0.1:0")
+	l := secure()
 	l.HTTP3 = true
 	d.listen(l)
 	tr := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: d.roots}}
@@ -150,7 +150,7 @@ func TestHTTP3RequestsFinishWhenTheListenerEnds(t *testing.T) {
 			_, _ = io.WriteString(w, "whole")
 		})
 	}, Options{})
-	l := secure("127.0.0.1:0")
+	l := secure()
 	l.HTTP3 = true
 	d.listen(l)
 	tr := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: d.roots}}
@@ -181,7 +181,7 @@ func TestHTTP3RequestsFinishWhenTheListenerEnds(t *testing.T) {
 
 func TestChangesUnderLoadFailNothing(t *testing.T) {
 	d := newDoors(t, nil, Options{})
-	base := []system.Listener{plain("127.0.0.1:0"), secure("127.0.0.1:0")}
+	base := []system.Listener{plain("127.0.0.1:0"), secure()}
 	d.listen(base...)
 	urls := []string{"http://" + d.at(0) + "/", "https://" + d.at(1) + "/"}
 	quit := make(chan struct{})
@@ -218,7 +218,7 @@ func TestChangesUnderLoadFailNothing(t *testing.T) {
 		case 0:
 			next = append(next, plain("127.0.0.1:0"))
 		case 1:
-			next = append(next, secure("127.0.0.1:0"), plain("localhost:0"))
+			next = append(next, secure(), plain("localhost:0"))
 		case 2:
 			next[0].HTTP2 = true
 		}
@@ -415,7 +415,7 @@ func TestAnotherProcessTakesTheSocketsOver(t *testing.T) {
 		}
 	}
 	old := newDoors(t, who("old"), Options{})
-	l := secure("127.0.0.1:0")
+	l := secure()
 	l.HTTP3 = true
 	list := []system.Listener{plain("127.0.0.1:0"), plain("127.0.0.1:0"), l}
 	old.listen(list...)
@@ -509,7 +509,7 @@ func TestSocketsKeepTheListenerNonBlocking(t *testing.T) {
 
 func TestGoAwayOnHTTP2(t *testing.T) {
 	d := newDoors(t, nil, Options{})
-	d.listen(secure("127.0.0.1:0"))
+	d.listen(secure())
 	c := d.client("h2")
 	get(t, c, "https://"+d.at(0)+"/")
 	if d.Connections() != 1 {
@@ -533,7 +533,7 @@ func TestSilentConnectionsEnd(t *testing.T) {
 func TestStartStopStress(t *testing.T) {
 	for i := range 15 {
 		d := newDoors(t, nil, Options{})
-		l := secure("127.0.0.1:0")
+		l := secure()
 		l.HTTP3 = i%5 == 0
 		d.listen(plain("127.0.0.1:0"), l)
 		at := []string{"http://" + d.at(0), "https://" + d.at(1)}
@@ -574,7 +574,7 @@ func TestStopIsBounded(t *testing.T) {
 			<-r.Context().Done()
 		})
 	}, Options{})
-	d.listen(plain("127.0.0.1:0"), secure("127.0.0.1:0"))
+	d.listen(plain("127.0.0.1:0"), secure())
 	var clients sync.WaitGroup
 	for i, url := range []string{"http://" + d.at(0), "https://" + d.at(1)} {
 		c := d.client([]string{"http/1.1", "h2"}[i])
