@@ -126,10 +126,9 @@ func BenchmarkProxy(b *testing.B) {
 	b.Run("direct", func(b *testing.B) { load(b, ep.Address) })
 	b.Run("reverseproxy", func(b *testing.B) {
 		target := &url.URL{Scheme: "http", Host: ep.Address}
-		p := &httputil.ReverseProxy{
-			Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(target) },
-			Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true},
-		}
+		tr := &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}
+		b.Cleanup(tr.CloseIdleConnections)
+		p := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, Transport: tr}
 		s := httptest.NewServer(p)
 		b.Cleanup(s.Close)
 		load(b, s.Listener.Addr().String())
