@@ -187,7 +187,7 @@ func (n *Node) Start(ctx context.Context) (err error) {
 		return err
 	}
 	if n.opts.Watch {
-		if err := n.follow(); err != nil {
+		if err := n.follow(ctx); err != nil {
 			return err
 		}
 	}

@@ -18,13 +18,13 @@ const mostRounds = 20
 
 // follow applies the file whenever it, or something that a service watches, has
 // changed, until the node stops.
-func (n *Node) follow() error {
+func (n *Node) follow(ctx context.Context) error {
 	w, err := watch.Open()
 	if err != nil {
 		return err
 	}
 	n.watchAll(w)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -107,5 +108,37 @@ func TestCertificatesAreBounded(t *testing.T) {
 	sink(to).certificates(many)
 	if len(to) != mostCertificates {
 		t.Errorf("%d series, want %d", len(to), mostCertificates)
+	}
+}
+
+// BenchmarkScrape is a scrape of a system as large as one is allowed to be in its
+// routes, with 30 services of 4 instances.
+func BenchmarkScrape(b *testing.B) {
+	s := whole()
+	s.Door.Routes = nil
+	for i := range 202 {
+		s.Door.Routes = append(s.Door.Routes, Route{
+			Key: "GET /api/" + strconv.Itoa(i), Classes: [6]uint64{0, 0, 9, 0, 2, 1}, Within: []uint64{9, 2, 1}, Took: time.Second, Bytes: 1,
+		})
+	}
+	pool := s.Pools[0]
+	s.Pools, s.Services = nil, nil
+	for i := range 30 {
+		pool.Service = "service-" + strconv.Itoa(i)
+		pool.Endpoints = nil
+		for k := range 4 {
+			pool.Endpoints = append(pool.Endpoints, Endpoint{Instance: pool.Service + "-" + strconv.Itoa(k)})
+		}
+		s.Pools = append(s.Pools, pool)
+		s.Services = append(s.Services, Service{Name: pool.Service, Wanted: 4, States: map[string]int{"ready": 4}})
+	}
+	h := Metrics(func() Snapshot { return s })
+	b.ReportAllocs()
+	for b.Loop() {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
+		if w.Code != http.StatusOK {
+			b.Fatal(w.Code)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -95,6 +96,62 @@ func FuzzParsePattern(f *testing.F) {
 		}
 		if q, bad := parsePattern(b); bad == nil && relate(p, q) != relate(q, p) {
 			t.Errorf("%q and %q are %v one way and %v the other", a, b, relate(p, q), relate(q, p))
+		}
+	})
+}
+
+// FuzzPrefix: nothing panics; what is read is a network that is read alike again.
+func FuzzPrefix(f *testing.F) {
+	for _, s := range []string{"", "10.0.0.7", "10.0.0.0/8", "10.0.0.7/8", "::1", "fe80::1%a", "::ffff:1.2.3.4", "::ffff:0:0/96", "1.2.3.4/33"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, advice := parsePrefix(s)
+		if advice != "" {
+			return
+		}
+		again, advice := parsePrefix(p.String())
+		if advice != "" || again != p || p != p.Masked() || p.Addr().Is4In6() {
+			t.Errorf("parsePrefix(%q) = %v, again %v, %s", s, p, again, advice)
+		}
+	})
+}
+
+// FuzzOrigin: nothing panics; an origin is read alike again, and cannot break out of
+// a header.
+func FuzzOrigin(f *testing.F) {
+	for _, s := range []string{"", "*", "https://*.a.b", "http://[::1]:3000", "https://a/", "HTTPS://A", "https://a:443", "http://a\r\nb", "null", "https://a:b@c", "https://*.*.a"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		origin, advice := parseOrigin(s)
+		if advice != "" {
+			return
+		}
+		if again, advice := parseOrigin(origin); advice != "" || again != origin || !headerValue(origin) {
+			t.Errorf("parseOrigin(%q) = %q, again %q, %s", s, origin, again, advice)
+		}
+	})
+}
+
+// FuzzRedirectable: whatever values the path has, they do not choose the host.
+func FuzzRedirectable(f *testing.F) {
+	for _, s := range []string{"/", "//a", "/\\a", "https://a.b/{x}", "https://{x}/", "https://a{x}", "http:/a", "javascript:a", "https://a?{x}", "https://a#{x}", "https://a@{x}/"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if !redirectable(s) {
+			return
+		}
+		host := func(value string) string {
+			u, err := url.Parse(strings.ReplaceAll(strings.ReplaceAll(s, "{", value), "}", ""))
+			if err != nil {
+				return "" // no browser gets that far
+			}
+			return u.Host
+		}
+		if a, b := host("a"), host("evil.example.com"); a != "" && b != "" && a != b {
+			t.Errorf("%q leads to %q or %q", s, a, b)
 		}
 	})
 }
