@@ -58,8 +58,8 @@ func (l *load) fail(kind string, begin time.Time, err error) {
 func (l *load) run(ctx context.Context) func() {
 	ctx, l.stop = context.WithCancel(ctx)
 	config := &tls.Config{RootCAs: l.roots, ServerName: "localhost", MinVersion: tls.VersionTLS12}
-	h1 := &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 8, TLSClientConfig: config, TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}}}
-	h2 := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}}
+	h1 := &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 8, TLSClientConfig: config.Clone(), TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}}}
+	h2 := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: config.Clone(), ForceAttemptHTTP2: true}}
 	for i := range 3 {
 		l.loop(ctx, fmt.Sprint("GET ", i), func() error { return l.ask(ctx, h1, "GET", l.plain+"/web/x", "") })
 		l.loop(ctx, fmt.Sprint("POST ", i), func() error { return l.ask(ctx, h1, "POST", l.plain+"/web/x", fmt.Sprint("body ", i)) })
