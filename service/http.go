@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fairlead/internal/wire"
@@ -34,6 +35,8 @@ const (
 // running until h returns; watch [Service.Context] to end it when the service stops.
 //
 // The context has the user, the request id, the trace and the deadline, see [User].
+// The deadline is one for the head: once the response has begun, it may stream for as
+// long as the client stays, and the context ends only when that leaves.
 // GET /healthz answers 200 unless a pattern for that path is given here.
 func (s *Service) HTTP(pattern string, h func(http.ResponseWriter, *http.Request) error) {
 	defer func() {
@@ -57,8 +60,9 @@ func (s *Service) serveHTTP(rw http.ResponseWriter, r *http.Request) {
 	defer s.openHTTP.done()
 	w := &responseWriter{ResponseWriter: rw}
 	c, refused := s.begin(r.Context(), r.Header, "")
-	ctx, cancel := until(c, r.Header)
-	defer cancel()
+	ctx := untilHead(c, r.Header)
+	defer ctx.cancel(context.Canceled)
+	w.begun = ctx.begun
 	r = r.WithContext(ctx) //nolint:contextcheck // it is derived from r.Context in begin
 	if refused != nil {
 		s.failHTTP(w, r, &Error{Status: http.StatusUnauthorized, Public: "the identity is not valid", Cause: refused})
@@ -134,31 +138,32 @@ func (w *statusWriter) Write(b []byte) (int, error) { return len(b), nil }
 type responseWriter struct {
 	http.ResponseWriter
 	wrote, hijacked bool
+	begun           func() // called when the response begins, perhaps again
 }
 
 func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *responseWriter) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
-		w.wrote = true
+		w.begin()
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *responseWriter) Write(b []byte) (int, error) {
-	w.wrote = true
+	w.begin()
 	return w.ResponseWriter.Write(b)
 }
 
 func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
-	w.wrote = true
+	w.begin()
 	return io.Copy(w.ResponseWriter, r)
 }
 
 func (w *responseWriter) Flush() { _ = w.FlushError() }
 
 func (w *responseWriter) FlushError() error {
-	w.wrote = true
+	w.begin()
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
@@ -166,8 +171,65 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil {
 		w.hijacked = true
+		w.begun()
 	}
 	return conn, rw, err
+}
+
+func (w *responseWriter) begin() {
+	if !w.wrote {
+		w.wrote = true
+		w.begun()
+	}
+}
+
+// headContext is the context of an HTTP handler. The request's deadline is one for
+// the head of the response: once that has begun, it may stream for as long as
+// client and service like.
+type headContext struct {
+	context.Context
+	cancel   context.CancelCauseFunc
+	deadline time.Time
+	timer    *time.Timer // nil without a deadline
+	over     atomic.Bool // the deadline does not count any more
+}
+
+func untilHead(parent context.Context, header map[string][]string) *headContext {
+	c := &headContext{}
+	c.Context, c.cancel = context.WithCancelCause(parent)
+	c.over.Store(true)
+	if v := header[wire.HeaderDeadline]; len(v) == 1 {
+		if t, ok := wire.ParseDeadline(v[0]); ok {
+			c.deadline = t
+			c.over.Store(false)
+			c.timer = time.AfterFunc(time.Until(t), func() { c.cancel(context.DeadlineExceeded) })
+		}
+	}
+	return c
+}
+
+// begun is called when the response has begun.
+func (c *headContext) begun() {
+	if c.timer != nil && c.timer.Stop() {
+		c.over.Store(true)
+	}
+}
+
+// Deadline is that for the head of the response.
+func (c *headContext) Deadline() (time.Time, bool) {
+	if c.over.Load() {
+		return c.Context.Deadline()
+	}
+	return c.deadline, true
+}
+
+// Err says that the deadline has passed as the standard library does.
+func (c *headContext) Err() error {
+	err := c.Context.Err()
+	if err != nil && errors.Is(context.Cause(c.Context), context.DeadlineExceeded) {
+		return context.DeadlineExceeded
+	}
+	return err
 }
 
 // listen starts the server if the environment gives an address.

@@ -334,3 +334,51 @@ func TestGraceEndsHandlers(t *testing.T) {
 		})
 	}
 }
+
+// A stream that had begun was ended when the deadline for its head came.
+func TestStreamOutlivesTheDeadlineOfItsHead(t *testing.T) {
+	passed := make(chan struct{})
+	i := start(t, testEnv(t, nil, "tradeflow"), func(s *Service) error {
+		s.HTTP("GET /events", func(w http.ResponseWriter, r *http.Request) error {
+			deadline, ok := r.Context().Deadline()
+			if !ok {
+				return errors.New("the head has no deadline")
+			}
+			if _, err := io.WriteString(w, "first "); err != nil {
+				return err
+			}
+			if _, ok := r.Context().Deadline(); ok {
+				return errors.New("the deadline counts although the response has begun")
+			}
+			w.(http.Flusher).Flush()
+			select {
+			case <-time.After(time.Until(deadline) + 50*time.Millisecond):
+			case <-r.Context().Done():
+				return r.Context().Err()
+			}
+			close(passed)
+			_, err := io.WriteString(w, "last")
+			return err
+		})
+		s.HTTP("GET /late", func(_ http.ResponseWriter, r *http.Request) error {
+			<-r.Context().Done()
+			return r.Context().Err()
+		})
+		return nil
+	})
+	ask := func(path string) (*http.Response, string) {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://s"+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set(wire.HeaderDeadline, wire.FormatDeadline(time.Now().Add(100*time.Millisecond)))
+		return do(t, i.client(t), r)
+	}
+	if res, body := ask("/events"); res.StatusCode != http.StatusOK || body != "first last" {
+		t.Errorf("the stream is %d %q", res.StatusCode, body)
+	}
+	<-passed
+	if res, _ := ask("/late"); res.StatusCode != http.StatusGatewayTimeout {
+		t.Errorf("a handler that is late is answered %d", res.StatusCode)
+	}
+}

@@ -182,7 +182,7 @@ services:
   live: {command: [%q, part, live], replicas: 2, update: {drain: 1s}}
 routes:
   /web/: {service: web}
-  /bus: {request: bus.echo}
+  /bus: {request: bus.echo, timeout: 5s}
   GET /ws: {service: live}
   GET /events: {service: live}
 %s`, w.plain, w.secure, self, w.replicas, self, self, more.String())
