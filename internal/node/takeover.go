@@ -151,6 +151,11 @@ func (n *Node) takeOver(ctx context.Context) error {
 	_ = from.conn.Send(sayTaken, n.opts.Version)
 	n.former.start()
 	n.serveControl()
+	if n.opts.Watch {
+		if err := n.follow(ctx); err != nil {
+			n.log.WarnContext(ctx, "nothing is watched", wire.KeyError, err)
+		}
+	}
 	n.launched.Store(true)
 	notify("READY=1")
 	if err := fault("taken"); err != nil {

@@ -57,6 +57,9 @@ func (n *Node) watchAll(w *watch.Watcher) {
 // was taken up, and then once more while that was, to no effect, is such a product.
 func (n *Node) round(ctx context.Context, w *watch.Watcher) bool {
 	paths, err := w.Next(ctx)
+	if n.Successor() != 0 {
+		return false // it watches by itself
+	}
 	for rounds := 1; err == nil && len(paths) > 0; rounds++ {
 		took := n.takeUp(ctx, paths)
 		n.watchAll(w)
