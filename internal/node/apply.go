@@ -86,11 +86,7 @@ func (n *Node) settleNumber(ctx context.Context, r *revision, last int) (*revisi
 // load reads a revision that was applied earlier.
 func (n *Node) load(rec record) (*revision, error) {
 	dir := n.revisionDir(rec.Number)
-	src, err := os.ReadFile(filepath.Join(dir, "fairlead.yaml"))
-	if err != nil {
-		return nil, fmt.Errorf("read revision %d: %w", rec.Number, err)
-	}
-	sys, err := system.Parse(n.file, src, filepath.Dir(n.file), system.Options{Environment: rec.Environment})
+	sys, err := n.stored(rec)
 	if err != nil {
 		return nil, fmt.Errorf("read revision %d: %w", rec.Number, err)
 	}

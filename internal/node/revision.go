@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -112,7 +113,7 @@ func (n *Node) build(ctx context.Context, sys *system.System, number int, before
 	}
 	err := g.Wait()
 	if err == nil {
-		err = os.WriteFile(filepath.Join(r.dir, "fairlead.yaml"), sys.Source, 0o600)
+		err = store(sys, r.dir)
 	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(r.dir))
@@ -142,14 +143,46 @@ func (n *Node) buildService(ctx context.Context, svc *system.Service, out string
 	return hash, nil
 }
 
+// filesName is the file in a revision's folder that holds the texts of the files that
+// the document names, as JSON. No service can have that name.
+const filesName = "files.json"
+
+// store keeps what a revision is read from in its folder.
+func store(sys *system.System, dir string) error {
+	files, err := json.Marshal(sys.Files)
+	if err != nil {
+		return fmt.Errorf("store revision: %w", err)
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, system.FileName), sys.Source, 0o600),
+		os.WriteFile(filepath.Join(dir, filesName), files, 0o600),
+	)
+}
+
+// stored reads what store kept: the file and the schemas that it names as they were.
+func (n *Node) stored(rec record) (*system.System, error) {
+	dir := n.revisionDir(rec.Number)
+	src, err := os.ReadFile(filepath.Join(dir, system.FileName))
+	if err != nil {
+		return nil, err
+	}
+	opts := system.Options{Environment: rec.Environment, Files: map[string][]byte{}}
+	switch files, err := os.ReadFile(filepath.Join(dir, filesName)); {
+	case errors.Is(err, fs.ErrNotExist): // it was stored before there were types
+	case err != nil:
+		return nil, err
+	default:
+		if err := json.Unmarshal(files, &opts.Files); err != nil {
+			return nil, fmt.Errorf("read %s: %w", filesName, err)
+		}
+	}
+	return system.Parse(n.file, src, filepath.Dir(n.file), opts)
+}
+
 // reuse makes revision number out of what revision from built, with its file.
 func (n *Node) reuse(from record, number int) (*revision, error) {
 	old := n.revisionDir(from.Number)
-	src, err := os.ReadFile(filepath.Join(old, "fairlead.yaml"))
-	if err != nil {
-		return nil, fmt.Errorf("take revision %d up again: %w", from.Number, err)
-	}
-	sys, err := system.Parse(n.file, src, filepath.Dir(n.file), system.Options{Environment: from.Environment})
+	sys, err := n.stored(from)
 	if err != nil {
 		return nil, fmt.Errorf("take revision %d up again: %w", from.Number, err)
 	}

@@ -25,6 +25,7 @@ func (r *reader) check(doc *node) {
 		}
 	}
 	r.checkAsks()
+	r.checkQueues()
 	if jwt := r.sys.Gateway.Auth.JWT; jwt != nil {
 		if subject, ok := strings.CutPrefix(jwt.JWKS, "bus:"); ok {
 			n := doc.member("gateway").member("auth").member("jwt").member("jwks")

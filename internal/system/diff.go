@@ -27,7 +27,8 @@ type Change struct {
 // Diff returns what differs between the files of two revisions, each with its
 // environment merged in, sorted by path. Values are compared as they are written:
 // 60s and 1m differ, 3 and "3" do not; so do a default and the same value written
-// out. Lists are compared as a whole, because their order means something. A nil
+// out. Of a type the text of its schema is compared too, of which a part of the hash is
+// shown. Lists are compared as a whole, because their order means something. A nil
 // System is one without anything.
 //
 // The file holds no secret's value, so no Change does.

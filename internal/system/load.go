@@ -17,6 +17,10 @@ const FileName = "fairlead.yaml"
 type Options struct {
 	// Environment is merged in, "" for none.
 	Environment string
+	// Files are the texts of the files that the document names, by their paths as it
+	// writes them, as [System.Files] had them; those on the disk are not read then.
+	// nil: the disk is read.
+	Files map[string][]byte
 }
 
 // EnvironmentError says that the file does not declare the environment that was
@@ -91,7 +95,11 @@ func Parse(name string, src []byte, dir string, opts Options) (*System, error) {
 		file = filepath.Clean(name)
 	}
 	base, environments := split(doc, rec)
-	chosen := read(base, "", dir, rec)
+	files, stored := opts.Files, opts.Files != nil
+	if !stored {
+		files = map[string][]byte{}
+	}
+	chosen := read(base, "", dir, files, stored, rec)
 	var all []string
 	for _, e := range environments {
 		all = append(all, e.key)
@@ -99,7 +107,7 @@ func Parse(name string, src []byte, dir string, opts Options) (*System, error) {
 		merged := merge(base, e, func(lost *node) {
 			rec.add(lost.keyAt, lost.path, removesNothing, lostAdvice(base, e, lost))
 		})
-		if sys := read(merged, e.key, dir, rec); e.key == opts.Environment {
+		if sys := read(merged, e.key, dir, files, stored, rec); e.key == opts.Environment {
 			chosen = sys
 		}
 	}
@@ -111,15 +119,16 @@ func Parse(name string, src []byte, dir string, opts Options) (*System, error) {
 	if opts.Environment != "" && !slices.Contains(all, opts.Environment) {
 		return nil, &EnvironmentError{Name: opts.Environment, Known: all}
 	}
-	chosen.File, chosen.Source, chosen.Environments = file, src, all
+	chosen.File, chosen.Source, chosen.Environments, chosen.Files = file, src, all, files
 	return chosen, nil
 }
 
 // read reads one merged document.
-func read(doc *node, environment, dir string, rec *recorder) *System {
+func read(doc *node, environment, dir string, files map[string][]byte, stored bool, rec *recorder) *System {
 	r := &reader{
 		rec: rec, dir: dir, sys: &System{Dir: dir, Environment: environment, flat: flatten(doc)},
 		services: map[string]*node{}, secrets: map[string]*node{}, databases: map[string]*node{},
+		types: map[string]*node{}, files: files, stored: stored,
 		owners: map[string]string{}, meant: map[string]bool{},
 	}
 	r.read(doc)

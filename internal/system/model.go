@@ -28,6 +28,9 @@ type System struct {
 
 	// Source is the text of the file, kept so that a revision can be applied again.
 	Source []byte
+	// Files are the texts of the schemas that the file names, in any environment, by
+	// their paths as it writes them, kept for the same reason.
+	Files map[string][]byte
 
 	// flat is the merged document as path -> value, for Diff.
 	flat map[string]string

@@ -33,7 +33,7 @@ func TestModel(t *testing.T) {
 			if string(sys.Source) != string(src) {
 				t.Error("Source is not the text of the file")
 			}
-			sys.Source = nil
+			sys.Source, sys.Files = nil, nil
 			model, err := json.MarshalIndent(sys, "", "  ")
 			if err != nil {
 				t.Fatal(err)

@@ -87,6 +87,13 @@ const (
 	unknownDatabase code = "unknown-database"
 	notOwner        code = "not-owner"
 
+	// About queues and types.
+	unknownType    code = "unknown-type"
+	notJSON        code = "not-json"
+	badSchema      code = "bad-schema"
+	sharedSubjects code = "shared-subjects"
+	queueAnswered  code = "queue-answered"
+
 	// About listeners and TLS.
 	sameListener     code = "same-listener"
 	withoutTLS       code = "without-tls"
@@ -181,6 +188,12 @@ var problems = map[code]words{
 	unknownSecret:   {"there is no secret %[1]s", "%[2]s"},
 	unknownDatabase: {"there is no database %[1]s", "%[2]s"},
 	notOwner:        {"database %[1]s is owned by %[2]s", "one database, one owning service; ask %[2]s over the bus"},
+
+	unknownType:    {"there is no type %[1]s", "%[2]s"},
+	notJSON:        {"%[1]s %[2]s", "a type is a JSON Schema in a JSON file"},
+	badSchema:      {"%[1]s is no schema of JSON Schema 2020-12: %[2]v", "correct the schema"},
+	sharedSubjects: {"shares subjects with %[1]s at %[2]s", "a message is kept in one queue: make the subjects of one of the two narrower"},
+	queueAnswered:  {"is answered by %[1]s too", "what is published to a queue is stored and confirmed by the bus, and is no request: use another subject for one of the two"},
 
 	sameListener:     {"is the address %[1]s, which the listener at %[2]s takes too", "keep one of the two"},
 	withoutTLS:       {"needs TLS, and this listener has none", "%[1]s"},

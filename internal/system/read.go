@@ -23,6 +23,14 @@ type reader struct {
 	databases map[string]*node
 	owners    map[string]string // database -> owner
 
+	types  map[string]*node
+	queues []*node // those with a name that can be used
+
+	// files are the texts of the files that were read, by their paths as written;
+	// with stored there are no others.
+	files  map[string][]byte
+	stored bool
+
 	answers []answer
 	routes  []routed
 

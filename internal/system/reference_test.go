@@ -40,7 +40,7 @@ func TestReference(t *testing.T) {
 		clientSchema, limitsSchema, maintenanceSchema, rateSchema, corsSchema, headersSchema, authSchema, jwtSchema,
 		basicSchema, keysSchema, credentialSchema, forwardSchema, busSchema, serviceSchema, buildSchema,
 		updateSchema, poolSchema, serviceBusSchema, healthcheckSchema, secretSchema, databaseSchema, routeSchema,
-		filesSchema, redirectSchema,
+		filesSchema, redirectSchema, queueSchema,
 	} {
 		for _, key := range s.keys {
 			if !strings.Contains(reference, "`"+key+"`") && !strings.Contains(reference, "."+key+"`") &&

@@ -9,9 +9,9 @@ import (
 var (
 	fileSchema = schema{
 		what: "the file", empty: true,
-		keys: []string{"system", "gateway", "bus", "services", "routes", "secrets", "databases", "environments"},
+		keys: []string{"system", "gateway", "bus", "services", "routes", "secrets", "databases", "queues", "types", "environments"},
 		unbuilt: map[string]string{
-			"queues": forNow, "types": forNow, "jobs": forNow, "schedules": forNow, "channels": forNow,
+			"jobs": forNow, "schedules": forNow, "channels": forNow,
 			"alerts": forNow, "profiles": forNow, "nodes": forNow,
 		},
 	}
@@ -43,6 +43,8 @@ func (r *reader) read(doc *node) {
 		}
 	}
 	r.readDatabases(top["databases"])
+	r.readTypes(top["types"])
+	r.readQueues(top["queues"])
 	r.readServices(top["services"])
 	r.readRoutes(top["routes"])
 	r.check(doc)

@@ -1,0 +1,184 @@
+// Package message checks messages against their types: JSON Schemas of the draft
+// 2020-12 (https://json-schema.org/draft/2020-12/json-schema-core).
+//
+// A [Type] is compiled once and checks any number of messages at once. Beyond what
+// the draft makes a schema assert, `format` and `contentEncoding`,
+// `contentMediaType` and `contentSchema` are asserted too: a text that holds JSON is
+// checked as that JSON. A schema stands for itself: it refers to no other file and to
+// nothing on the network.
+//
+// A check is bounded: a message is nested at most [MaxDepth] deep, the JSON in its
+// texts included, and its numbers have at most [MaxNumber] characters and exponents
+// up to [MaxExponent]. Patterns are Go's, which run in linear time. The size of a
+// message is the caller's to bound.
+//
+// [Breaks] compares two versions of a type.
+//
+// What the package does not do: it reads no files, and it changes no message, so
+// that defaults are not filled in.
+package message
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+// The bounds of what is read.
+const (
+	MaxSchema   = 256 << 10 // bytes of a schema
+	MaxDepth    = 64        // levels of a message or a schema
+	MaxNumber   = 64        // characters of a number
+	MaxExponent = 400       // of a number, either way
+)
+
+// draft is what $schema says, if it says anything.
+const draft = "https://json-schema.org/draft/2020-12/schema"
+
+// home is where the library thinks that a schema is.
+const home = "fairlead://types/"
+
+// Type is a compiled schema. Its methods are safe for concurrent use.
+type Type struct {
+	name   string
+	schema *jsonschema.Schema
+}
+
+// SchemaError says why a text is no schema that messages can be checked against.
+type SchemaError struct {
+	Pointer string // to the fault in the schema (RFC 6901), "" for the whole
+	Reason  string // "must be an object", without the pointer
+	JSON    bool   // the text is no JSON at all
+}
+
+// Error returns the reason after the pointer.
+func (e *SchemaError) Error() string {
+	if e.Pointer == "" {
+		return e.Reason
+	}
+	return "at " + e.Pointer + ": " + e.Reason
+}
+
+// Fault says why a message does not satisfy its type.
+type Fault struct {
+	Type    string // name of the type
+	Pointer string // to the fault in the message (RFC 6901), "" for the whole; it goes on into the JSON that a text holds
+	Reason  string // "must be a number, is a string"; it holds keys of the message, but no values
+}
+
+// Error tells the type, the place and the reason.
+func (f *Fault) Error() string {
+	if f.Pointer == "" {
+		return "is no " + f.Type + ": the message " + f.Reason
+	}
+	return "is no " + f.Type + ": " + f.Pointer + " " + f.Reason
+}
+
+// Compile reads a schema. The error is a [SchemaError].
+func Compile(name string, schema []byte) (*Type, error) {
+	if len(schema) > MaxSchema {
+		return nil, &SchemaError{Reason: fmt.Sprintf("is larger than %d KiB", MaxSchema>>10)}
+	}
+	doc, err := decode(schema, MaxDepth)
+	if err != nil {
+		return nil, &SchemaError{Reason: err.Error(), JSON: true}
+	}
+	if o, ok := doc.(map[string]any); ok {
+		if said, ok := o["$schema"]; ok {
+			if text, ok := said.(string); !ok || strings.TrimSuffix(text, "#") != draft {
+				return nil, &SchemaError{Pointer: "/$schema", Reason: "must be " + draft}
+			}
+		}
+	}
+	// Hierarchical, so that what a reference says besides shows.
+	where := home + "self"
+	c := jsonschema.NewCompiler()
+	c.DefaultDraft(jsonschema.Draft2020)
+	c.UseLoader(nothing{})
+	c.AssertFormat()
+	c.AssertVocabs()
+	c.RegisterVocabulary(contents())
+	if err := c.AddResource(where, doc); err != nil {
+		return nil, &SchemaError{Reason: err.Error()}
+	}
+	compiled, err := compile(c, where)
+	if err != nil {
+		return nil, schemaError(err, where)
+	}
+	return &Type{name, compiled}, nil
+}
+
+// compile is the library's, whose panics become errors: a schema is data.
+func compile(c *jsonschema.Compiler, where string) (s *jsonschema.Schema, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("cannot be compiled (%v)", p)
+		}
+	}()
+	return c.Compile(where)
+}
+
+// nothing loads no schema from anywhere.
+type nothing struct{}
+
+var errElsewhere = errors.New("refers to another document")
+
+// Load implements [jsonschema.URLLoader].
+func (nothing) Load(string) (any, error) { return nil, errElsewhere }
+
+func schemaError(err error, where string) *SchemaError {
+	if invalid, ok := errors.AsType[*jsonschema.SchemaValidationError](err); ok {
+		if v, ok := errors.AsType[*jsonschema.ValidationError](invalid.Err); ok {
+			f := first(v)
+			return &SchemaError{Pointer: f.Pointer, Reason: f.Reason}
+		}
+	}
+	if load, ok := errors.AsType[*jsonschema.LoadURLError](err); ok && errors.Is(load.Err, errElsewhere) {
+		url := strings.TrimPrefix(load.URL, home)
+		return &SchemaError{Reason: fmt.Sprintf("refers to %q; a schema stands for itself, put what it refers to under $defs", url)}
+	}
+	if re, ok := errors.AsType[*jsonschema.InvalidRegexError](err); ok {
+		return &SchemaError{Pointer: pointerOf(re.URL), Reason: "is no regular expression of Go (RE2)"}
+	}
+	reason := strings.ReplaceAll(err.Error(), where, "")
+	return &SchemaError{Reason: strings.Join(strings.Fields(reason), " ")}
+}
+
+// pointerOf is the pointer in the fragment of a URL.
+func pointerOf(url string) string {
+	_, fragment, _ := strings.Cut(url, "#")
+	return fragment
+}
+
+// Name is the name of the type.
+func (t *Type) Name() string { return t.name }
+
+// Check returns nil if data is one JSON value that satisfies the type, else a [Fault].
+func (t *Type) Check(data []byte) error {
+	v, err := decode(data, MaxDepth)
+	if err != nil {
+		return &Fault{Type: t.name, Reason: err.Error()}
+	}
+	if err := t.validate(v); err != nil {
+		f := &Fault{Type: t.name, Reason: "cannot be checked"}
+		if invalid, ok := errors.AsType[*jsonschema.ValidationError](err); ok {
+			f = first(invalid)
+			f.Type = t.name
+		}
+		return f
+	}
+	return nil
+}
+
+// validate is the library's, whose panics become errors: a message is somebody else's
+// data.
+func (t *Type) validate(v any) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("check: %v", p)
+		}
+	}()
+	return t.schema.Validate(v)
+}

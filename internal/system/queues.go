@@ -1,0 +1,196 @@
+package system
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"fairlead/internal/system/message"
+)
+
+var queueSchema = schema{
+	what: "a queue", empty: true,
+	keys: []string{"type", "enforce", "keep", "max_bytes", "max_messages", "dedupe", "replicas"},
+}
+
+const (
+	day          = 24 * time.Hour
+	defaultKeep  = 7 * day
+	longestKeep  = 36500 * day
+	defaultDedup = 2 * time.Minute
+	longestDedup = day
+	mostQueues   = 200
+	mostTypes    = 200
+)
+
+var (
+	// queueName is what a queue's subjects may look like. Streams are named after it;
+	// those of fairlead itself begin with a capital.
+	queueName = regexp.MustCompile(`^[a-z][A-Za-z0-9_-]*(\.([A-Za-z0-9_-]+|\*))*(\.>)?$`)
+	typeName  = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9]{0,62}$`)
+)
+
+// readTypes reads the types and the schemas that they name.
+func (r *reader) readTypes(n *node) {
+	entries := r.entries(n, "schema files by the name of the type")
+	if len(entries) > mostTypes {
+		r.rec.add(n.keyAt, n.path, tooMany, fmt.Sprint(mostTypes), len(entries), "")
+		return
+	}
+	for _, m := range entries {
+		r.types[m.key] = m
+		if !typeName.MatchString(m.key) {
+			r.rec.add(m.keyAt, m.path, badName, quote(m.key), "a name of letters and digits that begins with a letter, at most 63", "write it as in DataNotification")
+		}
+		text, ok := r.schemaFile(m)
+		if !ok {
+			continue
+		}
+		if _, err := message.Compile(m.key, text); err != nil {
+			if fault, ok := errors.AsType[*message.SchemaError](err); ok && fault.JSON {
+				r.rec.add(m.at, m.path, notJSON, quote(m.text), fault.Reason)
+			} else {
+				r.rec.add(m.at, m.path, badSchema, quote(m.text), err)
+			}
+			continue
+		}
+		sum := sha256.Sum256(text)
+		r.sys.flat[join("types", m.key)] = m.text + " (sha256 " + hex.EncodeToString(sum[:6]) + ")"
+		r.sys.Types = append(r.sys.Types, Type{Name: m.key, File: absolute(r.dir, m.text), Schema: text})
+	}
+	slices.SortFunc(r.sys.Types, func(a, b Type) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// schemaFile returns the text of the file that a type names: of the disk, or, for a
+// stored revision, as it was then.
+func (r *reader) schemaFile(n *node) ([]byte, bool) {
+	if text, ok := r.files[n.text]; ok && n.scalar() {
+		return text, true
+	}
+	if r.stored {
+		if path, ok := r.path(n); ok {
+			r.rec.add(n.at, n.path, notFound, quote(path), "the revision was stored without it")
+		}
+		return nil, false
+	}
+	before := len(r.rec.findings)
+	path := r.file(n, false)
+	if path == "" || len(r.rec.findings) > before {
+		return nil, false
+	}
+	text, err := readAtMost(path, message.MaxSchema)
+	if err != nil {
+		r.rec.add(n.at, n.path, badPath, "cannot be read: "+oneLine(err.Error()), "name a file that can be read, of at most "+formatSize(message.MaxSchema))
+		return nil, false
+	}
+	r.files[n.text] = text
+	return text, true
+}
+
+// readAtMost reads a file that has at most that many bytes.
+func readAtMost(path string, most int64) (b []byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		if e, ok := errors.AsType[*os.PathError](err); ok {
+			err = e.Err
+		}
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if b, err = io.ReadAll(io.LimitReader(f, most+1)); err == nil && int64(len(b)) > most {
+		err = errors.New("it is larger than " + formatSize(most))
+	}
+	return b, err
+}
+
+// readQueues reads the queues. The types were read before.
+func (r *reader) readQueues(n *node) {
+	entries := r.entriesWith(n, "queues by their subjects", "write {} for the defaults, or remove the key")
+	if len(entries) > mostQueues {
+		r.rec.add(n.keyAt, n.path, tooMany, fmt.Sprint(mostQueues), len(entries), "")
+		return
+	}
+	for _, m := range entries {
+		named := r.queueName(m)
+		f := r.fields(m, queueSchema)
+		q := Queue{Name: m.key}
+		q.Keep = r.duration(f["keep"], defaultKeep, time.Second, longestKeep)
+		q.MaxBytes = r.size(f["max_bytes"], 0, 1<<10, 1<<50)
+		q.MaxCount = int64(r.int(f["max_messages"], 0, 1, 1<<40, ""))
+		q.Dedupe = r.duration(f["dedupe"], min(defaultDedup, q.Keep), 100*time.Millisecond, min(longestDedup, q.Keep))
+		q.Replicas = r.int(f["replicas"], 1, 1, 1, "the bus runs on one node so far")
+		q.Enforce = Enforce(r.oneOf(f["enforce"], string(EnforceReject), string(EnforceReject), string(EnforceQuarantine), string(EnforceObserve)))
+		if t := f["type"]; t != nil {
+			q.Type, _ = r.text(t)
+			if r.types[q.Type] == nil {
+				r.refer("types", t.at, t.path, unknownType, quote(q.Type), suggest(q.Type, names(r.types), "declare it under types"))
+			}
+		} else if e := f["enforce"]; e != nil {
+			r.rec.add(e.keyAt, e.path, misplaced, "to a queue without a type", "add type, or remove it")
+		}
+		if named {
+			r.queues = append(r.queues, m)
+			r.sys.Queues = append(r.sys.Queues, q)
+		}
+	}
+	slices.SortFunc(r.sys.Queues, func(a, b Queue) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// queueName tells whether a queue can have that name, and which other has its subjects.
+func (r *reader) queueName(m *node) bool {
+	const most = 128
+	if err := checkSubject(m.key, true); err != nil {
+		r.rec.add(m.keyAt, m.path, badSubject, err)
+		return false
+	}
+	if !queueName.MatchString(m.key) || len(m.key) > most || slices.ContainsFunc(strings.Split(m.key, "."), func(t string) bool { return t == "ANY" || t == "ALL" }) {
+		r.rec.add(m.keyAt, m.path, badName, quote(m.key),
+			"subjects of letters, digits, _ and - that begin with a small letter, at most 128, without the words ANY and ALL", "write it as in data.vhf, activity.* or orders.>")
+		return false
+	}
+	for _, other := range r.queues {
+		if subjectsMeet(other.key, m.key) {
+			r.rec.add(m.keyAt, m.path, sharedSubjects, quote(other.key), other.keyAt)
+			return false
+		}
+	}
+	return true
+}
+
+// checkQueues tells which queues hold subjects that a service answers: a request
+// there would be stored, and confirmed by the bus instead.
+func (r *reader) checkQueues() {
+	for _, q := range r.queues {
+		if services := r.whoAnswers(q.key); len(services) > 0 {
+			r.rec.add(q.keyAt, q.path, queueAnswered, enumerate(services, "and"))
+		}
+	}
+}
+
+// Queue finds the queue that keeps a subject, nil if none does.
+func (s *System) Queue(subject string) *Queue {
+	for i := range s.Queues {
+		if subjectsMeet(s.Queues[i].Name, subject) {
+			return &s.Queues[i]
+		}
+	}
+	return nil
+}
+
+// Type finds a type by its name.
+func (s *System) Type(name string) (*Type, bool) {
+	for i := range s.Types {
+		if s.Types[i].Name == name {
+			return &s.Types[i], true
+		}
+	}
+	return nil, false
+}
