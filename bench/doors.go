@@ -373,10 +373,10 @@ func (b *bench) backend() (address string, stop func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", nil, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "large"), make([]byte, 1_000_000), 0o644); err != nil { //nolint:gosec // nginx's worker reads it
+	if err := os.WriteFile(filepath.Join(dir, "large"), make([]byte, 1_000_000), 0o644); err != nil {
 		return "", nil, err
 	}
-	if err := os.Chmod(b.dir, 0o755); err != nil { //nolint:gosec // as above
+	if err := os.Chmod(b.dir, 0o755); err != nil {
 		return "", nil, err
 	}
 	address = freeAddress()

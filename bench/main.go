@@ -1,8 +1,9 @@
 // Command bench measures fairlead end to end, each figure with its peer in the
 // same run, and prints the tables of bench/README.md:
 //
-//	go run ./bench            everything, about six minutes
+//	go run ./bench            everything but the soak, about half an hour
 //	go run ./bench bus proxy  only these
+//	go run ./bench soak       ten minutes of load and changes
 //
 // The load stays on this machine's loopback, is bounded in time and stops by
 // itself. Machines differ and are noisy: read the ratios and medians.
@@ -80,9 +81,9 @@ func run(ctx context.Context, only []string, rounds int, length time.Duration, o
 		name string
 		run  func() error
 	}{
-		{"bus", b.bus}, {"proxy", b.proxy}, {"doors", b.doors}, {"start", b.start}, {"trade", b.trade}, {"faults", b.faults},
+		{"bus", b.bus}, {"proxy", b.proxy}, {"doors", b.doors}, {"soak", b.soak}, {"start", b.start}, {"trade", b.trade}, {"faults", b.faults},
 	} {
-		if len(only) > 0 && !slices.Contains(only, part.name) {
+		if len(only) > 0 && !slices.Contains(only, part.name) || len(only) == 0 && part.name == "soak" {
 			continue
 		}
 		if err := part.run(); err != nil {

@@ -357,12 +357,12 @@ func (w *world) endedWithin(from, to time.Time) bool {
 }
 
 // ending marks a change that may end conversations until it is over.
-func (w *world) ending(make func() error) error {
+func (w *world) ending(do func() error) error {
 	w.mu.Lock()
 	w.ends = append(w.ends, span{from: time.Now()})
 	i := len(w.ends) - 1
 	w.mu.Unlock()
-	err := make()
+	err := do()
 	w.mu.Lock()
 	w.ends[i].to = time.Now().Add(time.Second)
 	w.mu.Unlock()

@@ -58,10 +58,10 @@ func live(s *service.Service) error {
 		for {
 			kind, b, err := c.Read(context.Background())
 			if err != nil {
-				return nil //nolint:nilerr // the end of the conversation
+				return nil
 			}
 			if err := c.Write(context.Background(), kind, b); err != nil {
-				return nil //nolint:nilerr // as above
+				return nil
 			}
 		}
 	})
