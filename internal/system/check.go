@@ -49,22 +49,31 @@ func (r *reader) check(doc *node) {
 // checkRoutes tells which routes conflict. Each route is told about the first that
 // it conflicts with.
 func (r *reader) checkRoutes() {
-	byHost := map[string][]*routed{}
+	byHost := map[string]*crossing{}
 	for i := range r.routes {
 		q := &r.routes[i]
-		for _, p := range byHost[q.pattern.host] {
-			relation := relate(p.pattern, q.pattern)
-			if relation == apart {
-				continue
+		paths := byHost[q.pattern.host]
+		if paths == nil {
+			paths = &crossing{}
+			byHost[q.pattern.host] = paths
+		}
+		first, how := i, apart // the first in the file that stands in the way
+		paths.meeting(q.pattern.segments, func(before int) {
+			if before < first {
+				if relation := relate(r.routes[before].pattern, q.pattern); relation != apart {
+					first, how = before, relation
+				}
 			}
+		})
+		if how != apart {
 			c := sameRoute
-			if relation == crossed {
+			if how == crossed {
 				c = conflict
 			}
+			p := &r.routes[first]
 			r.rec.add(q.key.keyAt, q.key.path, c, quote(p.key.key), p.key.keyAt)
-			break
 		}
-		byHost[q.pattern.host] = append(byHost[q.pattern.host], q)
+		paths.add(q.pattern.segments, i)
 	}
 }
 
