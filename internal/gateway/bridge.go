@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/gateway/data"
+	"fairlead/internal/gateway/token"
 	"fairlead/internal/wire"
 )
 
@@ -42,7 +43,7 @@ type BusConn interface {
 // is safe for concurrent use.
 type bridge struct {
 	conn   BusConn
-	minter *minter
+	minter *token.Minter
 	logger *slog.Logger
 	table  *table
 	sender sender
@@ -54,7 +55,7 @@ type bridge struct {
 	sub *nats.Subscription
 }
 
-func newBridge(conn BusConn, m *minter, logger *slog.Logger) *bridge {
+func newBridge(conn BusConn, m *token.Minter, logger *slog.Logger) *bridge {
 	b := &bridge{conn: conn, minter: m, logger: logger, table: newTable(conn.NewInbox()), sender: sender{conn: conn}}
 	b.ending, b.end = context.WithCancel(context.Background())
 	return b
@@ -226,11 +227,11 @@ func (b *bridge) prepare(c *call, r *http.Request, x *exchange) error {
 	c.head("Accept-Language", passed(r.Header["Accept-Language"], languageBytes))
 	c.head(wire.HeaderDeadline, wire.FormatDeadline(c.deadline))
 	if x.user != nil {
-		token, err := b.minter.token(x.user, br.service)
+		told, err := b.minter.Token(x.user, br.service)
 		if err != nil {
 			return err
 		}
-		c.head(wire.HeaderIdentity, token)
+		c.head(wire.HeaderIdentity, told)
 	}
 	return nil
 }
@@ -256,7 +257,7 @@ func (b *bridge) failInput(w http.ResponseWriter, r *http.Request, x *exchange, 
 		x.fail(w, r, input.Status, input.Public)
 	case errors.Is(err, data.ErrTooLarge):
 		x.fail(w, r, http.StatusRequestEntityTooLarge, "the request's body is too large")
-	case errors.Is(err, errUnmintable):
+	case errors.Is(err, token.ErrUnmintable):
 		x.cause = err.Error()
 		x.fail(w, r, http.StatusInternalServerError, "")
 	default:

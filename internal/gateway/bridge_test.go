@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"fairlead/internal/gateway/token/tokentest"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -251,10 +252,10 @@ func TestBridgeRaw(t *testing.T) {
 }
 
 func TestBridgePassesOnlyHeadersOfTheList(t *testing.T) {
-	priv, key := jwtKey(t, "k1")
-	issuer := &jwtIssuer{tb: t}
-	issuer.publish(key)
-	cfg := jwtConfig
+	priv, key := tokentest.Key(t, "k1")
+	issuer := tokentest.NewIssuer(t)
+	issuer.Publish(key)
+	cfg := tokentest.Config
 	g := newBusGateway(t, Config{
 		Gateway: system.Gateway{Auth: system.Auth{JWT: &cfg}},
 		Routes: []system.Route{
@@ -265,7 +266,7 @@ func TestBridgePassesOnlyHeadersOfTheList(t *testing.T) {
 	g.ready("i1")
 	nc := busConnect(t, g.server)
 	busSubscribe(t, nc, "auth.jwks", func(m *nats.Msg) {
-		b, err := issuer.ask(context.Background(), "auth.jwks")
+		b, err := issuer.Ask(context.Background(), "auth.jwks")
 		if err != nil {
 			t.Error(err)
 		}
@@ -276,7 +277,7 @@ func TestBridgePassesOnlyHeadersOfTheList(t *testing.T) {
 		seen <- m.Header
 		busRespond(t, m, "{}")
 	})
-	token := jwtSign(t, map[string]any{"alg": "EdDSA", "kid": "k1", "typ": "at+jwt"}, jwtClaims(time.Now()), edSign(priv))
+	token := tokentest.Sign(t, map[string]any{"alg": "EdDSA", "kid": "k1", "typ": "at+jwt"}, tokentest.Claims(time.Now()), tokentest.Ed(priv))
 	forged := []string{
 		"Fairlead-Identity", "forged", "FAIRLEAD-IDENTITY", "forged", "fairlead_identity", "forged", "Fairlead-Deadline", "1",
 		"Nats-Msg-Id", "x", "Nats-Rollup", "all", "nats-ttl", "1", "Cookie", "a=b", "X-Other", "y", "Accept-Language", "de",

@@ -8,16 +8,9 @@ import (
 	"fairlead/internal/gateway/access"
 	"fairlead/internal/gateway/filter"
 	"fairlead/internal/gateway/match"
+	"fairlead/internal/gateway/token"
 	"fairlead/internal/wire"
 )
-
-// User is who a request comes from, as a valid bearer token says.
-type User struct {
-	Subject string
-	Roles   []string
-	Claims  map[string]any
-	Expires time.Time // of the token that said so
-}
 
 // exchange is one request on its way through the door. It belongs to the
 // goroutine that serves the request and is not used after that.
@@ -26,12 +19,12 @@ type exchange struct {
 	entrance  *entrance
 	route     *route // nil until matched
 	vars      match.Values
-	path      string     // escaped, as the service sees it
-	prefix    string     // that was stripped from it
-	id        string     // request id
-	trace     wire.Trace // of the hop to the service
-	continued bool       // the client began the trace
-	user      *User      // nil: anonymous
+	path      string      // escaped, as the service sees it
+	prefix    string      // that was stripped from it
+	id        string      // request id
+	trace     wire.Trace  // of the hop to the service
+	continued bool        // the client began the trace
+	user      *token.User // nil: anonymous
 
 	origin filter.Origin // where the request comes from, as far as it can be believed
 	told   []field       // headers that the gateway adds for the service

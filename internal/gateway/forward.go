@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"fairlead/internal/gateway/recent"
+	"fairlead/internal/gateway/token"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -31,12 +33,12 @@ type forwarder struct {
 	// copied are the headers of the service's answer that go on to the route's.
 	copied []string
 	// users are known by what was said of them, so that the same answer is the same
-	// *User and its identity need not be signed anew.
-	users generations[string, *User]
+	// *token.User and its identity need not be signed anew.
+	users *recent.Map[string, *token.User]
 }
 
 func newForwarder(def *system.Forward, pools map[string]*pool) (*forwarder, error) {
-	f := &forwarder{def: *def, users: generations[string, *User]{size: forwardUsers}}
+	f := &forwarder{def: *def, users: recent.New[string, *token.User](forwardUsers)}
 	var err error
 	if f.uri, err = url.ParseRequestURI(def.Path); err != nil || f.uri.Host != "" {
 		return nil, fmt.Errorf("gateway.auth.forward: the path %q is no path", def.Path)
@@ -78,7 +80,7 @@ func (f *forwarder) inside() []string {
 
 // ask asks the service about r. If it lets r in, ask reports true and returns the
 // user, nil if the service names none; if not, it answers.
-func (f *forwarder) ask(w http.ResponseWriter, r *http.Request, x *exchange) (*User, bool) {
+func (f *forwarder) ask(w http.ResponseWriter, r *http.Request, x *exchange) (*token.User, bool) {
 	rec := &kept{header: http.Header{}}
 	failed, whole := f.send(rec, r, x)
 	status := rec.status
@@ -185,7 +187,7 @@ func (f *forwarder) passOn(w http.ResponseWriter, r *http.Request, x *exchange, 
 }
 
 // user returns who the service says that it is, nil if it does not.
-func (f *forwarder) user(h http.Header) *User {
+func (f *forwarder) user(h http.Header) *token.User {
 	subject := h.Get(f.def.SubjectHeader)
 	var roles []string
 	for _, line := range h[f.def.RolesHeader] {
@@ -195,11 +197,11 @@ func (f *forwarder) user(h http.Header) *User {
 		return nil
 	}
 	name := subject + "\x00" + strings.Join(roles, ",")
-	if u, ok := f.users.find(name); ok {
+	if u, ok := f.users.Find(name); ok {
 		return u
 	}
-	u := &User{Subject: subject, Roles: roles}
-	f.users.store(name, u)
+	u := &token.User{Subject: subject, Roles: roles}
+	f.users.Store(name, u)
 	return u
 }
 

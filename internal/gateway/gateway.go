@@ -42,6 +42,7 @@ import (
 	"fairlead/internal/gateway/filter"
 	"fairlead/internal/gateway/listen"
 	"fairlead/internal/gateway/meter"
+	"fairlead/internal/gateway/token"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -73,7 +74,7 @@ type Gateway struct {
 	log     *slog.Logger
 	doors   *listen.Set
 	plain   *entrance // of requests that came by no listener: a test's
-	minter  *minter
+	minter  *token.Minter
 	bridge  *bridge
 	access  *access.Log
 	tickets tickets
@@ -130,7 +131,7 @@ func New(opts Options) *Gateway {
 	g.unmatched = g.meters.Of("")
 	g.stop = sync.OnceFunc(func() { close(g.stopping) })
 	if opts.Signer != nil {
-		g.minter = newMinter(opts.Signer)
+		g.minter = token.NewMinter(opts.Signer)
 	}
 	if opts.Bus != nil {
 		g.bridge = newBridge(opts.Bus, g.minter, opts.Logger)

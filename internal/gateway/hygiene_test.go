@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"fairlead/internal/gateway/token"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -392,7 +393,7 @@ func TestServicesAreToldTheUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := &exchange{g: g, pool: newPool(g, "api"), route: &route{}, path: "/", user: &User{Subject: "ann", Roles: []string{"admin"}}, id: "request-17", start: time.Now()}
+	x := &exchange{g: g, pool: newPool(g, "api"), route: &route{}, path: "/", user: &token.User{Subject: "ann", Roles: []string{"admin"}}, id: "request-17", start: time.Now()}
 	var q outbound
 	if !x.prepare(nil, r, &q) {
 		t.Fatal("not prepared")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/filter"
+	"fairlead/internal/gateway/token"
 	"fairlead/internal/system"
 )
 
@@ -29,8 +30,8 @@ var methodOf = map[system.AuthMethod]methods{
 // authority knows users in all the ways that the gateway is configured with. The
 // zero authority knows nobody. It is immutable but for what its parts remember.
 type authority struct {
-	jwt     *authenticator // nil: no tokens are accepted
-	basic   *roster        // nil: no passwords
+	jwt     *token.Authenticator // nil: no tokens are accepted
+	basic   *roster              // nil: no passwords
 	realm   string
 	keys    *roster // nil: no API keys
 	header  string  // that API keys stand in
@@ -48,18 +49,18 @@ type authority struct {
 // roster is who is known by a password or a key.
 type roster struct {
 	credentials *filter.Credentials
-	users       []*User
+	users       []*token.User
 }
 
 func (g *Gateway) authority(c *Config, pools map[string]*pool, before *admission) (authority, error) {
 	auth := &c.Gateway.Auth
 	a := authority{guesses: filter.NewGuesses(), strays: filter.NewGuesses()}
-	var jwt *authenticator
+	var jwt *token.Authenticator
 	if before != nil {
 		jwt, a.guesses, a.strays = before.authority.jwt, before.authority.guesses, before.authority.strays
 	}
 	if auth.JWT != nil {
-		a.jwt = newAuthenticator(auth.JWT, g.bridge.ask, g.log, jwt)
+		a.jwt = token.New(auth.JWT, g.bridge.ask, g.log, jwt)
 	}
 	var err error
 	if auth.Basic != nil {
@@ -88,7 +89,7 @@ func (g *Gateway) authority(c *Config, pools map[string]*pool, before *admission
 }
 
 func newRoster(c *Config, list []system.Credential, named bool) (*roster, error) {
-	ro := &roster{users: make([]*User, len(list))}
+	ro := &roster{users: make([]*token.User, len(list))}
 	all := make([]filter.Credential, len(list))
 	for i, one := range list {
 		secret, err := secretOf(c, one)
@@ -99,7 +100,7 @@ func newRoster(c *Config, list []system.Credential, named bool) (*roster, error)
 		if named {
 			all[i].Name = one.Name
 		}
-		ro.users[i] = &User{Subject: one.Name, Roles: one.Roles}
+		ro.users[i] = &token.User{Subject: one.Name, Roles: one.Roles}
 	}
 	ro.credentials = filter.NewCredentials(all)
 	return ro, nil
@@ -132,12 +133,12 @@ func (a *authority) methods(def *system.Route) (m methods, required bool) {
 
 // What a client is told when it is not known.
 var (
-	errLoginMissing  = &authError{http.StatusUnauthorized, "", "this needs you to log in"}
-	errPasswordWrong = &authError{http.StatusUnauthorized, "", "the user or the password is wrong"}
-	errPasswordForm  = &authError{http.StatusUnauthorized, "", "the user and the password cannot be read"}
-	errKeyWrong      = &authError{http.StatusUnauthorized, "", "the API key is not known"}
-	errKeyTwice      = &authError{http.StatusBadRequest, "", "there is more than one API key"}
-	errGuesses       = &authError{http.StatusTooManyRequests, "", "there were too many failed attempts"}
+	errLoginMissing  = &token.Refusal{Status: http.StatusUnauthorized, Public: "this needs you to log in"}
+	errPasswordWrong = &token.Refusal{Status: http.StatusUnauthorized, Public: "the user or the password is wrong"}
+	errPasswordForm  = &token.Refusal{Status: http.StatusUnauthorized, Public: "the user and the password cannot be read"}
+	errKeyWrong      = &token.Refusal{Status: http.StatusUnauthorized, Public: "the API key is not known"}
+	errKeyTwice      = &token.Refusal{Status: http.StatusBadRequest, Public: "there is more than one API key"}
+	errGuesses       = &token.Refusal{Status: http.StatusTooManyRequests, Public: "there were too many failed attempts"}
 )
 
 // admit finds out who sent r and whether its route is open to them. If so it sets
@@ -172,18 +173,18 @@ func (a *authority) admit(w http.ResponseWriter, r *http.Request, x *exchange) b
 		if err == nil {
 			err = errLoginMissing
 			if f.methods == byJWT {
-				err = errTokenMissing
+				err = token.ErrMissing
 			}
 		}
-		var known *authError
+		var known *token.Refusal
 		if !errors.As(err, &known) { // the client is gone
-			known = errTokenUnavailable
+			known = token.ErrUnavailable
 		}
 		a.refuse(w, r, x, known)
 		return false
 	case !allowed(u, x.route.def.Roles):
 		x.cause = "user " + u.Subject
-		a.refuse(w, r, x, &authError{http.StatusForbidden, "insufficient_scope", "this needs the role " + strings.Join(x.route.def.Roles, " or ")})
+		a.refuse(w, r, x, &token.Refusal{Status: http.StatusForbidden, Code: "insufficient_scope", Public: "this needs the role " + strings.Join(x.route.def.Roles, " or ")})
 		return false
 	}
 	if u.Subject != "" {
@@ -194,17 +195,17 @@ func (a *authority) admit(w http.ResponseWriter, r *http.Request, x *exchange) b
 
 // known returns the user that r proves to be of in one of the route's ways but
 // forward. If none does, it returns the first error, nil if r does not even try.
-func (a *authority) known(r *http.Request, x *exchange, key []string) (*User, error) {
+func (a *authority) known(r *http.Request, x *exchange, key []string) (*token.User, error) {
 	f := &x.route.filters
 	var first error
-	try := func(u *User, err error) *User {
+	try := func(u *token.User, err error) *token.User {
 		if err != nil && first == nil {
 			first = err
 		}
 		return u
 	}
 	if f.methods&byJWT != 0 {
-		if u := try(a.jwt.authenticate(r.Context(), r)); u != nil {
+		if u := try(a.jwt.Authenticate(r.Context(), r)); u != nil {
 			return u, nil
 		}
 	}
@@ -223,14 +224,14 @@ func (a *authority) known(r *http.Request, x *exchange, key []string) (*User, er
 
 // password looks at HTTP's Basic authentication (RFC 7617). What it has accepted is
 // not passed on: the password is the gateway's, not the service's.
-func (a *authority) password(r *http.Request, x *exchange) (*User, error) {
+func (a *authority) password(r *http.Request, x *exchange) (*token.User, error) {
 	values := r.Header["Authorization"]
 	switch len(values) {
 	case 0:
 		return nil, nil
 	case 1:
 	default:
-		return nil, errTokenTwice
+		return nil, token.ErrTwice
 	}
 	given, basic, ok := filter.ParseBasic(values[0])
 	if !basic {
@@ -246,7 +247,7 @@ func (a *authority) password(r *http.Request, x *exchange) (*User, error) {
 	return u, err
 }
 
-func (a *authority) key(x *exchange, values []string) (*User, error) {
+func (a *authority) key(x *exchange, values []string) (*token.User, error) {
 	if len(values) > 1 {
 		return nil, errKeyTwice
 	}
@@ -257,7 +258,7 @@ func (a *authority) key(x *exchange, values []string) (*User, error) {
 }
 
 // look compares a password or key, unless the client has failed too often.
-func (a *authority) look(ro *roster, x *exchange, given filter.Credential, wrong *authError) (*User, error) {
+func (a *authority) look(ro *roster, x *exchange, given filter.Credential, wrong *token.Refusal) (*token.User, error) {
 	guesses := a.guesses
 	if !x.route.filters.required {
 		guesses = a.strays
@@ -274,16 +275,16 @@ func (a *authority) look(ro *roster, x *exchange, given filter.Credential, wrong
 }
 
 // allowed reports whether u has one of the roles; an empty list is open to all.
-func allowed(u *User, roles []string) bool {
+func allowed(u *token.User, roles []string) bool {
 	return len(roles) == 0 || u != nil && slices.ContainsFunc(roles, func(role string) bool { return slices.Contains(u.Roles, role) })
 }
 
 // refuse answers with a problem, and with the challenges of the ways that are open
 // (RFC 9110, 11.6.1; RFC 6750, 3; RFC 7617).
-func (a *authority) refuse(w http.ResponseWriter, r *http.Request, x *exchange, e *authError) {
+func (a *authority) refuse(w http.ResponseWriter, r *http.Request, x *exchange, e *token.Refusal) {
 	h := w.Header()
 	why := refusedLogin
-	switch e.status {
+	switch e.Status {
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", "1")
 	case http.StatusTooManyRequests:
@@ -291,26 +292,26 @@ func (a *authority) refuse(w http.ResponseWriter, r *http.Request, x *exchange, 
 		wait := a.guesses.Wait(x.origin.Client, x.start)
 		h.Set("Retry-After", strconv.FormatInt(max(1, int64((wait+time.Second-1)/time.Second)), 10))
 	default:
-		if e.status == http.StatusForbidden {
+		if e.Status == http.StatusForbidden {
 			why = refusedRole
 		}
 		a.challenge(h, x.route.filters.methods, e)
 	}
-	x.refuse(w, r, why, e.status, e.public)
+	x.refuse(w, r, why, e.Status, e.Public)
 }
 
-func (a *authority) challenge(h http.Header, m methods, e *authError) {
+func (a *authority) challenge(h http.Header, m methods, e *token.Refusal) {
 	if m&byJWT != 0 {
 		challenge := `Bearer realm="fairlead"`
-		if e.code != "" {
-			challenge += `, error="` + e.code + `", error_description="` + quoteSafe(e.public) + `"`
+		if e.Code != "" {
+			challenge += `, error="` + e.Code + `", error_description="` + quoteSafe(e.Public) + `"`
 		}
 		h.Add("Www-Authenticate", challenge)
 	}
-	if m&byBasic != 0 && e.status == http.StatusUnauthorized {
+	if m&byBasic != 0 && e.Status == http.StatusUnauthorized {
 		h.Add("Www-Authenticate", `Basic realm="`+quoteSafe(a.realm)+`", charset="UTF-8"`)
 	}
-	if m&byKey != 0 && m&(byJWT|byBasic) == 0 && e.status == http.StatusUnauthorized {
+	if m&byKey != 0 && m&(byJWT|byBasic) == 0 && e.Status == http.StatusUnauthorized {
 		// A 401 must name a scheme; that of API keys is not registered.
 		h.Add("Www-Authenticate", `ApiKey header="`+quoteSafe(a.header)+`"`)
 	}

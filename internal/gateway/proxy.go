@@ -99,13 +99,13 @@ func (x *exchange) prepare(w http.ResponseWriter, r *http.Request, q *outbound) 
 	q.chunked = length < 0
 	identity := ""
 	if x.user != nil && x.g.minter != nil {
-		token, err := x.g.minter.token(x.user, x.pool.service)
+		told, err := x.g.minter.Token(x.user, x.pool.service)
 		if err != nil {
 			x.cause = err.Error()
 			x.fail(w, r, http.StatusInternalServerError, "")
 			return false
 		}
-		identity = token
+		identity = told
 	}
 	q.head = appendHead(q.head, r, x, identity, q.upgrade, length, q.expect)
 	if q.stream || length == 0 {

@@ -1,4 +1,14 @@
-package gateway
+// Package token knows users by bearer tokens and tells services about them.
+//
+// An [Authenticator] takes the JWT of a request's Authorization header (RFC 6750,
+// RFC 7519): only asymmetric algorithms, only keys of the configured set (RFC 7517),
+// which it fetches and rotates by itself, and only tokens of the configured issuer
+// and audience, within their time. A [Minter] makes the short-lived token that one
+// service is told of a user.
+//
+// It does not decide who may do what, answers nobody, and never shows a part of a
+// token in an error or a log.
+package token
 
 import (
 	"context"
@@ -14,6 +24,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 
+	"fairlead/internal/gateway/recent"
 	"fairlead/internal/system"
 )
 
@@ -22,52 +33,62 @@ const (
 	tokenCache = 8192    // verified tokens per generation, two generations are kept
 )
 
-// authError is why a request is not taken as that of a user. Its text is public;
-// it never holds a part of what the client sent.
-type authError struct {
-	status int    // 400, 401, 403, 429 or 503
-	code   string // of RFC 6750, 3.1; "" where it is no token's fault
-	public string
+// User is who a request comes from, as a valid bearer token, a password, a key or a
+// service that was asked says. It is not changed once it is known.
+type User struct {
+	Subject string
+	Roles   []string
+	Claims  map[string]any
+	Expires time.Time // of the token that said so, zero without one
 }
 
-func (e *authError) Error() string { return e.public }
+// Refusal is why a request is not taken as that of a user. Its text is public;
+// it never holds a part of what the client sent.
+type Refusal struct {
+	Status int    // 400, 401, 403, 429 or 503
+	Code   string // of RFC 6750, 3.1; "" where it is no token's fault
+	Public string
+}
 
-func invalidToken(public string) *authError {
-	return &authError{http.StatusUnauthorized, "invalid_token", public}
+// Error returns the public text.
+func (e *Refusal) Error() string { return e.Public }
+
+func invalidToken(public string) *Refusal {
+	return &Refusal{http.StatusUnauthorized, "invalid_token", public}
 }
 
 // What a client is told when its token is refused.
 var (
-	errTokenMissing     = &authError{http.StatusUnauthorized, "", "this needs a bearer token"}
-	errTokenTwice       = &authError{http.StatusBadRequest, "invalid_request", "there is more than one Authorization header"}
-	errTokenForm        = invalidToken("the token is not a signed JWT of an accepted algorithm")
-	errTokenLong        = invalidToken("the token is too long")
-	errTokenKind        = invalidToken("the token is not an access token")
-	errTokenKey         = invalidToken("the token is signed with an unknown key")
-	errTokenSignature   = invalidToken("the token's signature is wrong")
-	errTokenClaims      = invalidToken("the token's claims cannot be read")
-	errTokenIssuer      = invalidToken("the token is of another issuer")
-	errTokenAudience    = invalidToken("the token is for another audience")
-	errTokenExpired     = invalidToken("the token has expired")
-	errTokenEndless     = invalidToken("the token has no expiry")
-	errTokenEarly       = invalidToken("the token is not valid yet")
-	errTokenAnonymous   = invalidToken("the token names no subject")
-	errTokenUnavailable = &authError{http.StatusServiceUnavailable, "", "tokens cannot be checked at present"}
+	ErrMissing     = &Refusal{http.StatusUnauthorized, "", "this needs a bearer token"}
+	ErrTwice       = &Refusal{http.StatusBadRequest, "invalid_request", "there is more than one Authorization header"}
+	errForm        = invalidToken("the token is not a signed JWT of an accepted algorithm")
+	errLong        = invalidToken("the token is too long")
+	errKind        = invalidToken("the token is not an access token")
+	errKey         = invalidToken("the token is signed with an unknown key")
+	errSignature   = invalidToken("the token's signature is wrong")
+	errClaims      = invalidToken("the token's claims cannot be read")
+	errIssuer      = invalidToken("the token is of another issuer")
+	errAudience    = invalidToken("the token is for another audience")
+	errExpired     = invalidToken("the token has expired")
+	errEndless     = invalidToken("the token has no expiry")
+	errEarly       = invalidToken("the token is not valid yet")
+	errAnonymous   = invalidToken("the token names no subject")
+	ErrUnavailable = &Refusal{http.StatusServiceUnavailable, "", "tokens cannot be checked at present"}
 )
 
-// authenticator knows users by their bearer tokens: JWTs in the Authorization
+// Authenticator knows users by their bearer tokens: JWTs in the Authorization
 // header, signed by a key of the configured set with one of the configured
 // algorithms, for the configured issuer and audience, within their time. Access
 // tokens only: the type must be at+jwt (RFC 9068), JWT or absent, and no claim may
 // call it a refresh token. Verified tokens are remembered until they expire or
-// the key set changes. A nil authenticator accepts no token. It is safe for
+// the key set changes. A nil Authenticator accepts no token. It is safe for
 // concurrent use.
-type authenticator struct {
+type Authenticator struct {
 	cfg        system.JWT
 	algorithms []jose.SignatureAlgorithm
 	keys       *keys
 	now        func() time.Time
-	verified   *generations[tokenKey, *User]
+	verified   *recent.Map[tokenKey, *User]
 }
 
 // tokenKey names a verified token. With the key set's version in it a change of
@@ -77,16 +98,17 @@ type tokenKey struct {
 	version uint64
 }
 
-// newAuthenticator returns the authenticator of cfg, nil if that is nil. What
-// previous has learnt is taken over as far as cfg is the same.
-func newAuthenticator(cfg *system.JWT, ask func(ctx context.Context, subject string) ([]byte, error), logger *slog.Logger, previous *authenticator) *authenticator {
+// New returns the authenticator of cfg, nil if that is nil. What previous has learnt
+// is taken over as far as cfg is the same. For keys from the bus it asks the subject
+// that cfg names; ask may be nil where there is no bus.
+func New(cfg *system.JWT, ask func(ctx context.Context, subject string) ([]byte, error), logger *slog.Logger, previous *Authenticator) *Authenticator {
 	if cfg == nil {
 		return nil
 	}
-	a := &authenticator{
+	a := &Authenticator{
 		cfg:      *cfg,
 		now:      time.Now,
-		verified: &generations[tokenKey, *User]{size: tokenCache},
+		verified: recent.New[tokenKey, *User](tokenCache),
 	}
 	a.cfg.Algorithms = slices.Clone(cfg.Algorithms)
 	if a.cfg.RolesClaim == "" {
@@ -119,15 +141,15 @@ var asymmetric = map[jose.SignatureAlgorithm]bool{
 	jose.PS256: true, jose.PS384: true, jose.PS512: true,
 }
 
-// authenticate returns the user that the bearer token of r names, nil without
-// error if r has none, or an [authError].
-func (a *authenticator) authenticate(ctx context.Context, r *http.Request) (*User, error) {
+// Authenticate returns the user that the bearer token of r names, nil without
+// error if r has none, or an [Refusal].
+func (a *Authenticator) Authenticate(ctx context.Context, r *http.Request) (*User, error) {
 	token, err := bearer(r.Header)
 	if token == "" || err != nil {
 		return nil, err
 	}
 	if a == nil {
-		return nil, errTokenKey
+		return nil, errKey
 	}
 	set, version, err := a.keys.current(ctx)
 	if err != nil {
@@ -135,16 +157,16 @@ func (a *authenticator) authenticate(ctx context.Context, r *http.Request) (*Use
 	}
 	sum := sha256.Sum256([]byte(token))
 	name := tokenKey{sum, version}
-	if u, ok := a.verified.find(name); ok {
+	if u, ok := a.verified.Find(name); ok {
 		if a.now().Add(-a.cfg.Leeway).After(u.Expires) {
-			a.verified.remove(name)
-			return nil, errTokenExpired
+			a.verified.Remove(name)
+			return nil, errExpired
 		}
 		return u, nil
 	}
 	parsed, err := jwt.ParseSigned(token, a.algorithms)
 	if err != nil {
-		return nil, errTokenForm
+		return nil, errForm
 	}
 	head, err := readHead(parsed)
 	if err != nil {
@@ -160,19 +182,19 @@ func (a *authenticator) authenticate(ctx context.Context, r *http.Request) (*Use
 		key, ok = choose(set, head)
 	}
 	if !ok {
-		return nil, errTokenKey
+		return nil, errKey
 	}
 	u, err := a.verify(parsed, key)
 	if err != nil {
 		return nil, err
 	}
-	a.verified.store(name, u)
+	a.verified.Store(name, u)
 	return u, nil
 }
 
 func unavailable(err error) error {
 	if errors.Is(err, errNoKeys) {
-		return errTokenUnavailable
+		return ErrUnavailable
 	}
 	return err
 }
@@ -186,7 +208,7 @@ func bearer(h http.Header) (string, error) {
 		return "", nil
 	case 1:
 	default:
-		return "", errTokenTwice
+		return "", ErrTwice
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") {
@@ -194,10 +216,10 @@ func bearer(h http.Header) (string, error) {
 	}
 	token = strings.Trim(token, " ")
 	if len(token) > tokenBytes {
-		return "", errTokenLong
+		return "", errLong
 	}
 	if !compactForm(token) {
-		return "", errTokenForm
+		return "", errForm
 	}
 	return token, nil
 }
@@ -227,22 +249,22 @@ func compactForm(s string) bool {
 // access token.
 func readHead(t *jwt.JSONWebToken) (jose.Header, error) {
 	if len(t.Headers) != 1 {
-		return jose.Header{}, errTokenForm
+		return jose.Header{}, errForm
 	}
 	head := t.Headers[0]
 	// No extension is understood here, b64 of RFC 7797 included.
 	if _, critical := head.ExtraHeaders["crit"]; critical {
-		return jose.Header{}, errTokenForm
+		return jose.Header{}, errForm
 	}
 	if typ, given := head.ExtraHeaders[jose.HeaderType]; given {
 		s, ok := typ.(string)
 		if !ok {
-			return jose.Header{}, errTokenKind
+			return jose.Header{}, errKind
 		}
 		switch strings.TrimPrefix(strings.ToLower(s), "application/") {
 		case "at+jwt", "jwt":
 		default:
-			return jose.Header{}, errTokenKind
+			return jose.Header{}, errKind
 		}
 	}
 	return head, nil
@@ -266,23 +288,23 @@ func choose(set []publicKey, head jose.Header) (publicKey, bool) {
 }
 
 // verify checks the signature, then the claims.
-func (a *authenticator) verify(t *jwt.JSONWebToken, key publicKey) (*User, error) {
+func (a *Authenticator) verify(t *jwt.JSONWebToken, key publicKey) (*User, error) {
 	var all map[string]any
 	if err := t.Claims(key.key, &all); err != nil {
 		if errors.Is(err, jose.ErrCryptoFailure) {
-			return nil, errTokenSignature
+			return nil, errSignature
 		}
-		return nil, errTokenClaims
+		return nil, errClaims
 	}
 	var std jwt.Claims
 	if err := t.UnsafeClaimsWithoutVerification(&std); err != nil { // verified just before
-		return nil, errTokenClaims
+		return nil, errClaims
 	}
 	if refreshToken(all) {
-		return nil, errTokenKind
+		return nil, errKind
 	}
 	if std.Expiry == nil {
-		return nil, errTokenEndless
+		return nil, errEndless
 	}
 	err := std.ValidateWithLeeway(jwt.Expected{
 		Issuer:      a.cfg.Issuer,
@@ -292,16 +314,16 @@ func (a *authenticator) verify(t *jwt.JSONWebToken, key publicKey) (*User, error
 	switch {
 	case err == nil:
 	case errors.Is(err, jwt.ErrInvalidIssuer):
-		return nil, errTokenIssuer
+		return nil, errIssuer
 	case errors.Is(err, jwt.ErrInvalidAudience):
-		return nil, errTokenAudience
+		return nil, errAudience
 	case errors.Is(err, jwt.ErrExpired):
-		return nil, errTokenExpired
+		return nil, errExpired
 	default:
-		return nil, errTokenEarly
+		return nil, errEarly
 	}
 	if std.Subject == "" {
-		return nil, errTokenAnonymous
+		return nil, errAnonymous
 	}
 	u := &User{
 		Subject: std.Subject,
