@@ -356,15 +356,16 @@ func (w *world) endedWithin(from, to time.Time) bool {
 	return false
 }
 
-// ending marks a change that may end conversations until it is over.
-func (w *world) ending(do func() error) error {
+// ending marks a change that may end conversations, in good order, until some time
+// after it.
+func (w *world) ending(after time.Duration, do func() error) error {
 	w.mu.Lock()
 	w.ends = append(w.ends, span{from: time.Now()})
 	i := len(w.ends) - 1
 	w.mu.Unlock()
 	err := do()
 	w.mu.Lock()
-	w.ends[i].to = time.Now().Add(time.Second)
+	w.ends[i].to = time.Now().Add(after)
 	w.mu.Unlock()
 	return err
 }
@@ -380,20 +381,24 @@ func (w *world) next(i int) change {
 		return change{"restart " + name, func() error { _, err := w.verb("restart", name); return err }}
 	}
 	kinds := []change{
+		// A former process ends conversations that are still open in good order after
+		// its time for that, half a minute, at the latest when the next one retires.
 		{"upgrade", func() error {
-			to := 1 - w.program
-			if _, err := w.verb("upgrade", programs[to]); err != nil {
+			return w.ending(40*time.Second, func() error {
+				to := 1 - w.program
+				if _, err := w.verb("upgrade", programs[to]); err != nil {
+					return err
+				}
+				w.program = to
+				s, err := w.status()
+				if err == nil && !strings.HasSuffix(s.Version, fmt.Sprint("chaos-", to)) {
+					err = fmt.Errorf("version %q runs after the upgrade to %d", s.Version, to)
+				}
 				return err
-			}
-			w.program = to
-			s, err := w.status()
-			if err == nil && !strings.HasSuffix(s.Version, fmt.Sprint("chaos-", to)) {
-				err = fmt.Errorf("version %q runs after the upgrade to %d", s.Version, to)
-			}
-			return err
+			})
 		}},
 		{"restart live", func() error {
-			return w.ending(func() error { _, err := w.verb("restart", "live"); return err })
+			return w.ending(time.Second, func() error { _, err := w.verb("restart", "live"); return err })
 		}},
 		restart("web"), restart("bus"),
 		{"reload routes", func() error {
