@@ -60,10 +60,10 @@ func (s *Service) serveHTTP(rw http.ResponseWriter, r *http.Request) {
 	defer s.openHTTP.done()
 	w := &responseWriter{ResponseWriter: rw}
 	c, refused := s.begin(r.Context(), r.Header, "")
-	ctx := untilHead(c, r.Header)
+	ctx := untilHead(c, r.Header) //nolint:contextcheck // c is derived from r.Context in begin
 	defer ctx.cancel(context.Canceled)
 	w.begun = ctx.begun
-	r = r.WithContext(ctx) //nolint:contextcheck // it is derived from r.Context in begin
+	r = r.WithContext(ctx) //nolint:contextcheck // as above
 	if refused != nil {
 		s.failHTTP(w, r, &Error{Status: http.StatusUnauthorized, Public: "the identity is not valid", Cause: refused})
 		return

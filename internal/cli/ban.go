@@ -17,9 +17,10 @@ func (a *app) banCommand() *cobra.Command {
 		Use:   "ban ADDRESS|NETWORK",
 		Short: "Keep a client, or a network, out of the door",
 		Long: `Answers every request of the address, or of the network, with 403 from now on, also
-on connections that are open already. The ban survives "down" and "up" and ends by
-itself after --for, or with "fairlead unban". Behind proxies that the file trusts it
-is the client's address that counts. Nobody is told the reason but you.`,
+on connections that are open already, and cuts its WebSockets and streams. The ban
+survives "down" and "up" and ends by itself after --for, or with "fairlead unban".
+Behind proxies that the file trusts it is the client's address that counts. Nobody is
+told the reason but you.`,
 		Example: `  fairlead ban 203.0.113.7 --for 1h --reason "guesses passwords"
   fairlead ban 2001:db8::/64
   fairlead ban 198.51.100.0/24 --for 24h --json`,

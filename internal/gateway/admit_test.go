@@ -226,6 +226,54 @@ func TestBansHoldOnKeptConnections(t *testing.T) {
 	}
 }
 
+// TestBansCutWhatIsOpen bans a client that holds a WebSocket and a stream of events.
+func TestBansCutWhatIsOpen(t *testing.T) {
+	d := openDoor(t, Options{})
+	d.oneService("api", serviceOf(t, "api-1", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+			return
+		}
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, switching)
+		io.Copy(io.Discard, c)
+	}))
+	res, err := d.client.Get(d.URL() + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	_, socket := d.rawWebSocket()
+	open := func() int {
+		d.tunnels.mu.Lock()
+		defer d.tunnels.mu.Unlock()
+		return len(d.tunnels.open)
+	}
+	eventually(t, "both are open", func() bool { return open() == 2 })
+	d.SetBans([]Ban{{Prefix: netip.MustParsePrefix("203.0.113.0/24")}})
+	if open() != 2 {
+		t.Error("the ban of another ends them")
+	}
+	d.SetBans([]Ban{{Prefix: netip.MustParsePrefix("127.0.0.0/8")}})
+	if b, err := io.ReadAll(socket); len(b) > 0 {
+		t.Errorf("the WebSocket got %q, then %v", b, err)
+	}
+	if b, _ := io.ReadAll(res.Body); len(b) > 0 {
+		t.Errorf("the stream got %q", b)
+	}
+	eventually(t, "none is open", func() bool { return open() == 0 })
+	if f := d.Pools()[0].Faults; f.Broken != 0 {
+		t.Error("it counts against the service")
+	}
+}
+
 func TestBansWhileTheSystemStarts(t *testing.T) {
 	d := openDoor(t, Options{})
 	d.SetBans([]Ban{{Prefix: netip.MustParsePrefix("127.0.0.1/32")}})
@@ -562,8 +610,10 @@ func TestApplyRefusesSecretsWithoutValue(t *testing.T) {
 		t.Errorf("apply: %v", err)
 	}
 	g := New(Options{Logger: slog.New(slog.DiscardHandler)})
-	if all := g.Refused(); len(all) != int(refusals)+1 {
-		t.Errorf("%v", all)
+	for _, why := range []string{"ban", "address", "rate", "origin", "login", "guesses", "role", "forward", "head", "body", "slow", "connection", "full", "proxy"} {
+		if n, there := g.Refused()[why]; !there || n != 0 {
+			t.Errorf("%s: %d, %t", why, n, there)
+		}
 	}
 }
 

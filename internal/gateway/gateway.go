@@ -128,6 +128,7 @@ func New(opts Options) *Gateway {
 		instances: map[string]*endpoint{},
 		halted:    map[string]bool{},
 	}
+	g.tunnels.banned = g.expelled
 	g.unmatched = g.meters.Of("")
 	g.stop = sync.OnceFunc(func() { close(g.stopping) })
 	if opts.Signer != nil {

@@ -343,7 +343,7 @@ func h2cBody(r *http.Request, x *exchange, res *http.Response, late *time.Timer,
 		}
 		cancel(errEnded)
 	}
-	x.g.tunnels.add(s, x.endpoint)
+	x.g.tunnels.add(s, x.origin.Client, x.endpoint)
 	defer x.g.tunnels.remove(s)
 	whole := res.ContentLength >= 0
 	if !whole {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -28,28 +29,37 @@ type lasting interface {
 
 // tunnels are all that lasts at a gateway, tunnels and answers in pieces.
 type tunnels struct {
+	// banned says whose connections are cut; nil: nobody's. It must not block.
+	banned func(client netip.Addr) bool
+
 	mu      sync.Mutex // guards the fields below
-	open    map[lasting]*endpoint
+	open    map[lasting]ends
 	empty   chan struct{} // closed when the last one ends; nil while nobody waits
 	retired bool          // retire has been called
 	over    bool          // cut has been called
 	ages    meter.Ages    // of the tunnels only
 }
 
-// add takes up what lasts on an endpoint. It ends at once if everything else has
-// been asked to.
-func (ts *tunnels) add(l lasting, e *endpoint) {
+// ends are whom something lasts between.
+type ends struct {
+	client   netip.Addr
+	endpoint *endpoint
+}
+
+// add takes up what lasts between a client and an endpoint. It ends at once if
+// everything else has been asked to, or the client has been banned meanwhile.
+func (ts *tunnels) add(l lasting, client netip.Addr, e *endpoint) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	if ts.open == nil {
-		ts.open = map[lasting]*endpoint{}
+		ts.open = map[lasting]ends{}
 	}
-	ts.open[l] = e
+	ts.open[l] = ends{client, e}
 	if t, ok := l.(*tunnel); ok {
 		t.age = ts.ages.Enter()
 	}
 	switch {
-	case ts.over:
+	case ts.over, ts.banned != nil && ts.banned(client):
 		l.cut()
 	case e != nil && e.over.Load():
 		l.end(time.Now().Add(closeTime), true)
@@ -114,12 +124,23 @@ func (ts *tunnels) finish(e *endpoint) bool {
 	by := time.Now().Add(closeTime)
 	found := false
 	for l, on := range ts.open {
-		if on == e {
+		if on.endpoint == e {
 			found = true
 			l.end(by, true)
 		}
 	}
 	return found
+}
+
+// expel ends what clients that are banned have open.
+func (ts *tunnels) expel() {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	for l, on := range ts.open {
+		if ts.banned(on.client) {
+			l.cut()
+		}
+	}
 }
 
 // cut ends everything now, what is just coming up too.

@@ -229,7 +229,7 @@ func (l *link) copyBody(x *exchange, body io.Reader, length int64) (sum int64, e
 	for {
 		if s == nil && l.br.Buffered() == 0 {
 			s = &stream{events: ev != nil, wake: waker(l.c)}
-			x.g.tunnels.add(s, x.endpoint)
+			x.g.tunnels.add(s, x.origin.Client, x.endpoint)
 			defer x.g.tunnels.remove(s)
 			if sum == 0 {
 				a.Flush() // the head: what follows may be long in coming
@@ -338,7 +338,7 @@ func (l *link) copyTrailers(w http.ResponseWriter) error {
 func (l *link) upgrade(w http.ResponseWriter, x *exchange, q *outbound) error {
 	// It is known before it leaves the server's care, so that Stop cannot miss it.
 	t := &tunnel{service: l.c, frames: isWebSocket(q.upgrade)}
-	x.g.tunnels.add(t, x.endpoint)
+	x.g.tunnels.add(t, x.origin.Client, x.endpoint)
 	defer x.g.tunnels.remove(t)
 	client, buffered, err := x.answer.control.Hijack()
 	if err != nil {

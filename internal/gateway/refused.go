@@ -44,13 +44,12 @@ func (c *tally) add(why refusal) { c.counts[why].Add(1) }
 
 // Refused returns how many requests, and connections, the gateway has not let in,
 // by reason: ban, address, rate, origin, login, guesses, role, forward, head, body,
-// slow, connection. All reasons are there, also those with 0.
+// slow, and those of [listen.Set.Refused]. All reasons are there, also those with 0.
 func (g *Gateway) Refused() map[string]uint64 {
-	all := make(map[string]uint64, refusals+1)
+	all := g.doors.Refused()
 	for why := range refusals {
 		all[why.String()] = g.refused.counts[why].Load()
 	}
-	all["connection"] = g.doors.TurnedAway()
 	return all
 }
 
@@ -68,8 +67,18 @@ func (x *exchange) refuse(w http.ResponseWriter, r *http.Request, why refusal, s
 }
 
 // SetBans replaces the ban list. It holds from the next request on, on connections
-// too that are kept alive; what is open goes on. A ban ends by itself at its Until.
-func (g *Gateway) SetBans(bans []Ban) { g.bans.Store(filter.NewBans(bans)) }
+// too that are kept alive; WebSockets and streams that are open are cut, short answers
+// go on. A ban ends by itself at its Until.
+func (g *Gateway) SetBans(bans []Ban) {
+	g.bans.Store(filter.NewBans(bans))
+	g.tunnels.expel()
+}
+
+// expelled reports whether a client is banned.
+func (g *Gateway) expelled(client netip.Addr) bool {
+	_, banned := g.bans.Load().Find(client, time.Now())
+	return banned
+}
 
 // Bans returns the bans that hold now, sorted by network.
 func (g *Gateway) Bans() []Ban { return g.bans.Load().All(time.Now()) }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -13,7 +14,7 @@ func TestTrafficSinceAMark(t *testing.T) {
 		t.Fatalf("nothing happened, but %+v", got)
 	}
 	open := g.connections.Enter()
-	g.tunnels.add(&tunnel{}, nil)
+	g.tunnels.add(&tunnel{}, netip.Addr{}, nil)
 	mark = g.Mark()
 	g.connections.Enter()
 	w := &nullWriter{h: http.Header{}}

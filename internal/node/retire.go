@@ -73,7 +73,7 @@ func (n *Node) retire(next *successor) settlement {
 
 	r := &retirement{n: n, next: next, well: make(chan settlement, 1), finish: make(chan struct{}), answered: make(chan struct{})}
 	go r.listen()
-	go r.run() //nolint:gosec // it outlives the call that began it
+	go r.run()
 	defer close(r.answered)
 	return <-r.well
 }

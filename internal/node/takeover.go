@@ -197,7 +197,7 @@ func (n *Node) take(ctx context.Context, t taking, link *os.File) (at taken, err
 	n.gate.HoldBus()
 	n.host.inherit(t)
 	applied := n.host.grants[n.opts.Offer.offer.Applied].rev
-	if err := n.swap(applied, t.Instances.Serving(), nil); err != nil {
+	if err := n.swap(applied, t.Instances.Serving(), nil); err != nil { //nolint:contextcheck // certificates live on after ctx
 		return at, err
 	}
 	n.newSupervisor()
@@ -215,8 +215,8 @@ func (n *Node) take(ctx context.Context, t taking, link *os.File) (at taken, err
 	if err := fault("door"); err != nil {
 		return at, err
 	}
-	adopted = true // by now, or closed
-	if err := n.sup.Adopt(t.Instances, link); err != nil {
+	adopted = true                                         // by now, or closed
+	if err := n.sup.Adopt(t.Instances, link); err != nil { //nolint:contextcheck // the instances live on after ctx
 		return at, err
 	}
 	// From here on there is no way back: the keeper has told us what it will not

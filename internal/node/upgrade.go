@@ -119,7 +119,7 @@ func (n *Node) upgrade(ctx context.Context, req control.UpgradeRequest, tell fun
 		return reply, unchanged(err)
 	}
 	reply = control.UpgradeReply{PID: next.cmd.Process.Pid, Version: next.version, From: n.opts.Version}
-	back := n.retire(next)
+	back := n.retire(next) //nolint:contextcheck // there is no way back from here, whoever waits
 	reply.Took, reply.NoBus = time.Since(begun), back.BusAt.Sub(noBus)
 	reply.Held = max(n.gate.LongestHold(), back.Held)
 	reply.Missing = back.Missing
@@ -185,7 +185,7 @@ func (n *Node) prepareSuccessor(ctx context.Context, binary string) (*successor,
 	}
 	// It outlives ctx. With the arguments that we were started with, a person finds
 	// it as they found us.
-	cmd := exec.Command(binary, os.Args[1:]...)
+	cmd := exec.Command(binary, os.Args[1:]...) //nolint:gosec // the operator names the program
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Environ(), os.Stdin, os.Stdout, os.Stderr
 	conn, started, err := handover.Spawn(cmd)
 	if err != nil {
@@ -460,7 +460,7 @@ func (s *successor) dismiss(why error) error {
 	defer kill.Stop()
 	err := s.cmd.Wait()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && !exit.Exited() && kill.Stop() {
-		return fmt.Errorf("%w (%s)", why, exit)
+		return fmt.Errorf("%w (%w)", why, exit)
 	}
 	return why
 }

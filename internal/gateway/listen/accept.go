@@ -114,6 +114,9 @@ func (srv *server) unproxy(c *net.TCPConn, from netip.Addr) (client netip.AddrPo
 			return client, err
 		}
 		if client, err = readProxyHeader(c); err != nil {
+			if _, ok := errors.AsType[proxyError](err); ok { // else it left, as probes of a proxy do
+				srv.set.room.note(refusedProxy, from, time.Now())
+			}
 			return client, err
 		}
 		return client, c.SetReadDeadline(time.Time{})

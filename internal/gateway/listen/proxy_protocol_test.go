@@ -168,6 +168,12 @@ func TestProxyProtocolAtTheDoor(t *testing.T) {
 	if n := strings.Count(log.String(), refusalTexts[refusedHeader]); n != 1 {
 		t.Errorf("told %d times of refused headers: %s", n, log.String())
 	}
+	if n := strings.Count(log.String(), refusalTexts[refusedProxy]); n != 1 {
+		t.Errorf("told %d times of missing headers: %s", n, log.String())
+	}
+	if got := d.Refused(); got["proxy"] != 3 || got["full"] != 0 || got["connection"] != 0 {
+		t.Errorf("refused %v", got)
+	}
 }
 
 // syncBuffer is a buffer that a test reads while others write.

@@ -26,13 +26,20 @@ const (
 	refusedClient refusal = iota // its address has too many
 	refusedFull                  // all together are too many
 	refusedHeader                // a PROXY header from somebody who may not send one
+	refusedProxy                 // no proper PROXY header from somebody who must
 	refusals
 )
+
+// refusalNames are those of [Set.Refused].
+var refusalNames = [refusals]string{
+	refusedClient: "connection", refusedFull: "full", refusedHeader: "proxy", refusedProxy: "proxy",
+}
 
 var refusalTexts = [refusals]string{
 	refusedClient: "connections refused: one client has as many as it may have",
 	refusedFull:   "connections refused: the door is full",
 	refusedHeader: "connections refused: a PROXY header came from outside the networks of proxy_protocol",
+	refusedProxy:  "connections refused: a network of proxy_protocol sent no proper PROXY header",
 }
 
 // room counts connections and says who may have one more.
@@ -45,8 +52,8 @@ type room struct {
 	perClient int
 	trusted   []netip.Prefix
 	clients   map[netip.Addr]int // by address, IPv6 by its /64
-	turned    uint64             // connections of clients that had as many as they may have
 	refused   [refusals]struct {
+		all   uint64
 		since int // it was told last
 		told  time.Time
 	}
@@ -76,12 +83,15 @@ func (r *room) limit(perClient int, trusted []netip.Prefix) {
 	r.perClient, r.trusted = perClient, trusted
 }
 
-// turnedAway returns how many connections were not taken because their client had
-// as many as it may have.
-func (r *room) turnedAway() uint64 {
+// refusedBy returns how many connections were not taken, by reason.
+func (r *room) refusedBy() map[string]uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.turned
+	by := make(map[string]uint64, refusals)
+	for why := range r.refused {
+		by[refusalNames[why]] += r.refused[why].all
+	}
+	return by
 }
 
 // enter takes the place of one connection. False says that there is none.
@@ -117,7 +127,6 @@ func (r *room) admit(client netip.Addr, now time.Time) (netip.Addr, bool) {
 		return netip.Addr{}, true
 	}
 	if r.clients[key] >= r.perClient {
-		r.turned++
 		r.refuse(refusedClient, client, now)
 		return netip.Addr{}, false
 	}
@@ -163,6 +172,7 @@ func (r *room) note(why refusal, client netip.Addr, now time.Time) {
 // is held.
 func (r *room) refuse(why refusal, client netip.Addr, now time.Time) {
 	f := &r.refused[why]
+	f.all++
 	f.since++
 	if now.Sub(f.told) < tellEvery {
 		return

@@ -482,9 +482,10 @@ func (s *Set) all() ([]*server, []*quicPort) {
 	return slices.Collect(maps.Keys(s.servers)), slices.Collect(maps.Keys(s.ports))
 }
 
-// TurnedAway returns how many connections were not taken because their client had as
-// many as it may have.
-func (s *Set) TurnedAway() uint64 { return s.room.turnedAway() }
+// Refused returns how many connections were not taken, by reason: "connection", their
+// client had as many as it may have; "full", the door had; "proxy", a PROXY header was
+// malformed, missing, or sent by somebody who may not.
+func (s *Set) Refused() map[string]uint64 { return s.room.refusedBy() }
 
 func (s *Set) banned(client netip.Addr) bool {
 	return s.opts.Banned != nil && s.opts.Banned(client)

@@ -388,6 +388,9 @@ func TestAllConnectionsAreLimited(t *testing.T) {
 	if got, err := io.ReadAll(d.dial(0)); len(got) > 0 {
 		t.Errorf("the third got %q, %v", got, err)
 	}
+	if got := d.Refused(); got["full"] != 1 || got["connection"] != 0 {
+		t.Errorf("refused %v", got)
+	}
 	first.Close()
 	eventually(t, "one is open", func() bool { return d.Connections() == 1 })
 	if status, _ := get(t, d.client("http/1.1"), "http://"+d.at(0)+"/"); status != 200 {

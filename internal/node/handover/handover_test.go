@@ -107,21 +107,21 @@ func TestConversation(t *testing.T) {
 	}
 }
 
-func pair(t testing.TB) (*Conn, *net.UnixConn) {
-	t.Helper()
+func pair(tb testing.TB) (*Conn, *net.UnixConn) {
+	tb.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	c, err := open(os.NewFile(uintptr(fds[0]), "a"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	far, err := open(os.NewFile(uintptr(fds[1]), "b"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _, _ = c.Close(), far.Close() })
+	tb.Cleanup(func() { _, _ = c.Close(), far.Close() })
 	return c, far.link
 }
 
