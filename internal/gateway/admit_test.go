@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"fairlead/internal/gateway/hop"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -115,7 +116,7 @@ func TestForwardedHeadersOfUntrustedPeersAreNotBelieved(t *testing.T) {
 			"Forwarded": `for=127.0.0.1;host="door.example";proto=http`,
 		}
 		for got, values := range s.header() {
-			if sameName(got, "x-forwarded-for") || sameName(got, "x-forwarded-proto") || sameName(got, "x-forwarded-host") || sameName(got, "forwarded") {
+			if hop.Same(got, "x-forwarded-for") || hop.Same(got, "x-forwarded-proto") || hop.Same(got, "x-forwarded-host") || hop.Same(got, "forwarded") {
 				if len(values) != 1 || want[got] != values[0] {
 					t.Errorf("%s: the service was told %s: %q", name, got, values)
 				}

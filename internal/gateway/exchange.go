@@ -7,6 +7,7 @@ import (
 
 	"fairlead/internal/gateway/access"
 	"fairlead/internal/gateway/filter"
+	"fairlead/internal/gateway/hop"
 	"fairlead/internal/gateway/match"
 	"fairlead/internal/gateway/token"
 	"fairlead/internal/wire"
@@ -27,7 +28,7 @@ type exchange struct {
 	user      *token.User // nil: anonymous
 
 	origin filter.Origin // where the request comes from, as far as it can be believed
-	told   []field       // headers that the gateway adds for the service
+	told   []hop.Field   // headers that the gateway adds for the service
 
 	start, deadline time.Time
 

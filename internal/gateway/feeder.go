@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"fairlead/internal/gateway/hop"
 )
 
 // feeder sends a body that is not at hand, on a goroutine of its own: the service
@@ -75,11 +77,11 @@ func (f *feeder) finish() error {
 	if f.q.chunked {
 		out := []byte("0\r\n")
 		for name, values := range f.r.Trailer {
-			if !trailerPasses(name) {
+			if !hop.Trailer(name) {
 				continue
 			}
 			for _, v := range values {
-				out = appendField(out, name, v)
+				out = hop.AppendField(out, name, v)
 			}
 		}
 		if _, err := f.l.c.Write(append(out, "\r\n"...)); err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"fairlead/internal/gateway/hop"
 	"fairlead/internal/gateway/recent"
 	"fairlead/internal/gateway/token"
 	"fairlead/internal/system"
@@ -48,7 +49,7 @@ func newForwarder(def *system.Forward, pools map[string]*pool) (*forwarder, erro
 	f.def.RolesHeader = textproto.CanonicalMIMEHeaderKey(def.RolesHeader)
 	for _, name := range def.Headers {
 		// Framing is nobody's to copy, and our own names are the gateway's.
-		if slices.ContainsFunc(noCopies, func(s string) bool { return sameName(name, s) }) || wire.ForeignHeader(name) {
+		if slices.ContainsFunc(noCopies, func(s string) bool { return hop.Same(name, s) }) || wire.ForeignHeader(name) {
 			return nil, fmt.Errorf("gateway.auth.forward: the header %s cannot be passed on", name)
 		}
 		f.copied = append(f.copied, textproto.CanonicalMIMEHeaderKey(name))
@@ -90,7 +91,7 @@ func (f *forwarder) ask(w http.ResponseWriter, r *http.Request, x *exchange) (*t
 	case failed == "" && whole && status >= 200 && status < 300:
 		for _, name := range f.copied {
 			for _, v := range rec.header[name] {
-				x.told = append(x.told, field{name, v})
+				x.told = append(x.told, hop.Field{Name: name, Value: v})
 			}
 		}
 		return f.user(rec.header), true
@@ -120,8 +121,8 @@ func (f *forwarder) send(rec *kept, r *http.Request, x *exchange) (failed string
 		sub.deadline = x.deadline
 	}
 	sub.answer = answer{ResponseWriter: rec, control: *http.NewResponseController(rec)}
-	sub.told = []field{
-		{"X-Original-Method", r.Method}, {"X-Original-Uri", originalURI(r)}, {"X-Original-Host", r.Host},
+	sub.told = []hop.Field{
+		{Name: "X-Original-Method", Value: r.Method}, {Name: "X-Original-Uri", Value: originalURI(r)}, {Name: "X-Original-Host", Value: r.Host},
 	}
 	q := (&http.Request{
 		Method: http.MethodGet, URL: f.uri, Host: r.Host, RemoteAddr: r.RemoteAddr, RequestURI: f.def.Path, TLS: r.TLS,
@@ -154,8 +155,8 @@ func originalURI(r *http.Request) string {
 func bodiless(h http.Header) http.Header {
 	out := make(http.Header, len(h))
 	for name, values := range h {
-		if hasNamePrefix(name, "content-") || hasNamePrefix(name, "if-") ||
-			slices.ContainsFunc(ofBodies, func(s string) bool { return sameName(name, s) }) {
+		if hop.HasPrefix(name, "content-") || hop.HasPrefix(name, "if-") ||
+			slices.ContainsFunc(ofBodies, func(s string) bool { return hop.Same(name, s) }) {
 			continue
 		}
 		out[name] = values

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"fairlead/internal/gateway/hop"
 )
 
 // h2cUpstream speaks HTTP/2 without TLS, by prior knowledge (RFC 9113, 3.3), with
@@ -272,7 +274,7 @@ func (i *informer) got(status int, header textproto.MIMEHeader) error {
 	h := i.w.Header()
 	var added []string
 	for name, values := range header {
-		if _, own := h[name]; !own && answerHop(name) == pass {
+		if _, own := h[name]; !own && hop.Answer(name) {
 			h[name] = values
 			added = append(added, name)
 		}
@@ -294,13 +296,13 @@ func (i *informer) stop() {
 func h2cAnswer(w http.ResponseWriter, r *http.Request, x *exchange, res *http.Response, late *time.Timer, cancel context.CancelCauseFunc) error {
 	h := w.Header()
 	for name, values := range res.Header {
-		if answerHop(name) == pass {
+		if hop.Answer(name) {
 			h[name] = append(h[name], values...)
 		}
 	}
 	declared := make([]string, 0, len(res.Trailer))
 	for name := range res.Trailer {
-		if trailerPasses(name) {
+		if hop.Trailer(name) {
 			declared = append(declared, name)
 			h.Add("Trailer", name)
 		}
@@ -313,7 +315,7 @@ func h2cAnswer(w http.ResponseWriter, r *http.Request, x *exchange, res *http.Re
 		}
 	}
 	for name, values := range res.Trailer {
-		if !trailerPasses(name) {
+		if !hop.Trailer(name) {
 			continue
 		}
 		if !slices.Contains(declared, name) {

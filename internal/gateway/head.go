@@ -4,10 +4,11 @@ import (
 	"bufio"
 	"errors"
 	"net/http"
-	"net/textproto"
 	"strconv"
 	"strings"
 	"time"
+
+	"fairlead/internal/gateway/hop"
 )
 
 const (
@@ -22,14 +23,11 @@ func (e *malformedError) Error() string { return "read answer: " + e.what }
 
 func malformed(what string) error { return &malformedError{what} }
 
-// field is one line of a head, its name in canonical form.
-type field struct{ name, value string }
-
 // head is the head of an answer. It is reused for every answer of a connection.
 type head struct {
 	status int
 	minor  byte // of HTTP/1.
-	fields []field
+	fields []hop.Field
 	buf    []byte
 }
 
@@ -98,68 +96,26 @@ func (h *head) readFields(br *bufio.Reader) error {
 		if colon <= 0 {
 			return malformed("a header line has no name")
 		}
-		name := canonical(line[:colon])
+		name := hop.Canonical(line[:colon])
 		if name == "" {
 			return malformed("a header's name is malformed")
 		}
 		value := strings.Trim(line[colon+1:], " \t")
-		if !cleanValue(value) {
+		if !hop.CleanValue(value) {
 			return malformed("a header's value is malformed")
 		}
 		if len(h.fields) == maxAnswerFields {
 			return malformed("there are too many headers")
 		}
-		h.fields = append(h.fields, field{name, value})
+		h.fields = append(h.fields, hop.Field{Name: name, Value: value})
 	}
-}
-
-// canonical returns a header's name as net/http spells it, "" if it is not a token.
-func canonical(name string) string {
-	upper, right := true, true
-	for i := range len(name) {
-		c := name[i]
-		if !tokenByte[c] {
-			return ""
-		}
-		if upper && 'a' <= c && c <= 'z' || !upper && 'A' <= c && c <= 'Z' {
-			right = false
-		}
-		upper = c == '-'
-	}
-	if right {
-		return name
-	}
-	return textproto.CanonicalMIMEHeaderKey(name)
-}
-
-// tokenByte holds the characters of RFC 9110's token.
-var tokenByte = func() (t [256]bool) {
-	for c := '0'; c <= '9'; c++ {
-		t[c] = true
-	}
-	for c := 'a'; c <= 'z'; c++ {
-		t[c], t[c-'a'+'A'] = true, true
-	}
-	for _, c := range "!#$%&'*+-.^_`|~" {
-		t[c] = true
-	}
-	return t
-}()
-
-func cleanValue(v string) bool {
-	for i := range len(v) {
-		if c := v[i]; c < 0x20 && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
 }
 
 // lookup returns the first value of a header.
 func (h *head) lookup(name string) (string, bool) {
 	for i := range h.fields {
-		if h.fields[i].name == name {
-			return h.fields[i].value, true
+		if h.fields[i].Name == name {
+			return h.fields[i].Value, true
 		}
 	}
 	return "", false
@@ -170,26 +126,26 @@ func (h *head) lookup(name string) (string, bool) {
 func (h *head) copyTo(dst http.Header) []string {
 	var connection []string
 	for i := range h.fields {
-		if h.fields[i].name == "Connection" {
-			connection = append(connection, h.fields[i].value)
+		if h.fields[i].Name == "Connection" {
+			connection = append(connection, h.fields[i].Value)
 		}
 	}
 	values := make([]string, 0, len(h.fields))
 	var names []string
 	for i := range h.fields {
 		f := &h.fields[i]
-		if answerHop(f.name) != pass || connection != nil && nominated(connection, f.name) {
+		if !hop.Answer(f.Name) || connection != nil && hop.Nominated(connection, f.Name) {
 			continue
 		}
-		if old, ok := dst[f.name]; ok {
-			dst[f.name] = append(old, f.value)
+		if old, ok := dst[f.Name]; ok {
+			dst[f.Name] = append(old, f.Value)
 			continue
 		}
-		values = append(values, f.value)
+		values = append(values, f.Value)
 		n := len(values)
-		dst[f.name] = values[n-1 : n : n]
+		dst[f.Name] = values[n-1 : n : n]
 		if h.status < http.StatusOK {
-			names = append(names, f.name)
+			names = append(names, f.Name)
 		}
 	}
 	return names
@@ -200,14 +156,14 @@ func (h *head) copyTo(dst http.Header) []string {
 func (h *head) closes() bool {
 	closes := h.minor == 0
 	for i := range h.fields {
-		if h.fields[i].name != "Connection" {
+		if h.fields[i].Name != "Connection" {
 			continue
 		}
-		list := []string{h.fields[i].value}
-		if nominated(list, "close") {
+		list := []string{h.fields[i].Value}
+		if hop.Nominated(list, "close") {
 			return true
 		}
-		if nominated(list, "keep-alive") {
+		if hop.Nominated(list, "keep-alive") {
 			closes = false
 		}
 	}
@@ -235,10 +191,10 @@ func (h *head) framing(method string) (length int64, chunked bool, err error) {
 	length = -1
 	coded := 0
 	for i := range h.fields {
-		switch f := &h.fields[i]; f.name {
+		switch f := &h.fields[i]; f.Name {
 		case "Content-Length":
-			n, perr := strconv.ParseUint(f.value, 10, 63)
-			if perr != nil || f.value[0] == '+' {
+			n, perr := strconv.ParseUint(f.Value, 10, 63)
+			if perr != nil || f.Value[0] == '+' {
 				return 0, false, malformed("its Content-Length is malformed")
 			}
 			if length >= 0 && length != int64(n) {
@@ -247,7 +203,7 @@ func (h *head) framing(method string) (length int64, chunked bool, err error) {
 			length = int64(n)
 		case "Transfer-Encoding":
 			coded++
-			if !strings.EqualFold(f.value, "chunked") || coded > 1 || h.minor == 0 {
+			if !strings.EqualFold(f.Value, "chunked") || coded > 1 || h.minor == 0 {
 				return 0, false, malformed("its Transfer-Encoding is not chunked")
 			}
 		}
@@ -272,12 +228,12 @@ func (h *head) events() bool {
 func (h *head) trailers() map[string]bool {
 	var out map[string]bool
 	for i := range h.fields {
-		if h.fields[i].name != "Trailer" {
+		if h.fields[i].Name != "Trailer" {
 			continue
 		}
-		for item := range strings.SplitSeq(h.fields[i].value, ",") {
-			name := canonical(strings.TrimSpace(item))
-			if name == "" || !trailerPasses(name) {
+		for item := range strings.SplitSeq(h.fields[i].Value, ",") {
+			name := hop.Canonical(strings.TrimSpace(item))
+			if name == "" || !hop.Trailer(name) {
 				continue
 			}
 			if out == nil {

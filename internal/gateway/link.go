@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"fairlead/internal/gateway/hop"
 )
 
 const (
@@ -319,17 +321,17 @@ func (l *link) copyTrailers(w http.ResponseWriter) error {
 	}
 	h := w.Header()
 	for _, f := range t.fields {
-		if !trailerPasses(f.name) {
+		if !hop.Trailer(f.Name) {
 			continue
 		}
-		if declared[f.name] {
-			h.Add(f.name, f.value)
+		if declared[f.Name] {
+			h.Add(f.Name, f.Value)
 			continue
 		}
 		if fl, ok := w.(http.Flusher); ok {
 			fl.Flush() // so that the body goes out in chunks, behind which trailers fit
 		}
-		h.Add(http.TrailerPrefix+f.name, f.value)
+		h.Add(http.TrailerPrefix+f.Name, f.Value)
 	}
 	return nil
 }
@@ -360,7 +362,7 @@ func (l *link) upgrade(w http.ResponseWriter, x *exchange, q *outbound) error {
 	out := []byte("HTTP/1.1 101 Switching Protocols\r\n")
 	for name, values := range h {
 		for _, v := range values {
-			out = appendField(out, name, v)
+			out = hop.AppendField(out, name, v)
 		}
 	}
 	x.answer.status = http.StatusSwitchingProtocols

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/filter"
+	"fairlead/internal/gateway/hop"
 	"fairlead/internal/gateway/token"
 	"fairlead/internal/system"
 )
@@ -330,7 +331,7 @@ func quoteSafe(s string) string {
 // dropHeaders removes headers in every spelling; the names are in small letters.
 func dropHeaders(h http.Header, names []string) {
 	for name := range h {
-		if slices.ContainsFunc(names, func(small string) bool { return sameName(name, small) }) {
+		if slices.ContainsFunc(names, func(small string) bool { return hop.Same(name, small) }) {
 			delete(h, name)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"fairlead/internal/gateway/hop"
 )
 
 const (
@@ -23,7 +25,7 @@ var outBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return
 func (x *exchange) proxy(w http.ResponseWriter, r *http.Request) {
 	q := outbound{}
 	if r.ProtoMajor == 1 { // the others cannot leave HTTP
-		q.upgrade = upgradeOf(r.Header)
+		q.upgrade = hop.Upgrade(r.Header)
 	}
 	buf := outBuffers.Get().(*[]byte) // the pool holds nothing else
 	defer func() {
@@ -94,7 +96,7 @@ func (x *exchange) prepare(w http.ResponseWriter, r *http.Request, q *outbound) 
 	if length != 0 {
 		q.upgrade = ""
 	}
-	q.expect = length != 0 && r.ProtoAtLeast(1, 1) && nominated(r.Header["Expect"], "100-continue")
+	q.expect = length != 0 && r.ProtoAtLeast(1, 1) && hop.Nominated(r.Header["Expect"], "100-continue")
 	q.stream = q.expect || length < 0 || length > replayBody
 	q.chunked = length < 0
 	identity := ""

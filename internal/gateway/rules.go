@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"fairlead/internal/gateway/hop"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -54,9 +55,9 @@ func mergeRules(gateway, route map[string]string, vouched []string) ([]rule, err
 	}
 	var out []rule
 	for _, name := range slices.Sorted(maps.Keys(merged)) {
-		same := func(s string) bool { return sameName(name, s) }
+		same := func(s string) bool { return hop.Same(name, s) }
 		switch {
-		case canonical(name) == "" || !cleanValue(merged[name]):
+		case hop.Canonical(name) == "" || !hop.CleanValue(merged[name]):
 			return nil, fmt.Errorf("the header %q is malformed", name)
 		case wire.ForeignHeader(name), slices.ContainsFunc(framing, same), slices.ContainsFunc(vouched, same):
 			return nil, fmt.Errorf("the header %s is the gateway's to set", name)
@@ -69,7 +70,7 @@ func mergeRules(gateway, route map[string]string, vouched []string) ([]rule, err
 // ruled reports whether a rule decides about a header, in whatever spelling.
 func ruled(list []rule, name string) bool {
 	for i := range list {
-		if sameName(name, list[i].small) {
+		if hop.Same(name, list[i].small) {
 			return true
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"fairlead/internal/gateway/hop"
 )
 
 const (
@@ -118,7 +120,7 @@ func (a *answer) writeFields() {
 		case "Content-Length", "Transfer-Encoding", "Connection", "Keep-Alive":
 			continue
 		}
-		if len(values) == 0 || strings.HasPrefix(name, http.TrailerPrefix) || !isToken(name) {
+		if len(values) == 0 || strings.HasPrefix(name, http.TrailerPrefix) || !hop.Token(name) {
 			continue
 		}
 		i := len(a.fields)
@@ -415,7 +417,7 @@ func (a *answer) endChunks() {
 	a.out = append(a.out, "0\r\n"...)
 	for name, values := range a.header {
 		key, named := strings.CutPrefix(name, http.TrailerPrefix)
-		if !named && !(a.promise && listed(a.header["Trailer"], name)) || notInTrailer(http.CanonicalHeaderKey(key)) || !isToken(key) {
+		if !named && !(a.promise && listed(a.header["Trailer"], name)) || notInTrailer(http.CanonicalHeaderKey(key)) || !hop.Token(key) {
 			continue
 		}
 		for _, v := range values {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"fairlead/internal/gateway/hop"
 )
 
 // FuzzRequest sends a connection's bytes to the server and to net/http's parser.
@@ -121,12 +123,12 @@ func FuzzHead(f *testing.F) {
 			return
 		}
 		r := &turn.req
-		if !isToken(r.Method) || strings.ContainsAny(r.RequestURI, " \t\r\n\x00") || r.ProtoMinor == 1 && !validHost(r.Host) {
+		if !hop.Token(r.Method) || strings.ContainsAny(r.RequestURI, " \t\r\n\x00") || r.ProtoMinor == 1 && !validHost(r.Host) {
 			t.Errorf("%q %q %q", r.Method, r.RequestURI, r.Host)
 		}
 		for name, values := range r.Header {
 			for _, v := range values {
-				if !isToken(name) || http.CanonicalHeaderKey(name) != name || strings.ContainsAny(v, "\r\n\x00") {
+				if !hop.Token(name) || http.CanonicalHeaderKey(name) != name || strings.ContainsAny(v, "\r\n\x00") {
 					t.Errorf("%q: %q", name, v)
 				}
 			}

@@ -3,8 +3,9 @@ package http1
 import (
 	"bytes"
 	"net/http"
-	"net/textproto"
 	"strings"
+
+	"fairlead/internal/gateway/hop"
 )
 
 // refusal is why a request is not served.
@@ -60,7 +61,7 @@ func (c *conn) readHead() (string, error) {
 		}
 		scan = in.w - in.r
 		switch {
-		case scan > 0 && !tokenByte[in.buf[in.r]] && in.buf[in.r] != '\r':
+		case scan > 0 && !hop.TokenByte(in.buf[in.r]) && in.buf[in.r] != '\r':
 			return "", malformed("this is not HTTP")
 		case first && scan > c.s.opts.MaxLine:
 			return "", refuse(http.StatusRequestURITooLong, "the request line is too long")
@@ -126,14 +127,12 @@ func field(line string) (name, value, what string) {
 	if colon <= 0 {
 		return "", "", "a header line has no name"
 	}
-	if name = canonical(line[:colon]); name == "" {
+	if name = hop.Canonical(line[:colon]); name == "" {
 		return "", "", "a header's name is malformed"
 	}
 	value = trim(line[colon+1:])
-	for i := range len(value) {
-		if ch := value[i]; ch < ' ' && ch != '\t' || ch == 0x7f {
-			return "", "", "a header's value holds a control character"
-		}
+	if !hop.CleanValue(value) {
+		return "", "", "a header's value holds a control character"
 	}
 	return name, value, ""
 }
@@ -147,48 +146,6 @@ func trim(s string) string {
 		s = s[:len(s)-1]
 	}
 	return s
-}
-
-// canonical returns a header's name as net/http spells it, "" if it is not a token.
-func canonical(name string) string {
-	upper, right := true, true
-	for i := range len(name) {
-		ch := name[i]
-		if !tokenByte[ch] {
-			return ""
-		}
-		if upper && 'a' <= ch && ch <= 'z' || !upper && 'A' <= ch && ch <= 'Z' {
-			right = false
-		}
-		upper = ch == '-'
-	}
-	if right {
-		return name
-	}
-	return textproto.CanonicalMIMEHeaderKey(name)
-}
-
-// tokenByte holds the characters of RFC 9110's token.
-var tokenByte = func() (t [256]bool) {
-	for ch := '0'; ch <= '9'; ch++ {
-		t[ch] = true
-	}
-	for ch := 'a'; ch <= 'z'; ch++ {
-		t[ch], t[ch-'a'+'A'] = true, true
-	}
-	for _, ch := range "!#$%&'*+-.^_`|~" {
-		t[ch] = true
-	}
-	return t
-}()
-
-func isToken(s string) bool {
-	for i := range len(s) {
-		if !tokenByte[s[i]] {
-			return false
-		}
-	}
-	return s != ""
 }
 
 // framing is what the fields of a head say about its body and its connection.
@@ -248,7 +205,7 @@ func (f *framing) note(r *http.Request, name, value string) (keep bool, bad *ref
 			if item == "" {
 				continue
 			}
-			name := canonical(item)
+			name := hop.Canonical(item)
 			if name == "" || notInTrailer(name) {
 				return false, malformed("the Trailer header names what cannot be a trailer")
 			}

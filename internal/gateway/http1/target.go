@@ -5,13 +5,15 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"fairlead/internal/gateway/hop"
 )
 
 // requestLine reads the first line: method SP target SP version.
 func (t *turn) requestLine(line string) *refusal {
 	r := &t.req
 	method, rest, ok := strings.Cut(line, " ")
-	if !ok || !isToken(method) {
+	if !ok || !hop.Token(method) {
 		return malformed("the request line is malformed")
 	}
 	target, version, ok := strings.Cut(rest, " ")
