@@ -77,9 +77,19 @@ func (g *Gateway) admission(c *Config, routes []route, pools map[string]*pool, o
 	}
 	a.limiter = filter.NewLimiter(limiter, rates)
 	cors := filter.NewCORS(gw.Filters.CORS)
+	var plain *routeFilters // of routes that say nothing of their own
 	for i := range routes {
 		def := routes[i].def
-		f := &routes[i].filters
+		own := owns(def) || len(gw.Filters.Rates) > 0
+		if !own && plain != nil {
+			routes[i].filters = plain
+			continue
+		}
+		f := &routeFilters{}
+		routes[i].filters = f
+		if !own {
+			plain = f
+		}
 		f.addresses = filter.Addresses{Allow: filter.NewSet(def.Filters.Allow), Deny: filter.NewSet(def.Filters.Deny)}
 		if def.Filters.RatesSet || len(def.Filters.Rates) > 0 {
 			f.rates = a.limiter.Rates(def.Key, def.Key, def.Filters.Rates)
@@ -94,6 +104,12 @@ func (g *Gateway) admission(c *Config, routes []route, pools map[string]*pool, o
 		f.minRate = firstOf(def.Limits.MinRate, gw.Limits.MinRate, defaultMinRate)
 	}
 	return a, nil
+}
+
+// owns reports whether a route says something of its own about who is let in.
+func owns(def *system.Route) bool {
+	f := &def.Filters
+	return len(def.Auth)+len(def.Roles)+len(f.Allow)+len(f.Deny)+len(f.Rates) > 0 || f.RatesSet || f.CORS != nil || def.Limits.MinRate != 0
 }
 
 func firstOf(values ...int64) int64 {
@@ -184,7 +200,7 @@ func (x *exchange) preflight(w http.ResponseWriter, r *http.Request, path string
 // not it answers. It also says what the answer must carry: the headers of CORS and
 // of rates.
 func (x *exchange) admit(w http.ResponseWriter, r *http.Request) bool {
-	f, a := &x.route.filters, x.snap.admission
+	f, a := x.route.filters, x.snap.admission
 	x.answer.pace.least = f.minRate
 	if f.cors != nil {
 		x.answer.stamp.cors = f.cors

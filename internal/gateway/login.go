@@ -148,7 +148,7 @@ var (
 // be checked. On a public route a valid token, password or key gives the identity
 // and anything else none.
 func (a *authority) admit(w http.ResponseWriter, r *http.Request, x *exchange) bool {
-	f := &x.route.filters
+	f := x.route.filters
 	x.user = nil
 	var key []string
 	if len(a.inside) > 0 {
@@ -197,7 +197,7 @@ func (a *authority) admit(w http.ResponseWriter, r *http.Request, x *exchange) b
 // known returns the user that r proves to be of in one of the route's ways but
 // forward. If none does, it returns the first error, nil if r does not even try.
 func (a *authority) known(r *http.Request, x *exchange, key []string) (*token.User, error) {
-	f := &x.route.filters
+	f := x.route.filters
 	var first error
 	try := func(u *token.User, err error) *token.User {
 		if err != nil && first == nil {

@@ -48,6 +48,7 @@ func TestAuthAdmit(t *testing.T) {
 			}
 			all := authority{jwt: a}
 			x := &exchange{g: New(Options{}), route: &route{def: &system.Route{Roles: tt.roles}}, id: "test-0001"}
+			x.route.filters = &routeFilters{}
 			x.route.filters.methods, x.route.filters.required = all.methods(x.route.def)
 			w := httptest.NewRecorder()
 			ok := all.admit(w, tokentest.Request(tt.token), x)

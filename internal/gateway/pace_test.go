@@ -142,7 +142,7 @@ func TestBodiesThatComeTooSlowlyAreRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				src := &slowBody{slowClient: &slowClient{header: http.Header{}}, pace: tt.pace, piece: tt.piece, left: tt.size}
-				x := &exchange{g: &Gateway{}, route: &route{filters: routeFilters{minRate: tt.least}}, deadline: time.Now().Add(tt.timeout)}
+				x := &exchange{g: &Gateway{}, route: &route{filters: &routeFilters{minRate: tt.least}}, deadline: time.Now().Add(tt.timeout)}
 				x.answer.control = *http.NewResponseController(src)
 				r := &http.Request{Body: src, ContentLength: -1}
 				if !x.guardBody(r, 1<<30) {

@@ -35,22 +35,20 @@ type route struct {
 	meter    *meter.Meter
 	compress bool
 	timeout  time.Duration
-	body     int64 // most bytes of a request's body
-	filters  routeFilters
+	body     int64         // most bytes of a request's body
+	filters  *routeFilters // shared by the routes that say nothing of their own
 }
 
 // defaultTimeout is that of a route without one.
 const defaultTimeout = 30 * time.Second
 
-// compile fills in a route.
+// compile fills in a route, which is zero.
 func (g *Gateway) compile(r *route, def *system.Route, pools map[string]*pool, door *system.Gateway) error {
-	*r = route{
-		def:      def,
-		meter:    g.meters.Of(def.Key),
-		timeout:  cmp.Or(def.Timeout, defaultTimeout),
-		body:     cmp.Or(def.Limits.Body, door.Limits.Body, defaultLimits.Body),
-		compress: compresses(door.Filters.Compress, def.Filters.Compress),
-	}
+	r.def = def
+	r.meter = g.meters.Of(def.Key)
+	r.timeout = cmp.Or(def.Timeout, defaultTimeout)
+	r.body = cmp.Or(def.Limits.Body, door.Limits.Body, defaultLimits.Body)
+	r.compress = compresses(door.Filters.Compress, def.Filters.Compress)
 	err := g.lead(r, pools)
 	if err == nil {
 		err = r.readPath()

@@ -39,14 +39,6 @@ type snapshot struct {
 	decided map[string]*system.Maintenance // see SetMaintenance
 }
 
-// tableOf returns the table of patterns: the snapshot's own, if these are the same.
-func (s *snapshot) tableOf(patterns []match.Pattern) (*match.Table, error) {
-	if s != nil && s.table.Has(patterns) {
-		return s.table, nil
-	}
-	return match.New(patterns)
-}
-
 // find returns the route of a request, nil for none, and the values of its path.
 func (s *snapshot) find(method, host, path string, vars match.Values) (*route, match.Values) {
 	i, vars := s.table.Find(method, host, path, vars)
@@ -90,7 +82,11 @@ func (g *Gateway) Apply(c Config) error {
 		}
 	}
 	old := g.snap.Load()
-	table, err := old.tableOf(patterns)
+	var table *match.Table
+	if old != nil {
+		table = old.table
+	}
+	table, err = table.Next(patterns)
 	if err != nil {
 		faults = append(faults, err)
 	}

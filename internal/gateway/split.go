@@ -27,10 +27,12 @@ type target struct {
 type split struct {
 	targets []target
 	turn    atomic.Uint64
+	single  [1]target // room for the one that most routes have
 }
 
 func newSplit(defs []system.Target, pools map[string]*pool) (*split, error) {
-	s := &split{targets: make([]target, 0, len(defs))}
+	s := &split{}
+	s.targets = s.single[:0]
 	for _, d := range defs {
 		p := pools[d.Service]
 		if p == nil {

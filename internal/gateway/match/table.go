@@ -51,6 +51,7 @@ type Table struct {
 	any    *node
 
 	patterns []Pattern
+	at       []int32   // index of the pattern in each slot, -1 for an empty one
 	scratch  []segment // of the pattern that is being added
 }
 
@@ -79,7 +80,7 @@ type leaf struct{ entries []entry }
 type entry struct {
 	*Pattern
 	names []string
-	index int // of the pattern
+	slot  int32 // where the table keeps the pattern's index
 }
 
 // New builds the table of patterns, which must not change after that. It reports
@@ -87,7 +88,7 @@ type entry struct {
 // conflicts with another: both match some request, and neither is the more
 // specific. All errors are reported, joined by newlines.
 func New(patterns []Pattern) (*Table, error) {
-	m := &Table{hosts: map[string]*node{}, labels: map[string]*node{}, any: &node{}, patterns: patterns}
+	m := &Table{hosts: map[string]*node{}, labels: map[string]*node{}, any: &node{}, patterns: patterns, at: make([]int32, 0, len(patterns))}
 	var faults []error
 	for i := range patterns {
 		if err := m.add(&patterns[i], i); err != nil {
@@ -101,12 +102,6 @@ func New(patterns []Pattern) (*Table, error) {
 	return m, nil
 }
 
-// Has reports whether the table is one of just these patterns in this order, so
-// that it need not be built again. A nil table has none.
-func (m *Table) Has(patterns []Pattern) bool {
-	return m != nil && slices.Equal(m.patterns, patterns)
-}
-
 func (m *Table) add(p *Pattern, index int) error {
 	segments, err := appendSegments(m.scratch[:0], p.Path)
 	if err != nil {
@@ -114,13 +109,9 @@ func (m *Table) add(p *Pattern, index int) error {
 	}
 	m.scratch = segments
 	root := m.any
-	if p.Host != "" {
+	if table, name := m.named(p.Host); table != nil {
 		if err := checkHost(p.Host); err != nil {
 			return fmt.Errorf("check route %q: %w", p.Key, err)
-		}
-		table, name := m.hosts, strings.ToLower(p.Host)
-		if strings.HasPrefix(name, "*") {
-			table, name = m.labels, name[1:]
 		}
 		if root = table[name]; root == nil {
 			root = &node{}
@@ -136,7 +127,8 @@ func (m *Table) add(p *Pattern, index int) error {
 			return fmt.Errorf("check route %q: matches the same requests as %q", p.Key, e.Key)
 		}
 	}
-	e := entry{Pattern: p, index: index}
+	e := entry{Pattern: p, slot: int32(len(m.at))} //nolint:gosec // patterns are few
+	m.at = append(m.at, int32(index))              //nolint:gosec // as above
 	if n := segmentsCaptured(segments); n > 0 {
 		e.names = make([]string, 0, n)
 	}
@@ -150,6 +142,18 @@ func (m *Table) add(p *Pattern, index int) error {
 	}
 	l.entries = append(l.entries, e)
 	return nil
+}
+
+// named returns the table of a pattern's host and the name in it, nil for any host.
+func (m *Table) named(host string) (table map[string]*node, name string) {
+	name = strings.ToLower(host)
+	switch {
+	case host == "":
+		return nil, ""
+	case strings.HasPrefix(name, "*"):
+		return m.labels, name[1:]
+	}
+	return m.hosts, name
 }
 
 func segmentsCaptured(segments []segment) int {
@@ -382,19 +386,19 @@ func (m *Table) Find(method, host, path string, vars Values) (int, Values) {
 		host = Host(host)
 		if n := m.hosts[host]; n != nil {
 			if e, vs := n.match(method, path, vars); e != nil {
-				return e.index, e.name(vs)
+				return int(m.at[e.slot]), e.name(vs)
 			}
 		}
 		if i := strings.IndexByte(host, '.'); i > 0 {
 			if n := m.labels[host[i:]]; n != nil {
 				if e, vs := n.match(method, path, vars); e != nil {
-					return e.index, e.name(vs)
+					return int(m.at[e.slot]), e.name(vs)
 				}
 			}
 		}
 	}
 	if e, vs := m.any.match(method, path, vars); e != nil {
-		return e.index, e.name(vs)
+		return int(m.at[e.slot]), e.name(vs)
 	}
 	return -1, nil
 }

@@ -180,16 +180,6 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-func TestHas(t *testing.T) {
-	m := tableOf(t, "GET /a", "/b/{x}")
-	if !m.Has(patternsOf("GET /a", "/b/{x}")) || m.Has(patternsOf("/b/{x}", "GET /a")) || m.Has(patternsOf("GET /a")) || m.Has(patternsOf("GET /a", "/b/{y}")) {
-		t.Error("a table is taken for that of other patterns")
-	}
-	if (*Table)(nil).Has(nil) {
-		t.Error("no table is taken for one")
-	}
-}
-
 func TestCheckTellsAll(t *testing.T) {
 	err := check("/a//b", "/c", "/c", "/d/{")
 	if err == nil || strings.Count(err.Error(), "\n") != 2 {
