@@ -31,6 +31,7 @@ type guardedBody struct {
 	until   time.Time // of the whole
 	window  time.Time // end of the present window, zero before the first
 	got     int64     // in the present window
+	ahead   []byte    // read already
 	done    bool      // saw the end
 	err     error
 }
@@ -48,8 +49,31 @@ func (x *exchange) guardBody(r *http.Request, limit int64) bool {
 	return true
 }
 
+// settleBody finds out whether a request of HTTP/3 that should have no body has
+// none: the protocol's server cannot tell before it is read. Services would get an
+// empty body in chunks, which not all of them take from the connection after a GET,
+// and the request could not be sent again.
+func settleBody(r *http.Request) {
+	b, ok := r.Body.(*guardedBody)
+	if !ok || r.ContentLength >= 0 || r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return
+	}
+	var first [1]byte
+	n, err := b.Read(first[:])
+	if n == 0 && errors.Is(err, io.EOF) {
+		r.Body, r.ContentLength = http.NoBody, 0
+		return
+	}
+	b.ahead = append(b.ahead, first[:n]...)
+}
+
 // Read reads a part of the body.
 func (b *guardedBody) Read(p []byte) (int, error) {
+	if len(b.ahead) > 0 {
+		n := copy(p, b.ahead)
+		b.ahead = b.ahead[n:]
+		return n, nil
+	}
 	if b.err != nil {
 		return 0, b.err
 	}

@@ -16,6 +16,7 @@ import (
 // may answer before it has read all of it.
 type feeder struct {
 	l     *link
+	x     *exchange
 	r     *http.Request
 	q     *outbound
 	once  sync.Once
@@ -26,7 +27,7 @@ type feeder struct {
 
 func newFeeder(l *link, r *http.Request, x *exchange, q *outbound) *feeder {
 	_ = x.answer.control.EnableFullDuplex() // a connection that cannot is a test's
-	return &feeder{l: l, r: r, q: q, done: make(chan struct{})}
+	return &feeder{l: l, x: x, r: r, q: q, done: make(chan struct{})}
 }
 
 // start begins to send; later calls do nothing.
@@ -77,7 +78,7 @@ func (f *feeder) finish() error {
 	if f.q.chunked {
 		out := []byte("0\r\n")
 		for name, values := range f.r.Trailer {
-			if !hop.Trailer(name) {
+			if !f.x.trailerPasses(name) {
 				continue
 			}
 			for _, v := range values {

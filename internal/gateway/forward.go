@@ -73,7 +73,7 @@ func (f *forwarder) inside() []string {
 	var all []string
 	for _, name := range append([]string{f.def.SubjectHeader, f.def.RolesHeader}, f.copied...) {
 		if name != "" {
-			all = append(all, strings.ToLower(name))
+			all = append(all, hop.Plain(name))
 		}
 	}
 	return all

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 
 	"fairlead/internal/gateway/hop"
@@ -105,7 +106,7 @@ func appendHead(dst []byte, r *http.Request, x *exchange, identity, upgrade stri
 	case length < 0:
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
 		for name := range r.Trailer {
-			if hop.Trailer(name) {
+			if x.trailerPasses(name) {
 				dst = hop.AppendField(dst, "Trailer", name)
 			}
 		}
@@ -114,4 +115,16 @@ func appendHead(dst []byte, r *http.Request, x *exchange, identity, upgrade stri
 		dst = append(dst, "Expect: 100-continue\r\n"...)
 	}
 	return append(dst, "\r\n"...)
+}
+
+// trailerPasses says whether a client's trailer goes on to the service: not what
+// would be taken away from its headers.
+func (x *exchange) trailerPasses(name string) bool {
+	if !hop.Trailer(name) || x.route != nil && ruled(x.route.rules.request, name) {
+		return false
+	}
+	if x.snap == nil || x.snap.admission == nil {
+		return true
+	}
+	return !slices.ContainsFunc(x.snap.admission.authority.inside, func(s string) bool { return hop.Same(name, s) })
 }

@@ -42,7 +42,7 @@ type authority struct {
 	// public routes, where a password may be meant for the service behind.
 	guesses, strays *filter.Guesses
 
-	// inside are headers, in small letters, that reach services only with what the
+	// inside are headers, by hop.Plain, that reach services only with what the
 	// gateway itself has put into them.
 	inside []string
 }
@@ -75,7 +75,7 @@ func (g *Gateway) authority(c *Config, pools map[string]*pool, before *admission
 		if a.header == "" {
 			a.header = "X-Api-Key"
 		}
-		a.inside = append(a.inside, strings.ToLower(a.header))
+		a.inside = append(a.inside, hop.Plain(a.header))
 		if a.keys, err = newRoster(c, auth.Keys.Keys, false); err != nil {
 			return a, err
 		}
@@ -328,7 +328,7 @@ func quoteSafe(s string) string {
 	}, s)
 }
 
-// dropHeaders removes headers in every spelling; the names are in small letters.
+// dropHeaders removes headers in every spelling; the names are hop.Plain ones.
 func dropHeaders(h http.Header, names []string) {
 	for name := range h {
 		if slices.ContainsFunc(names, func(small string) bool { return hop.Same(name, small) }) {

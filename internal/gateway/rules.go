@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/textproto"
 	"slices"
-	"strings"
 
 	"fairlead/internal/gateway/hop"
 	"fairlead/internal/system"
@@ -17,7 +16,7 @@ import (
 type rules struct{ request, answer []rule }
 
 // rule sets a header, or removes it if the value is empty.
-type rule struct{ name, small, value string }
+type rule struct{ name, plain, value string }
 
 // Names that rules cannot have, in small letters: what frames a message, and what
 // the gateway itself vouches for.
@@ -62,7 +61,7 @@ func mergeRules(gateway, route map[string]string, vouched []string) ([]rule, err
 		case wire.ForeignHeader(name), slices.ContainsFunc(framing, same), slices.ContainsFunc(vouched, same):
 			return nil, fmt.Errorf("the header %s is the gateway's to set", name)
 		}
-		out = append(out, rule{name, strings.ToLower(name), merged[name]})
+		out = append(out, rule{name, hop.Plain(name), merged[name]})
 	}
 	return out, nil
 }
@@ -70,7 +69,7 @@ func mergeRules(gateway, route map[string]string, vouched []string) ([]rule, err
 // ruled reports whether a rule decides about a header, in whatever spelling.
 func ruled(list []rule, name string) bool {
 	for i := range list {
-		if hop.Same(name, list[i].small) {
+		if hop.Same(name, list[i].plain) {
 			return true
 		}
 	}

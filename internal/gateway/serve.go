@@ -126,6 +126,10 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 		x.fail(w, r, http.StatusBadRequest, "the path is not clean: it must not hold empty or dot segments, or slashes and control characters in disguise")
 		return
 	}
+	if r.ProtoMajor > 1 && (!match.SafeQuery(r.URL.RawQuery) || r.Host == "") { // http1 has looked at its own
+		x.fail(w, r, http.StatusBadRequest, "the request must name its host, and its query must not hold spaces, control characters or #")
+		return
+	}
 	if x.preflight(w, r, path) {
 		return
 	}
@@ -135,6 +139,10 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 		x.unmatched(w, r, path)
 		return
 	}
+	if s.disguised(x.route, r, path) {
+		x.fail(w, r, http.StatusBadRequest, "the path is not clean: without what follows its semicolons it names something that is guarded")
+		return
+	}
 	x.deadline = x.start.Add(x.route.timeout)
 	if x.down(w, r) || !x.admit(w, r) {
 		return
@@ -142,6 +150,9 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 	if !x.guardBody(r, x.route.body) {
 		x.refuse(w, r, refusedBody, http.StatusRequestEntityTooLarge, "the request's body is too large")
 		return
+	}
+	if r.ProtoMajor > 2 {
+		settleBody(r)
 	}
 	x.path = path
 	if !x.reroute(w, r) {

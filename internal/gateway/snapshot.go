@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 
 	"fairlead/internal/gateway/match"
 	"fairlead/internal/system"
@@ -46,6 +47,17 @@ func (s *snapshot) find(method, host, path string, vars match.Values) (*route, m
 		return nil, nil
 	}
 	return &s.routes[i], vars
+}
+
+// disguised reports whether a service that cuts parameters off a path would take it
+// for one whose route is guarded, as found is not.
+func (s *snapshot) disguised(found *route, r *http.Request, path string) bool {
+	plain := match.WithoutParameters(path)
+	if plain == path {
+		return false
+	}
+	other, _ := s.find(r.Method, r.Host, plain, nil)
+	return other != nil && other != found && (other.filters.required || other.filters.addresses.Some())
 }
 
 // Apply builds the next snapshot and swaps it in one go. Nothing changes on an

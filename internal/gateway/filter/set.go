@@ -95,6 +95,9 @@ func (s Set) Contains(a netip.Addr) bool {
 // everybody in.
 type Addresses struct{ Allow, Deny Set }
 
+// Some reports whether there is an address that the rule keeps out.
+func (r *Addresses) Some() bool { return !r.Deny.Empty() || !r.Allow.Empty() }
+
 // Pass reports whether the rule lets an address in: it must not be denied, and be
 // allowed where anything is. An invalid address is let in only by a rule that
 // allows everybody.

@@ -40,6 +40,7 @@ func Request(name string) bool {
 // five bits of their first letter.
 var requestStripped = byInitial(
 	"connection", "proxy-connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-authentication-info",
+	"proxy", // CGI makes HTTP_PROXY of it, which programs take for their proxy
 	"te", "trailer", "transfer-encoding", "upgrade", "http2-settings",
 	"content-length", "expect", "host",
 	"forwarded", "x-forwarded", "x-real-ip", "x-original-method", "x-original-host", "x-original-uri", "x-original-url", "x-rewrite-url",
@@ -73,13 +74,29 @@ func Answer(name string) bool {
 	return true
 }
 
-// Same compares a header's name with one in small letters; an underscore or
-// another mark counts as a dash.
+// Plain returns a header's name as [Same] and [HasPrefix] want the one that they
+// compare with: in small letters, every mark a dash.
+func Plain(name string) string {
+	b := []byte(name)
+	for i, c := range b {
+		switch {
+		case 'A' <= c && c <= 'Z':
+			b[i] = c | 0x20
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		default:
+			b[i] = '-'
+		}
+	}
+	return string(b)
+}
+
+// Same compares a header's name with a [Plain] one; an underscore or another mark
+// counts as a dash.
 func Same(name, small string) bool {
 	return len(name) == len(small) && HasPrefix(name, small)
 }
 
-// HasPrefix reports whether a header's name begins with small letters, compared as by
+// HasPrefix reports whether a header's name begins with a [Plain] one, compared as by
 // [Same].
 func HasPrefix(name, small string) bool {
 	if len(name) < len(small) {
@@ -132,7 +149,7 @@ func Upgrade(h http.Header) string {
 // Trailer reports whether a trailer of either direction is passed on: never
 // what frames, routes or authenticates a message (RFC 9110, 6.5.1).
 func Trailer(name string) bool {
-	if !Request(name) || !Answer(name) || HasPrefix(name, "if-") {
+	if !Token(name) || !Request(name) || !Answer(name) || HasPrefix(name, "if-") {
 		return false
 	}
 	return !slices.ContainsFunc(noTrailers, func(s string) bool { return Same(name, s) })

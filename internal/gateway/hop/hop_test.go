@@ -26,6 +26,8 @@ func TestWhatPasses(t *testing.T) {
 		{"Set-Cookie", true, true, false},
 		{"If-None-Match", true, true, false},
 		{"", false, false, false},
+		{"Proxy", false, true, false},
+		{"X ok: y", true, true, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -76,6 +76,61 @@ func safeSegment(text string) bool {
 // slashes of either kind and control characters.
 func separates(c rune) bool { return c == '/' || c == '\\' || c < 0x20 || c == 0x7f }
 
+// SafeQuery reports whether a query can stand in the first line of a request of
+// HTTP/1.1: nothing in it ends the target or begins a fragment. HTTP/2 and HTTP/3
+// can carry such bytes, since they do not frame by them.
+func SafeQuery(query string) bool {
+	for i := range len(query) {
+		if c := query[i]; c <= ' ' || c == 0x7f || c == '#' {
+			return false
+		}
+	}
+	return true
+}
+
+// WithoutParameters returns a [SafePath] as those services read it that take what
+// follows a semicolon in a segment for its parameters (RFC 3986, 3.3), and skip
+// segments that are empty then: /admin for /;a/admin;b. Semicolons count however
+// often they are escaped. A path without any is returned as it is.
+func WithoutParameters(path string) string {
+	if parameters(path) < 0 {
+		return path
+	}
+	out := make([]byte, 0, len(path))
+	last := ""
+	for last = range strings.SplitSeq(path[1:], "/") {
+		if i := parameters(last); i >= 0 {
+			last = last[:i]
+		}
+		if last != "" {
+			out = append(append(out, '/'), last...)
+		}
+	}
+	if last == "" {
+		out = append(out, '/')
+	}
+	return string(out)
+}
+
+// parameters returns where the first semicolon is, escaped or not, -1 for none.
+func parameters(text string) int {
+	for i := range len(text) {
+		switch text[i] {
+		case ';':
+			return i
+		case '%':
+			rest := text[i+1:]
+			for strings.HasPrefix(rest, "25") {
+				rest = rest[2:]
+			}
+			if len(rest) >= 2 && rest[0] == '3' && rest[1]|0x20 == 'b' {
+				return i
+			}
+		}
+	}
+	return -1
+}
+
 // SafeMethod reports whether everyone takes the method for the same one. Methods
 // are told apart by case, but some services raise them to capitals before they
 // look.
