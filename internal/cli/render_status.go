@@ -83,7 +83,7 @@ func renderStatus(s *screen, st control.Status, now time.Time) []string {
 				}
 			}
 		}
-		return lines
+		return append(lines, certificateLines(s, st, now)...)
 	}
 }
 

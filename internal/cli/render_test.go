@@ -60,6 +60,21 @@ func TestRenderStatus(t *testing.T) {
 		}
 		golden(t, "status_maintenance", shown(renderStatus(plainScreen(100), st, noon)))
 	})
+	t.Run("certificates", func(t *testing.T) {
+		st := commerceStatus()
+		st.Root = "/srv/commerce/.fairlead/certificates/root.pem"
+		st.Certificates = []control.Certificate{
+			{Names: []string{"shop.example", "www.shop.example"}, Source: "file", File: "/etc/shop.pem", Expires: noon.Add(61 * 24 * time.Hour)},
+			{Names: []string{"old.example"}, Source: "file", Expires: noon.Add(-26 * time.Hour)},
+			{Names: []string{"new.example"}, Source: "acme", Problem: "the authority refused: no such\x1b[2J name"},
+		}
+		for i := range 12 {
+			st.Certificates = append(st.Certificates, control.Certificate{
+				Names: []string{fmt.Sprintf("dev-%d.localhost", i)}, Source: "internal", Expires: noon.Add(time.Duration(90+i) * 24 * time.Hour),
+			})
+		}
+		golden(t, "status_certificates", shown(renderStatus(plainScreen(80), st, noon)))
+	})
 	t.Run("colors", func(t *testing.T) {
 		golden(t, "status_colors", strings.ReplaceAll(shown(renderStatus(colorScreen(100), commerceStatus(), noon)), "\x1b", "^"))
 	})
@@ -186,6 +201,7 @@ func TestNarrow(t *testing.T) {
 		lines := v.title()
 		for _, e := range []control.Event{
 			{Kind: control.EventSecret, Text: "ADMIN_PASSWORD: /srv/commerce/.fairlead/secrets/ADMIN_PASSWORD"},
+			{Kind: control.EventRoot, Text: "/srv/commerce/.fairlead/certificates/root.pem"},
 			{Kind: control.EventDatabase, Text: "trade: /srv/commerce/.fairlead/databases/trade/trade.db"},
 			{Kind: control.EventBackoff, Service: "tradeflow", Instance: "tradeflow-12", Text: "exited with code 1: `set up: no driver for sqlite: import _ \"fairlead/service/sqlite\"`; next try in 98ms"},
 		} {

@@ -42,6 +42,7 @@ type upView struct {
 	byName   map[string]*upRow
 	address  string
 	secrets  []string // what was generated now, and where
+	root     string   // file of the root certificate that was made now, "" for none
 	failures []control.Event
 	label    int // width of the column of names in event lines
 }
@@ -180,6 +181,8 @@ func (v *upView) note(e control.Event) {
 		v.address = e.Text
 	case control.EventSecret:
 		v.secrets = append(v.secrets, e.Text)
+	case control.EventRoot:
+		v.root = e.Text
 	case control.EventSwapped, control.EventDatabase, control.EventInfo, control.EventWarning, control.EventTaken:
 	default:
 	}
@@ -288,6 +291,8 @@ func (v *upView) eventLines(e control.Event) []string {
 		who, text = "door", "open at "+s.style(bold, told)
 	case control.EventSecret:
 		who, text = "secret", "generated "+briefly(told)
+	case control.EventRoot:
+		who, text = "root", "made "+brief(told)+", for browsers to trust"
 	case control.EventDatabase:
 		who, text = "database", "created "+briefly(told)
 	case control.EventWarning:
@@ -436,6 +441,9 @@ func (v *upView) places(address string) []string {
 	for _, text := range v.secrets {
 		name, path, _ := strings.Cut(text, ": ")
 		rows = append(rows, [2]string{"secret", name + " was generated now; it is in " + brief(path)})
+	}
+	if v.root != "" {
+		rows = append(rows, [2]string{"trust", "the certificates are of this system's own authority; for browsers to accept them, have them trust " + brief(v.root)})
 	}
 	rows = append(rows, [2]string{"stop", "Ctrl-C, a second time at once; or: " + whole(v.head.Command+" down")})
 	lines := []string{""}

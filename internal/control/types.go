@@ -34,6 +34,7 @@ const (
 	EventListening  EventKind = "listening"  // Text: the door's address
 	EventSecret     EventKind = "secret"     // Text: name and file of a secret generated now, never its value
 	EventDatabase   EventKind = "database"   // Text: a database that was created now
+	EventRoot       EventKind = "root"       // Text: file of a root certificate that was made now, for browsers to trust
 	EventAllReady   EventKind = "allReady"   // Text: the door's address; every wanted instance takes traffic, told by up --json
 	EventInfo       EventKind = "info"       // Text
 	EventWarning    EventKind = "warning"    // Text
@@ -54,6 +55,11 @@ type Status struct {
 	Services    List[ServiceStatus] `json:"services"`
 	// Maintenance is what is closed, and what was opened against the file.
 	Maintenance List[Maintenance] `json:"maintenance,omitempty"`
+	// Certificates are what the door shows, and those that it cannot have.
+	Certificates List[Certificate] `json:"certificates,omitempty"`
+	// Root is the file of the internal authority's certificate, which browsers have to
+	// trust; "" if there is none.
+	Root string `json:"root,omitempty"`
 	// Phase says whether the system starts, runs or stops; "" of an older node.
 	Phase Phase `json:"phase,omitempty"`
 }
@@ -95,6 +101,15 @@ type Maintenance struct {
 	Text  string    `json:"text,omitempty"`  // that clients are told, "" for the usual one
 	Allow []string  `json:"allow,omitempty"` // networks of clients that are let through
 	Since time.Time `json:"since,omitzero"`  // of the operator's decision; zero: the file says so
+}
+
+// Certificate is one of the door, or one that it cannot have.
+type Certificate struct {
+	Names   List[string] `json:"names"`             // names and addresses
+	Source  string       `json:"source"`            // file, acme, internal
+	File    string       `json:"file,omitempty"`    // with source file
+	Expires time.Time    `json:"expires,omitzero"`  // zero: there is none yet
+	Problem string       `json:"problem,omitempty"` // why there is no newer one
 }
 
 // InstanceStatus is the state of one instance.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"fairlead/internal/gateway/certs"
 	"fairlead/internal/gateway/filter"
 	"fairlead/internal/gateway/match"
 	"fairlead/internal/system"
@@ -128,6 +129,10 @@ func (a *admission) trustedProxies() filter.Set {
 	return a.trusted
 }
 
+// mostHolder bounds the name of a certificate's holder, which is told with every
+// request. A longer one is not told: a part of a name is another name.
+const mostHolder = 1 << 10
+
 // derive finds out where a request comes from.
 func (x *exchange) derive(r *http.Request) {
 	var a *admission
@@ -135,6 +140,11 @@ func (x *exchange) derive(r *http.Request) {
 		a = x.snap.admission
 	}
 	x.origin = filter.Derive(a.trustedProxies(), r.RemoteAddr, r.Header, x.scheme(), r.Host)
+	if r.TLS != nil {
+		if x.holder = certs.ClientSubject(r.TLS); len(x.holder) > mostHolder {
+			x.holder = ""
+		}
+	}
 }
 
 // welcome derives where a request comes from, and refuses whoever is banned or whose

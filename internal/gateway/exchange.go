@@ -28,6 +28,7 @@ type exchange struct {
 	user      *token.User // nil: anonymous
 
 	origin filter.Origin // where the request comes from, as far as it can be believed
+	holder string        // of the client's verified certificate, RFC 4514; "" for none
 	told   []hop.Field   // headers that the gateway adds for the service
 
 	start, deadline time.Time
@@ -101,5 +102,6 @@ func (x *exchange) entry(r *http.Request) access.Entry {
 	if x.user != nil {
 		e.User = x.user.Subject
 	}
+	e.Holder = x.holder
 	return e
 }

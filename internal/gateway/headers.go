@@ -76,6 +76,9 @@ func appendHead(dst []byte, r *http.Request, x *exchange, identity, upgrade stri
 	if x.route != nil && (x.prefix != "" || x.route.rewrite != nil) {
 		dst = hop.AppendField(dst, "X-Original-Uri", r.URL.RequestURI())
 	}
+	if x.holder != "" {
+		dst = appendField(dst, wire.HeaderClient, x.holder)
+	}
 	for i := range x.told {
 		dst = hop.AppendField(dst, x.told[i].Name, x.told[i].Value)
 	}

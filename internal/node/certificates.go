@@ -23,6 +23,7 @@ func (n *Node) openCertificates() (err error) {
 		Dir: dir, Logger: n.log,
 		Storage: func(ctx context.Context) (certs.Storage, error) { return openCertificatesBucket(ctx, n.operator, dir) },
 		Warn:    func(text string) { n.tell(control.Event{Kind: control.EventWarning, Text: text}) },
+		Made:    func(root string) { n.tell(control.Event{Kind: control.EventRoot, Text: root}) },
 	})
 	if err != nil {
 		return err
@@ -37,4 +38,13 @@ func openCertificatesBucket(ctx context.Context, nc *nats.Conn, dir string) (cer
 		return nil, fmt.Errorf("open storage of certificates: %w", err)
 	}
 	return certs.OpenBucket(kv, filepath.Join(dir, "bucket.key"))
+}
+
+// certificates says what the door shows.
+func (n *Node) certificates() control.List[control.Certificate] {
+	var list control.List[control.Certificate]
+	for _, c := range n.certs.Status() {
+		list = append(list, control.Certificate{Names: c.Names, Source: string(c.Source), File: c.File, Expires: c.NotAfter, Problem: c.Problem})
+	}
+	return list
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"fairlead/internal/bus"
+	"fairlead/internal/control"
 )
 
 // free returns the address of a port that nobody listens on.
@@ -62,6 +63,17 @@ func TestDoorShowsCertificatesOfItsOwnAuthority(t *testing.T) {
 	}
 	if code, err := status(address, "other.example", roots); err == nil {
 		t.Errorf("a strange name got %d", code)
+	}
+	st := n.Status()
+	if st.Root != filepath.Join(n.Data(), "certificates", "root.pem") {
+		t.Errorf("the root is %q", st.Root)
+	}
+	shop := slices.IndexFunc(st.Certificates, func(c control.Certificate) bool { return slices.Contains(c.Names, "shop.example") })
+	if shop < 0 || st.Certificates[shop].Source != "internal" || time.Until(st.Certificates[shop].Expires) <= 0 {
+		t.Errorf("the certificates are %+v", st.Certificates)
+	}
+	if told := f.told(control.EventRoot); len(told) != 1 || told[0].Text != st.Root {
+		t.Errorf("told of the root: %+v", told)
 	}
 }
 

@@ -319,6 +319,7 @@ func (n *Node) Status() control.Status {
 		return s
 	}
 	s.Environment, s.Revision, s.Maintenance = r.Environment, r.Number, n.maintenanceStatus()
+	s.Certificates, s.Root = n.certificates(), n.certs.Root()
 	for i := range r.sys.Services {
 		s.Services = append(s.Services, n.serviceStatus(&r.sys.Services[i]))
 	}

@@ -8,14 +8,15 @@ package wire
 // spelling (case, underscores for dashes), is removed at the door.
 const (
 	HeaderPrefix    = "Fairlead-"
-	HeaderIdentity  = "Fairlead-Identity"  // signed identity token, see Identity
-	HeaderRequestID = "X-Request-Id"       // request id, made or accepted at the door
-	HeaderDeadline  = "Fairlead-Deadline"  // Unix milliseconds after which nobody waits for the reply
-	HeaderTrace     = "Traceparent"        // W3C trace context
-	HeaderState     = "Tracestate"         // W3C trace context
-	HeaderStatus    = "Fairlead-Status"    // on a bus reply: HTTP status of a success, default 200
-	HeaderType      = "Content-Type"       // on a bus reply: media type, default application/json
-	HeaderError     = "Nats-Service-Error" // micro's error headers
+	HeaderIdentity  = "Fairlead-Identity"       // signed identity token, see Identity
+	HeaderRequestID = "X-Request-Id"            // request id, made or accepted at the door
+	HeaderDeadline  = "Fairlead-Deadline"       // Unix milliseconds after which nobody waits for the reply
+	HeaderTrace     = "Traceparent"             // W3C trace context
+	HeaderState     = "Tracestate"              // W3C trace context
+	HeaderClient    = "Fairlead-Client-Subject" // RFC 4514 name of the client's verified certificate, over HTTP only
+	HeaderStatus    = "Fairlead-Status"         // on a bus reply: HTTP status of a success, default 200
+	HeaderType      = "Content-Type"            // on a bus reply: media type, default application/json
+	HeaderError     = "Nats-Service-Error"      // micro's error headers
 	HeaderErrorCode = "Nats-Service-Error-Code"
 )
 

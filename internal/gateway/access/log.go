@@ -39,6 +39,7 @@ type Entry struct {
 	Service   string // "" for none
 	Instance  string // that answered, or was tried last; "" for none
 	User      string // "" for nobody
+	Holder    string // of the client's certificate, "" for none
 	Sent      int    // times the request was sent to an instance; told from 2 on
 	Error     string // what went wrong inside, "" for nothing
 }
@@ -149,6 +150,9 @@ func appendLine(b []byte, e *Entry, now time.Time, dropped uint64) []byte {
 	}
 	if e.User != "" {
 		b = appendText(b, "user", e.User)
+	}
+	if e.Holder != "" {
+		b = appendText(b, "certificate", e.Holder)
 	}
 	if e.Sent > 1 {
 		b = append(b, `,"sent":`...)

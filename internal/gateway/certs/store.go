@@ -44,6 +44,9 @@ type Options struct {
 	// Warn is told what the operator should know: certificates that end soon, files
 	// that cannot be used, refusals of an authority. It must not block. nil: nobody.
 	Warn func(text string)
+	// Made is told of the internal authority's certificate when one is made: browsers
+	// have to trust it. It must not block. nil: nobody.
+	Made func(file string)
 
 	now func() time.Time // nil: time.Now
 	// timing of the client of authorities, zero: as certmagic has it.
@@ -106,6 +109,9 @@ func Open(opts Options) (*Store, error) {
 	}
 	if opts.Warn == nil {
 		opts.Warn = func(string) {}
+	}
+	if opts.Made == nil {
+		opts.Made = func(string) {}
 	}
 	if opts.now == nil {
 		opts.now = time.Now
@@ -236,7 +242,7 @@ func (s *Store) prepare(model *system.TLS, hosts []string) (parts, error) {
 		}
 		if made {
 			s.log.Info("internal authority made", "file", r.path)
-			s.opts.Warn("a root certificate for development was made: to have browsers of this machine accept it, let them trust " + r.path)
+			s.opts.Made(r.path)
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

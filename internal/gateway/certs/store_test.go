@@ -192,7 +192,7 @@ func TestInternalAuthority(t *testing.T) {
 	dir := t.TempDir()
 	var w told
 	now := time.Now()
-	opts := Options{Dir: dir, Warn: w.warn, now: func() time.Time { return now }}
+	opts := Options{Dir: dir, Warn: w.warn, Made: w.warn, now: func() time.Time { return now }}
 	s := open(t, opts)
 	model := &system.TLS{Internal: &system.InternalCA{Hosts: []string{"shop.dev.example"}}}
 	check(t, s.Apply(model, []string{"api.dev.example", "*.apps.dev.example", ""}))
