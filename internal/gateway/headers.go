@@ -77,7 +77,7 @@ func appendHead(dst []byte, r *http.Request, x *exchange, identity, upgrade stri
 		dst = hop.AppendField(dst, "X-Original-Uri", r.URL.RequestURI())
 	}
 	if x.holder != "" {
-		dst = appendField(dst, wire.HeaderClient, x.holder)
+		dst = hop.AppendField(dst, wire.HeaderClient, x.holder)
 	}
 	for i := range x.told {
 		dst = hop.AppendField(dst, x.told[i].Name, x.told[i].Value)
