@@ -252,14 +252,9 @@ func TestBansCutWhatIsOpen(t *testing.T) {
 	}
 	defer res.Body.Close()
 	_, socket := d.rawWebSocket()
-	open := func() int {
-		d.tunnels.mu.Lock()
-		defer d.tunnels.mu.Unlock()
-		return len(d.tunnels.open)
-	}
-	eventually(t, "both are open", func() bool { return open() == 2 })
+	eventually(t, "both are open", func() bool { return d.lasting.Len() == 2 })
 	d.SetBans([]Ban{{Prefix: netip.MustParsePrefix("203.0.113.0/24")}})
-	if open() != 2 {
+	if d.lasting.Len() != 2 {
 		t.Error("the ban of another ends them")
 	}
 	d.SetBans([]Ban{{Prefix: netip.MustParsePrefix("127.0.0.0/8")}})
@@ -269,7 +264,7 @@ func TestBansCutWhatIsOpen(t *testing.T) {
 	if b, _ := io.ReadAll(res.Body); len(b) > 0 {
 		t.Errorf("the stream got %q", b)
 	}
-	eventually(t, "none is open", func() bool { return open() == 0 })
+	eventually(t, "none is open", func() bool { return d.lasting.Len() == 0 })
 	if f := d.Pools()[0].Faults; f.Broken != 0 {
 		t.Error("it counts against the service")
 	}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"fairlead/internal/gateway/lasting"
 	"fairlead/internal/system"
 )
 
@@ -60,7 +60,7 @@ func TestDrainClosesWebSocketsBothWays(t *testing.T) {
 	if err := d.drainSoon("ws", "ws-1"); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > closeTime {
+	if took := time.Since(began); took > lasting.CloseTime {
 		t.Errorf("took %v although both answered", took)
 	}
 	if err := <-read; websocket.CloseStatus(err) != websocket.StatusGoingAway {
@@ -119,12 +119,10 @@ func TestCloseFrameWaitsForTheEndOfAFrame(t *testing.T) {
 	drained := make(chan error, 1)
 	go func() { drained <- d.drainSoon("ws", "ws-1") }()
 	eventually(t, "the drain to end the tunnel", func() bool {
-		d.tunnels.mu.Lock()
-		defer d.tunnels.mu.Unlock()
-		for l := range d.tunnels.open {
-			return l.(*tunnel).ending.Load()
-		}
-		return false
+		d.mu.Lock()
+		e := d.instances["ws-1"]
+		d.mu.Unlock()
+		return e.place.Over() && d.lasting.Len() == 1 // what Len waits for has told the tunnel
 	})
 	close(goOn)
 	end, _ := io.ReadAll(br)
@@ -156,7 +154,7 @@ func TestDrainEndsATunnelWhoseClientStalls(t *testing.T) {
 	d.rawWebSocket() // and does not read
 	d.SetEndpoints("ws", nil)
 	began := time.Now()
-	if err := d.drainSoon("ws", "ws-1"); err != nil || time.Since(began) > 2*closeTime {
+	if err := d.drainSoon("ws", "ws-1"); err != nil || time.Since(began) > 2*lasting.CloseTime {
 		t.Errorf("%v after %v", err, time.Since(began))
 	}
 }
@@ -253,7 +251,7 @@ func TestDrainEndsStreams(t *testing.T) {
 				d.mu.Lock()
 				e := d.instances["api-1"]
 				d.mu.Unlock()
-				return e.over.Load()
+				return e.place.Over()
 			})
 			if tt.after != "" {
 				pieces <- tt.after
@@ -323,47 +321,4 @@ func TestStopEndsWebSocketsAndEvents(t *testing.T) {
 	if rest, err := io.ReadAll(res.Body); err != nil || len(rest) != 0 {
 		t.Errorf("the stream got %q, %v", rest, err)
 	}
-}
-
-func TestEvents(t *testing.T) {
-	for stream, want := range map[string]string{
-		"data: 1\n\nda":               "10",
-		"data: 1\r\n\r\nda":           "12",
-		"data: 1\r\rda":               "10",
-		"data: 1\n":                   "",
-		": c\n\nid: 1\ndata: a\n\n":   "6 21",
-		"data: a\r\n\r\ndata: b\n\nx": "12 21",
-	} {
-		var ev events
-		got, done := "", 0
-		for b := []byte(stream); len(b) > 0; {
-			n, end := ev.next(b)
-			if done += n; end {
-				got += fmt.Sprintf(" %d", done+1)
-			}
-			b = b[n:]
-		}
-		if got = strings.TrimSpace(got); got != want {
-			t.Errorf("%q: %q, want %q", stream, got, want)
-		}
-	}
-}
-
-// FuzzEvents cuts a stream in two ways: whether an event is under way at the end is
-// the same.
-func FuzzEvents(f *testing.F) {
-	f.Add([]byte("data: 1\r\n\r\ndata: 2\n\n"), uint8(1))
-	f.Add([]byte("a\r\rb\n\nc"), uint8(3))
-	f.Fuzz(func(t *testing.T, b []byte, size uint8) {
-		var whole, cut events
-		whole.pass(b)
-		for rest := b; len(rest) > 0; {
-			n := min(len(rest), int(size)+1)
-			cut.pass(rest[:n])
-			rest = rest[n:]
-		}
-		if whole.between() != cut.between() {
-			t.Errorf("whole %v, in pieces %v", whole, cut)
-		}
-	})
 }

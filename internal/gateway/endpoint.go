@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/balance"
+	"fairlead/internal/gateway/lasting"
 	"fairlead/internal/system"
 )
 
@@ -35,7 +36,7 @@ type endpoint struct {
 	failed atomic.Uint64 // of these, failures as the pool counts them
 	open   atomic.Int64  // requests and tunnels open on it
 	gone   atomic.Bool   // left its pool: takes no more requests
-	over   atomic.Bool   // what lasts on it ends at once
+	place  lasting.Place // of what lasts on it
 	shun   atomic.Int64  // Unix nanoseconds until which others are preferred
 	health health
 

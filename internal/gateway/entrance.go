@@ -188,7 +188,7 @@ type Open struct {
 
 // Open returns what is under way.
 func (g *Gateway) Open() Open {
-	tunnels := g.tunnels.count()
+	tunnels := g.lasting.Tunnels()
 	return Open{
 		Connections: g.doors.Connections(),
 		Requests:    max(0, int(g.open.Load())-tunnels),

@@ -40,6 +40,7 @@ import (
 	"fairlead/internal/gateway/certs"
 	"fairlead/internal/gateway/external"
 	"fairlead/internal/gateway/filter"
+	"fairlead/internal/gateway/lasting"
 	"fairlead/internal/gateway/listen"
 	"fairlead/internal/gateway/meter"
 	"fairlead/internal/gateway/token"
@@ -88,7 +89,7 @@ type Gateway struct {
 	unmatched   *meter.Meter // of meters: requests that no route took
 	connections meter.Ages
 	stopping    chan struct{} // closed when Stop begins
-	tunnels     tunnels
+	lasting     lasting.Set
 	external    *external.Watcher
 	tasks       sync.WaitGroup
 	stop        func()
@@ -128,7 +129,7 @@ func New(opts Options) *Gateway {
 		instances: map[string]*endpoint{},
 		halted:    map[string]bool{},
 	}
-	g.tunnels.banned = g.expelled
+	g.lasting.Banned = g.expelled
 	g.unmatched = g.meters.Of("")
 	g.stop = sync.OnceFunc(func() { close(g.stopping) })
 	if opts.Signer != nil {
@@ -194,13 +195,13 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	g.mu.Lock()
 	g.stopped = true
 	g.mu.Unlock()
-	g.tunnels.retire()
+	g.lasting.Retire()
 	left := g.doors.Stop(ctx)
-	if terr := g.tunnels.wait(ctx); left == nil {
+	if terr := g.lasting.Wait(ctx); left == nil {
 		left = terr
 	}
 	if left != nil {
-		g.tunnels.cut()
+		g.lasting.Cut()
 		g.doors.Cut() //nolint:contextcheck // the context is over
 	}
 	g.bridge.close()
@@ -254,8 +255,8 @@ func (g *Gateway) Drain(ctx context.Context, service, instance string) error {
 	if e != nil {
 		e.retire()
 		err := e.drain(ctx)
-		if errors.Is(err, context.DeadlineExceeded) && g.tunnels.finish(e) {
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime+closeTime/2)
+		if errors.Is(err, context.DeadlineExceeded) && g.lasting.Finish(&e.place) {
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lasting.CloseTime+lasting.CloseTime/2)
 			err = e.drain(last)
 			cancel()
 		}

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"fairlead/internal/gateway/hop"
+	"fairlead/internal/gateway/lasting"
 )
 
 // h2cUpstream speaks HTTP/2 without TLS, by prior knowledge (RFC 9113, 3.3), with
@@ -331,22 +332,22 @@ func h2cBody(r *http.Request, x *exchange, res *http.Response, late *time.Timer,
 	buf := copyBuffers.Get().(*[32 << 10]byte) // the pool holds nothing else
 	defer copyBuffers.Put(buf)
 	a := &x.answer
-	var ev *events
+	var ev *lasting.Events
 	if res.ContentLength < 0 && strings.HasPrefix(strings.ToLower(res.Header.Get("Content-Type")), "text/event-stream") {
-		ev = &events{}
+		ev = &lasting.Events{}
 	}
 	var within atomic.Bool // an event
-	s := &stream{events: ev != nil}
-	s.wake = func() {
-		by, _ := s.ending()
+	var s *lasting.Stream
+	s = lasting.NewStream(ev != nil, func() {
+		by, _ := s.Ending()
 		if within.Load() {
 			late.Reset(time.Until(by))
 			return
 		}
-		cancel(errEnded)
-	}
-	x.g.tunnels.add(s, x.origin.Client, x.endpoint)
-	defer x.g.tunnels.remove(s)
+		cancel(lasting.ErrEnded)
+	})
+	x.g.lasting.Add(s, lasting.Ends{Client: x.origin.Client, Place: &x.endpoint.place})
+	defer x.g.lasting.Remove(s)
 	whole := res.ContentLength >= 0
 	if !whole {
 		a.Flush()
@@ -354,17 +355,17 @@ func h2cBody(r *http.Request, x *exchange, res *http.Response, late *time.Timer,
 	for sum := int64(0); ; {
 		n, err := res.Body.Read(buf[:])
 		b := buf[:n]
-		_, ending := s.ending()
+		_, ending := s.Ending()
 		if ev != nil {
-			if ending && n > 0 && !ev.between() {
-				n, _ = ev.next(b)
+			if ending && n > 0 && !ev.Between() {
+				n, _ = ev.Next(b)
 				b = b[:n]
 			} else if ending {
 				b = nil
 			} else {
-				ev.pass(b)
+				ev.Pass(b)
 			}
-			within.Store(!ev.between())
+			within.Store(!ev.Between())
 		}
 		if len(b) > 0 {
 			sum += int64(len(b))
@@ -378,7 +379,7 @@ func h2cBody(r *http.Request, x *exchange, res *http.Response, late *time.Timer,
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil
-		case ending && ev != nil && (ev.between() || err != nil) && r.Context().Err() == nil:
+		case ending && ev != nil && (ev.Between() || err != nil) && r.Context().Err() == nil:
 			return nil
 		case err != nil:
 			return &sendError{begun, fmt.Errorf("read answer: %w", err)}

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fairlead/internal/gateway/lasting"
 	"fairlead/internal/wire"
 )
 
@@ -45,7 +46,7 @@ func (x *exchange) faultOf(r *http.Request, err error) fault {
 			return faultStatus
 		}
 		return faultNone
-	case !errors.As(err, &failed), errors.As(err, &client), errors.Is(err, errEnded), x.clientLeft(r):
+	case !errors.As(err, &failed), errors.As(err, &client), errors.Is(err, lasting.ErrEnded), x.clientLeft(r):
 		return faultNone
 	case isTimeout(err):
 		return faultTimeout

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/hop"
+	"fairlead/internal/gateway/lasting"
 )
 
 const (
@@ -223,16 +224,16 @@ func (l *link) copyBody(x *exchange, body io.Reader, length int64) (sum int64, e
 	buf := copyBuffers.Get().(*[32 << 10]byte) // the pool holds nothing else
 	defer copyBuffers.Put(buf)
 	a := &x.answer
-	var ev *events
+	var ev *lasting.Events
 	if length < 0 && l.head.events() {
-		ev = &events{}
+		ev = &lasting.Events{}
 	}
-	var s *stream // from the first time that the service is waited for
+	var s *lasting.Stream // from the first time that the service is waited for
 	for {
 		if s == nil && l.br.Buffered() == 0 {
-			s = &stream{events: ev != nil, wake: waker(l.c)}
-			x.g.tunnels.add(s, x.origin.Client, x.endpoint)
-			defer x.g.tunnels.remove(s)
+			s = lasting.NewStream(ev != nil, waker(l.c))
+			x.g.lasting.Add(s, lasting.Ends{Client: x.origin.Client, Place: &x.endpoint.place})
+			defer x.g.lasting.Remove(s)
 			if sum == 0 {
 				a.Flush() // the head: what follows may be long in coming
 			}
@@ -240,21 +241,23 @@ func (l *link) copyBody(x *exchange, body io.Reader, length int64) (sum int64, e
 		if int64(l.br.Buffered()) < length-sum || length < 0 {
 			l.stretch()
 		}
-		if by, ok := s.ending(); ok {
+		if by, ok := s.Ending(); ok {
 			l.ended = true
 			return sum, l.copyEvent(a, body, ev, by, buf[:])
 		}
 		if s != nil && l.br.Buffered() == 0 {
 			// Who is woken here can go on; the reader of chunks could not.
-			if _, err := l.br.Peek(1); err != nil && s.by.Load() != 0 {
-				continue
+			if _, err := l.br.Peek(1); err != nil {
+				if _, ending := s.Ending(); ending {
+					continue
+				}
 			}
 		}
 		n, err := body.Read(buf[:])
 		if n > 0 {
 			sum += int64(n)
 			if ev != nil {
-				ev.pass(buf[:n])
+				ev.Pass(buf[:n])
 			}
 			if _, werr := a.Write(buf[:n]); werr != nil {
 				return sum, &clientError{werr}
@@ -273,14 +276,14 @@ func (l *link) copyBody(x *exchange, body io.Reader, length int64) (sum int64, e
 }
 
 // copyEvent copies what is missing of an event, if the answer consists of events.
-func (l *link) copyEvent(a *answer, body io.Reader, ev *events, by time.Time, buf []byte) error {
+func (l *link) copyEvent(a *answer, body io.Reader, ev *lasting.Events, by time.Time, buf []byte) error {
 	if ev == nil {
-		return errEnded
+		return lasting.ErrEnded
 	}
 	_ = l.c.SetReadDeadline(by) // fails only on a closed connection
-	for !ev.between() {
+	for !ev.Between() {
 		n, err := body.Read(buf)
-		n, _ = ev.next(buf[:n])
+		n, _ = ev.Next(buf[:n])
 		if _, werr := a.Write(buf[:n]); werr != nil {
 			return &clientError{werr}
 		}
@@ -289,6 +292,11 @@ func (l *link) copyEvent(a *answer, body io.Reader, ev *events, by time.Time, bu
 		}
 	}
 	return nil
+}
+
+// waker returns what gets a reader of c out of its Read.
+func waker(c net.Conn) func() {
+	return func() { _ = c.SetReadDeadline(past) } // fails only on a closed connection
 }
 
 // clientError is one of the client's connection.
@@ -339,16 +347,16 @@ func (l *link) copyTrailers(w http.ResponseWriter) error {
 // upgrade joins the client's and the service's connection.
 func (l *link) upgrade(w http.ResponseWriter, x *exchange, q *outbound) error {
 	// It is known before it leaves the server's care, so that Stop cannot miss it.
-	t := &tunnel{service: l.c, frames: isWebSocket(q.upgrade)}
-	x.g.tunnels.add(t, x.origin.Client, x.endpoint)
-	defer x.g.tunnels.remove(t)
+	t := lasting.NewTunnel(l.c, q.upgrade)
+	x.g.lasting.Add(t, lasting.Ends{Client: x.origin.Client, Place: &x.endpoint.place})
+	defer x.g.lasting.Remove(t)
 	client, buffered, err := x.answer.control.Hijack()
 	if err != nil {
 		return &sendError{begun, err}
 	}
 	_ = client.SetDeadline(time.Time{}) // fails only on a closed connection
 	_ = l.c.SetDeadline(time.Time{})    // as above
-	t.fromClient, t.fromService = ahead(buffered.Reader), ahead(l.br)
+	fromClient, fromService := ahead(buffered.Reader), ahead(l.br)
 	l.br = nil // a tunnel that idles holds no buffer
 	h := w.Header()
 	l.head.copyTo(h)
@@ -366,16 +374,15 @@ func (l *link) upgrade(w http.ResponseWriter, x *exchange, q *outbound) error {
 		}
 	}
 	x.answer.status = http.StatusSwitchingProtocols
-	_ = client.SetWriteDeadline(time.Now().Add(closeTime)) // as above
+	_ = client.SetWriteDeadline(time.Now().Add(lasting.CloseTime)) // as above
 	_, err = client.Write(append(out, "\r\n"...))
 	_ = client.SetWriteDeadline(time.Time{}) // as above
-	t.join(client)
 	if err != nil {
-		t.cut()
+		_ = client.Close() // it is broken
 		return &sendError{begun, &clientError{err}}
 	}
 	x.givePlace() // a tunnel may be open for days
-	x.answer.bytes = t.run()
+	x.answer.bytes = t.Run(client, fromClient, fromService)
 	return nil
 }
 

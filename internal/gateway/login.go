@@ -134,12 +134,12 @@ func (a *authority) methods(def *system.Route) (m methods, required bool) {
 
 // What a client is told when it is not known.
 var (
-	errLoginMissing  = &token.Refusal{Status: http.StatusUnauthorized, Public: "this needs you to log in"}
-	errPasswordWrong = &token.Refusal{Status: http.StatusUnauthorized, Public: "the user or the password is wrong"}
-	errPasswordForm  = &token.Refusal{Status: http.StatusUnauthorized, Public: "the user and the password cannot be read"}
-	errKeyWrong      = &token.Refusal{Status: http.StatusUnauthorized, Public: "the API key is not known"}
-	errKeyTwice      = &token.Refusal{Status: http.StatusBadRequest, Public: "there is more than one API key"}
-	errGuesses       = &token.Refusal{Status: http.StatusTooManyRequests, Public: "there were too many failed attempts"}
+	errLoginMissing  = &token.Error{Status: http.StatusUnauthorized, Public: "this needs you to log in"}
+	errPasswordWrong = &token.Error{Status: http.StatusUnauthorized, Public: "the user or the password is wrong"}
+	errPasswordForm  = &token.Error{Status: http.StatusUnauthorized, Public: "the user and the password cannot be read"}
+	errKeyWrong      = &token.Error{Status: http.StatusUnauthorized, Public: "the API key is not known"}
+	errKeyTwice      = &token.Error{Status: http.StatusBadRequest, Public: "there is more than one API key"}
+	errGuesses       = &token.Error{Status: http.StatusTooManyRequests, Public: "there were too many failed attempts"}
 )
 
 // admit finds out who sent r and whether its route is open to them. If so it sets
@@ -177,7 +177,7 @@ func (a *authority) admit(w http.ResponseWriter, r *http.Request, x *exchange) b
 				err = token.ErrMissing
 			}
 		}
-		var known *token.Refusal
+		var known *token.Error
 		if !errors.As(err, &known) { // the client is gone
 			known = token.ErrUnavailable
 		}
@@ -185,7 +185,7 @@ func (a *authority) admit(w http.ResponseWriter, r *http.Request, x *exchange) b
 		return false
 	case !allowed(u, x.route.def.Roles):
 		x.cause = "user " + u.Subject
-		a.refuse(w, r, x, &token.Refusal{Status: http.StatusForbidden, Code: "insufficient_scope", Public: "this needs the role " + strings.Join(x.route.def.Roles, " or ")})
+		a.refuse(w, r, x, &token.Error{Status: http.StatusForbidden, Code: "insufficient_scope", Public: "this needs the role " + strings.Join(x.route.def.Roles, " or ")})
 		return false
 	}
 	if u.Subject != "" {
@@ -259,7 +259,7 @@ func (a *authority) key(x *exchange, values []string) (*token.User, error) {
 }
 
 // look compares a password or key, unless the client has failed too often.
-func (a *authority) look(ro *roster, x *exchange, given filter.Credential, wrong *token.Refusal) (*token.User, error) {
+func (a *authority) look(ro *roster, x *exchange, given filter.Credential, wrong *token.Error) (*token.User, error) {
 	guesses := a.guesses
 	if !x.route.filters.required {
 		guesses = a.strays
@@ -282,7 +282,7 @@ func allowed(u *token.User, roles []string) bool {
 
 // refuse answers with a problem, and with the challenges of the ways that are open
 // (RFC 9110, 11.6.1; RFC 6750, 3; RFC 7617).
-func (a *authority) refuse(w http.ResponseWriter, r *http.Request, x *exchange, e *token.Refusal) {
+func (a *authority) refuse(w http.ResponseWriter, r *http.Request, x *exchange, e *token.Error) {
 	h := w.Header()
 	why := refusedLogin
 	switch e.Status {
@@ -301,7 +301,7 @@ func (a *authority) refuse(w http.ResponseWriter, r *http.Request, x *exchange, 
 	x.refuse(w, r, why, e.Status, e.Public)
 }
 
-func (a *authority) challenge(h http.Header, m methods, e *token.Refusal) {
+func (a *authority) challenge(h http.Header, m methods, e *token.Error) {
 	if m&byJWT != 0 {
 		challenge := `Bearer realm="fairlead"`
 		if e.Code != "" {

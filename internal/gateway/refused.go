@@ -71,7 +71,7 @@ func (x *exchange) refuse(w http.ResponseWriter, r *http.Request, why refusal, s
 // go on. A ban ends by itself at its Until.
 func (g *Gateway) SetBans(bans []Ban) {
 	g.bans.Store(filter.NewBans(bans))
-	g.tunnels.expel()
+	g.lasting.Expel()
 }
 
 // expelled reports whether a client is banned.

@@ -39,7 +39,7 @@ type Carried struct{ Before, Kept int }
 func (g *Gateway) Mark() Mark {
 	m := Mark{at: time.Now(), requests: g.requests(), failed: g.failed.Load()}
 	m.connections.age, m.connections.open = g.connections.Mark()
-	m.tunnels.age, m.tunnels.open = g.tunnels.ages.Mark()
+	m.tunnels.age, m.tunnels.open = g.lasting.Mark()
 	return m
 }
 
@@ -49,7 +49,7 @@ func (g *Gateway) Since(m Mark) Traffic {
 	t := Traffic{
 		Requests: g.requests() - m.requests, Failed: g.failed.Load() - m.failed,
 		Connections: Carried{m.connections.open, g.connections.Since(m.connections.age)},
-		Tunnels:     Carried{m.tunnels.open, g.tunnels.ages.Since(m.tunnels.age)},
+		Tunnels:     Carried{m.tunnels.open, g.lasting.Since(m.tunnels.age)},
 	}
 	g.mu.Lock()
 	services := make([]string, 0, len(g.pools))

@@ -2,9 +2,10 @@ package gateway
 
 import (
 	"net/http"
-	"net/netip"
 	"testing"
 	"time"
+
+	"fairlead/internal/gateway/lasting"
 )
 
 func TestTrafficSinceAMark(t *testing.T) {
@@ -14,7 +15,7 @@ func TestTrafficSinceAMark(t *testing.T) {
 		t.Fatalf("nothing happened, but %+v", got)
 	}
 	open := g.connections.Enter()
-	g.tunnels.add(&tunnel{}, netip.Addr{}, nil)
+	g.lasting.Add(&lasting.Tunnel{}, lasting.Ends{})
 	mark = g.Mark()
 	g.connections.Enter()
 	w := &nullWriter{h: http.Header{}}

@@ -42,25 +42,25 @@ type User struct {
 	Expires time.Time // of the token that said so, zero without one
 }
 
-// Refusal is why a request is not taken as that of a user. Its text is public;
+// Error is why a request is not taken as that of a user. Its text is public;
 // it never holds a part of what the client sent.
-type Refusal struct {
+type Error struct {
 	Status int    // 400, 401, 403, 429 or 503
 	Code   string // of RFC 6750, 3.1; "" where it is no token's fault
 	Public string
 }
 
 // Error returns the public text.
-func (e *Refusal) Error() string { return e.Public }
+func (e *Error) Error() string { return e.Public }
 
-func invalidToken(public string) *Refusal {
-	return &Refusal{http.StatusUnauthorized, "invalid_token", public}
+func invalidToken(public string) *Error {
+	return &Error{http.StatusUnauthorized, "invalid_token", public}
 }
 
 // What a client is told when its token is refused.
 var (
-	ErrMissing     = &Refusal{http.StatusUnauthorized, "", "this needs a bearer token"}
-	ErrTwice       = &Refusal{http.StatusBadRequest, "invalid_request", "there is more than one Authorization header"}
+	ErrMissing     = &Error{http.StatusUnauthorized, "", "this needs a bearer token"}
+	ErrTwice       = &Error{http.StatusBadRequest, "invalid_request", "there is more than one Authorization header"}
 	errForm        = invalidToken("the token is not a signed JWT of an accepted algorithm")
 	errLong        = invalidToken("the token is too long")
 	errKind        = invalidToken("the token is not an access token")
@@ -73,7 +73,7 @@ var (
 	errEndless     = invalidToken("the token has no expiry")
 	errEarly       = invalidToken("the token is not valid yet")
 	errAnonymous   = invalidToken("the token names no subject")
-	ErrUnavailable = &Refusal{http.StatusServiceUnavailable, "", "tokens cannot be checked at present"}
+	ErrUnavailable = &Error{http.StatusServiceUnavailable, "", "tokens cannot be checked at present"}
 )
 
 // Authenticator knows users by their bearer tokens: JWTs in the Authorization
@@ -142,7 +142,7 @@ var asymmetric = map[jose.SignatureAlgorithm]bool{
 }
 
 // Authenticate returns the user that the bearer token of r names, nil without
-// error if r has none, or an [Refusal].
+// error if r has none, or an [Error].
 func (a *Authenticator) Authenticate(ctx context.Context, r *http.Request) (*User, error) {
 	token, err := bearer(r.Header)
 	if token == "" || err != nil {

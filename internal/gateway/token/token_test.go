@@ -497,7 +497,7 @@ func FuzzBearer(f *testing.F) {
 		if u != nil && (err != nil || !strings.Contains(value, good)) {
 			t.Fatalf("%q is accepted", value)
 		}
-		var refused *Refusal
+		var refused *Error
 		if err != nil && !errors.As(err, &refused) {
 			t.Fatalf("error without a public text: %v", err)
 		}

@@ -1,4 +1,4 @@
-package gateway
+package lasting
 
 import (
 	"errors"
@@ -15,17 +15,16 @@ import (
 	"fairlead/internal/gateway/websocket"
 )
 
-// tunnel carries bytes between a client and a service once both have agreed to
+// Tunnel carries bytes between a client and a service once both have agreed to
 // leave HTTP. Each side may end its half first; a side that does not read holds the
 // other one up and nothing else.
 //
 // When a tunnel is asked to end, a WebSocket's sides are each sent a close frame
 // between two frames, and have a moment to answer it. Any other tunnel is closed
 // for writing towards both sides, who have a moment to close it themselves.
-type tunnel struct {
-	service                 net.Conn
-	fromClient, fromService []byte // what was read ahead
-	frames                  bool   // they speak WebSocket
+type Tunnel struct {
+	service net.Conn
+	frames  bool // they speak WebSocket
 
 	mu     sync.Mutex // guards the fields below
 	client net.Conn   // nil until it has left the server that read its request
@@ -35,8 +34,14 @@ type tunnel struct {
 	age    meter.Age
 }
 
+// NewTunnel returns the tunnel to a service, over a connection whose answer was 101 to
+// that protocol. The connection is the tunnel's to close.
+func NewTunnel(service net.Conn, protocol string) *Tunnel {
+	return &Tunnel{service: service, frames: strings.EqualFold(protocol, "websocket")} // RFC 6455
+}
+
 // join gives the tunnel its client.
-func (t *tunnel) join(client net.Conn) {
+func (t *Tunnel) join(client net.Conn) {
 	t.mu.Lock()
 	t.client = client
 	by := t.by
@@ -46,7 +51,7 @@ func (t *tunnel) join(client net.Conn) {
 	}
 }
 
-func (t *tunnel) end(by time.Time, _ bool) {
+func (t *Tunnel) end(by time.Time, _ bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.by.IsZero() {
@@ -59,7 +64,7 @@ func (t *tunnel) end(by time.Time, _ bool) {
 }
 
 // wake gets both directions out of what they wait for.
-func (t *tunnel) wake(by time.Time) {
+func (t *Tunnel) wake(by time.Time) {
 	for _, c := range []net.Conn{t.client, t.service} {
 		_ = c.SetWriteDeadline(by)  // fails only on a closed connection
 		_ = c.SetReadDeadline(past) // as above
@@ -72,7 +77,7 @@ func (t *tunnel) wake(by time.Time) {
 	}
 }
 
-func (t *tunnel) cut() {
+func (t *Tunnel) cut() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	_ = t.service.Close() // whatever it says, the connection is over
@@ -81,8 +86,11 @@ func (t *tunnel) cut() {
 	}
 }
 
-// run returns when both directions have ended, with the bytes sent to the client.
-func (t *tunnel) run() int64 {
+// Run gives the tunnel its client and carries bytes until both directions have ended;
+// then both connections are closed. What had been read ahead of the client and the
+// service goes first. It returns how many bytes were sent to the client.
+func (t *Tunnel) Run(client net.Conn, fromClient, fromService []byte) int64 {
+	t.join(client)
 	carry := t.carry
 	if t.frames {
 		carry = t.carryFrames
@@ -90,9 +98,9 @@ func (t *tunnel) run() int64 {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		carry(t.service, t.client, t.fromClient, true)
+		carry(t.service, t.client, fromClient, true)
 	}()
-	n := carry(t.client, t.service, t.fromService, false)
+	n := carry(t.client, t.service, fromService, false)
 	<-done
 	t.cut()
 	return n
@@ -100,7 +108,7 @@ func (t *tunnel) run() int64 {
 
 // carry copies one direction and passes its end on. If the receiver is gone, the
 // other direction is of no use either.
-func (t *tunnel) carry(dst, src net.Conn, ahead []byte, _ bool) int64 {
+func (t *Tunnel) carry(dst, src net.Conn, ahead []byte, _ bool) int64 {
 	early, err := dst.Write(ahead)
 	n := int64(early)
 	if err == nil {
@@ -123,7 +131,7 @@ func closeWrite(c net.Conn) bool {
 const goingAway = "the service is being replaced"
 
 // carryFrames is carry for a WebSocket.
-func (t *tunnel) carryFrames(dst, src net.Conn, ahead []byte, toServer bool) (sum int64) {
+func (t *Tunnel) carryFrames(dst, src net.Conn, ahead []byte, toServer bool) (sum int64) {
 	var f websocket.Frames
 	write := func(b []byte) bool {
 		n, err := dst.Write(b)
@@ -182,6 +190,12 @@ func lastFrames(f *websocket.Frames, b []byte, told, toServer bool, write func([
 	return true, told
 }
 
+// buffers are for what tunnels carry.
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// long ago: makes every pending operation of a connection time out.
+var past = time.Unix(1, 0)
+
 // idle reads from a connection without holding memory while nothing comes.
 type idle struct {
 	c     net.Conn
@@ -221,7 +235,7 @@ func (i *idle) read() ([]byte, error) {
 	if err := i.raw.Read(i.peek); err != nil {
 		return nil, err
 	}
-	i.buf = copyBuffers.Get().(*[32 << 10]byte) //nolint:forcetypeassert // the pool holds nothing else
+	i.buf = buffers.Get().(*[32 << 10]byte) //nolint:forcetypeassert // the pool holds nothing else
 	n, err := i.c.Read(i.buf[:])
 	return i.buf[:n], err
 }
@@ -229,10 +243,7 @@ func (i *idle) read() ([]byte, error) {
 // done gives the buffer back.
 func (i *idle) done() {
 	if i.buf != nil {
-		copyBuffers.Put(i.buf)
+		buffers.Put(i.buf)
 		i.buf = nil
 	}
 }
-
-// isWebSocket reports whether an upgrade leads to RFC 6455.
-func isWebSocket(protocol string) bool { return strings.EqualFold(protocol, "websocket") }

@@ -1,35 +1,39 @@
-package gateway
+package lasting
 
 import (
-	"net"
 	"sync/atomic"
 	"time"
 )
 
-// stream is an answer that comes in pieces, from the first time that the service
+// Stream is an answer that comes in pieces, from the first time that the service
 // lets one wait for the next. Asked to end, server-sent events end behind an event,
-// or wherever they are when closeTime is over: browsers drop half an event and
+// or wherever they are when [CloseTime] is over: browsers drop half an event and
 // come back. Any other answer that shall end is broken off.
-type stream struct {
+type Stream struct {
 	events bool
 	wake   func() // gets the reader of the answer out of what it waits for
 
 	by atomic.Int64 // Unix nanoseconds by when it shall end, 0: it may stay
 }
 
-func (s *stream) end(by time.Time, force bool) {
+// NewStream returns the stream of an answer; events says that it consists of
+// server-sent events. When it shall end, wake is called to get the reader of the answer
+// out of what it waits for. It must not block.
+func NewStream(events bool, wake func()) *Stream { return &Stream{events: events, wake: wake} }
+
+func (s *Stream) end(by time.Time, force bool) {
 	if (s.events || force) && s.by.CompareAndSwap(0, by.UnixNano()) {
 		s.wake()
 	}
 }
 
-func (s *stream) cut() {
+func (s *Stream) cut() {
 	s.by.Store(1)
 	s.wake()
 }
 
-// ending returns by when the stream shall end. A nil stream stays.
-func (s *stream) ending() (by time.Time, ok bool) {
+// Ending returns by when the stream shall end. A nil stream stays.
+func (s *Stream) Ending() (by time.Time, ok bool) {
 	if s == nil {
 		return by, false
 	}
@@ -37,23 +41,18 @@ func (s *stream) ending() (by time.Time, ok bool) {
 	return time.Unix(0, at), at != 0
 }
 
-// waker returns what gets a reader of c out of its Read.
-func waker(c net.Conn) func() {
-	return func() { _ = c.SetReadDeadline(past) } // fails only on a closed connection
-}
-
-// events finds the ends of server-sent events in a stream: an empty line, whichever
+// Events finds the ends of server-sent events in a stream: an empty line, whichever
 // of CR LF, LF and CR ends lines (WHATWG HTML, 9.2.5). The zero value is at the
 // begin of a stream, where one may end, too.
-type events struct {
+type Events struct {
 	begun bool // something of an event has come since the last empty line
 	line  bool // something of a line has come
 	cr    bool // the last byte was CR
 }
 
-// next takes bytes up to the end of an event, and returns how many, and whether an
+// Next takes bytes up to the end of an event, and returns how many, and whether an
 // event ends there.
-func (e *events) next(b []byte) (n int, end bool) {
+func (e *Events) Next(b []byte) (n int, end bool) {
 	for i, c := range b {
 		switch {
 		case c == '\n' && e.cr: // the second half of a line's end
@@ -81,13 +80,13 @@ func (e *events) next(b []byte) (n int, end bool) {
 	return len(b), !e.begun
 }
 
-// pass takes all of b.
-func (e *events) pass(b []byte) {
+// Pass takes all of b.
+func (e *Events) Pass(b []byte) {
 	for len(b) > 0 {
-		n, _ := e.next(b)
+		n, _ := e.Next(b)
 		b = b[n:]
 	}
 }
 
-// between reports whether no event has begun.
-func (e *events) between() bool { return !e.begun }
+// Between reports whether no event has begun.
+func (e *Events) Between() bool { return !e.begun }
