@@ -111,8 +111,11 @@ type Bus struct {
 	changes   uint64 // counts the changes of sys and instances
 	conns     []*nats.Conn
 
-	reload  sync.Mutex // serialises reloads; never taken with mu held
-	applied uint64     // the changes that the server knows; guarded by reload
+	reload  sync.Mutex        // serialises reloads; never taken with mu held
+	applied uint64            // the changes that the server knows; guarded by reload
+	mapped  map[string]string // subjects of queues -> where the server maps them to; guarded by reload
+
+	catalogue queues
 
 	looking sync.Mutex // guards shot
 	shot    snapshot
@@ -173,6 +176,11 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 	if err := b.run(ctx, o.Former != nil); err != nil {
 		return nil, err
 	}
+	if o.Model != nil {
+		if err := b.openQueues(ctx, o.Model); err != nil {
+			return nil, errors.Join(err, b.Close(context.WithoutCancel(ctx)))
+		}
+	}
 	return b, nil
 }
 
@@ -228,6 +236,7 @@ func (b *Bus) start(ctx context.Context) error {
 	opts := b.base.Clone()
 	b.mu.Lock()
 	users, err := b.usersLocked()
+	mapped := mappings(b.sys)
 	b.applied = b.changes
 	b.mu.Unlock()
 	if err != nil {
@@ -238,6 +247,12 @@ func (b *Bus) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("configure server: %w", err)
 	}
+	// Before it listens: nothing comes past the checker.
+	if err := mapSubjects(s.GlobalAccount(), nil, mapped); err != nil {
+		s.Shutdown()
+		return fmt.Errorf("configure server: %w", err)
+	}
+	b.mapped = mapped
 	log := newServerLog(b.log, b.settleHandshakes, b.storeFailed)
 	s.SetLoggerV2(log, false, false, false)
 	// Start returns once the store is read and the listener open, or when it has
@@ -282,6 +297,7 @@ func (b *Bus) Close(ctx context.Context) error {
 		b.mu.Unlock()
 		go func() {
 			defer close(b.finished)
+			b.catalogue.close()
 			for _, nc := range conns {
 				nc.Close()
 			}

@@ -35,6 +35,10 @@ type instance struct {
 // of the old revision serve on until the swap. It may reply to those who ask it,
 // by the new model or as live instances of the old one.
 //
+// The queues of the model are made, and changed with all their messages; what would
+// delete messages is refused with a [catalogue.LossError]. What a live instance may
+// publish to queues follows the model at once.
+//
 // It returns an error, and changes nothing, if a permission cannot be derived.
 func (b *Bus) Apply(sys *system.System) error {
 	ps := parties(sys)
@@ -47,6 +51,9 @@ func (b *Bus) Apply(sys *system.System) error {
 		if err := checkSubject(subject, false); err != nil {
 			return fmt.Errorf("apply model to bus: subject of the signing keys: %w", err)
 		}
+	}
+	if err := b.prepareQueues(sys); err != nil {
+		return fmt.Errorf("apply model to bus: %w", err)
 	}
 	err := b.change(func() error {
 		b.sys = sys

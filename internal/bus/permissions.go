@@ -41,7 +41,11 @@ func Permissions(sys *system.System, service, instance string, draining bool) (*
 	if s.Bus == nil {
 		return nil, fmt.Errorf("derive permissions: service %q: %w", service, ErrNoBus)
 	}
-	return derive(party{service, s.Bus}, instance, parties(sys), draining)
+	p, err := derive(party{service, s.Bus}, instance, parties(sys), draining)
+	if err == nil {
+		grantQueues(p.Publish, s.Bus.Publishes, sys)
+	}
+	return p, err
 }
 
 // parties lists the services of the model that have a bus section.

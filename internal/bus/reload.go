@@ -47,6 +47,7 @@ func (b *Bus) reloadServer() error {
 		return ErrClosed
 	}
 	users, err := b.usersLocked()
+	mapped := mappings(b.sys)
 	told := b.changes
 	b.mu.Unlock()
 	if err != nil {
@@ -59,8 +60,14 @@ func (b *Bus) reloadServer() error {
 	}
 	opts := b.base.Clone()
 	opts.Users = users
+	if err := b.remap(s, b.guarded(mapped)); err != nil {
+		return err
+	}
 	if err := s.ReloadOptions(opts); err != nil {
 		return fmt.Errorf("reload server: %w", err)
+	}
+	if err := b.remap(s, mapped); err != nil {
+		return err
 	}
 	b.applied = told
 	b.looking.Lock()
@@ -81,7 +88,7 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 	within := map[string]struct{}{jwt.ConnectionTypeInProcess: {}}
 	users := []*server.User{
 		{Username: b.operator.User, Password: b.operator.Password, AllowedConnectionTypes: within},
-		{Username: b.tools.User, Password: b.tools.Password},
+		{Username: b.tools.User, Password: b.tools.Password, Permissions: toolsPermissions(b.sys)},
 		{
 			Username: b.gateway.User, Password: b.gateway.Password,
 			Permissions: gatewayPermissions(b.inbox, jwksSubject(b.sys), peers),
@@ -93,6 +100,7 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 		if err != nil {
 			return nil, err
 		}
+		grantQueues(p.Publish, in.party.bus.Publishes, b.sys)
 		users = append(users, &server.User{Username: id, Password: in.password, Permissions: p})
 	}
 	return users, nil

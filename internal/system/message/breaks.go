@@ -383,15 +383,15 @@ func (c *comparison) bound(was, is any, had, has bool, p at, sign int) {
 	}
 	a, okA := rational(was)
 	b, okB := rational(is)
-	switch order := 0; {
-	case !okA || !okB:
+	if !okA || !okB {
 		c.demand(true, true, canonical(was) == canonical(is), p)
-	default:
-		if order = b.Cmp(a) * sign; order > 0 {
-			c.add(p.newer, "is narrower: %s", narrower)
-		} else if order < 0 {
-			c.add(p.newer, "is wider: %s", wider)
-		}
+		return
+	}
+	switch order := b.Cmp(a) * sign; {
+	case order > 0:
+		c.add(p.newer, "is narrower: %s", narrower)
+	case order < 0:
+		c.add(p.newer, "is wider: %s", wider)
 	}
 }
 

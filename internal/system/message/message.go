@@ -62,7 +62,7 @@ func (e *SchemaError) Error() string {
 }
 
 // Fault says why a message does not satisfy its type.
-type Fault struct {
+type Fault struct { //nolint:errname // what a message has; the word of the CLI and the replies
 	Type    string // name of the type
 	Pointer string // to the fault in the message (RFC 6901), "" for the whole; it goes on into the JSON that a text holds
 	Reason  string // "must be a number, is a string"; it holds keys of the message, but no values

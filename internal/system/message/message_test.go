@@ -71,13 +71,12 @@ func TestCheck(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := ""
 			for range 20 { // the order of maps must not matter
 				err := typ.Check([]byte(tt.in))
 				if fault, ok := errors.AsType[*Fault](err); err != nil && !ok {
 					t.Fatalf("Check: %T, want a Fault", fault)
 				}
-				got = ""
+				got := ""
 				if err != nil {
 					got = err.Error()
 				}

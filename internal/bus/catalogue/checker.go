@@ -1,0 +1,330 @@
+package catalogue
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"fairlead/internal/system"
+	"fairlead/internal/system/message"
+	"fairlead/internal/wire"
+)
+
+// Codes of the error that a publisher gets in the place of the acknowledgement, in
+// the form of JetStream's own.
+const (
+	RefusedStatus = 422   // code
+	RefusedCode   = 10999 // err_code
+)
+
+const (
+	// waiting is how many messages may be between the server and the stream. More
+	// wait in the connection's buffer, which is bounded too: what is beyond is
+	// dropped there, and its publisher gets no acknowledgement.
+	waiting        = 1024
+	pendingBytes   = 64 << 20
+	pendingLetters = 256 << 10
+	// quiet is how often refused messages of one queue are logged.
+	quiet = time.Minute
+)
+
+// Checker stands between the publishers and the streams of queues with types. Its
+// methods are safe for concurrent use.
+type Checker struct {
+	log   *slog.Logger
+	nc    *nats.Conn
+	sub   *nats.Subscription
+	rules atomic.Pointer[rules]
+
+	ordered chan *letter // in the order in which the server got them
+	work    chan *letter
+	stop    chan struct{}
+	ends    sync.Once
+	running sync.WaitGroup
+
+	mu     sync.Mutex // guards what follows
+	counts map[string]*Counts
+	logged map[string]time.Time
+}
+
+// Counts is what became of the messages of a queue with a type since the bus was
+// opened.
+type Counts struct {
+	Accepted    uint64 // stored, or refused by the stream itself
+	Refused     uint64 // not stored
+	Quarantined uint64 // among the dead letters
+	Observed    uint64 // stored though they do not satisfy the type; also counted in Accepted
+}
+
+// rules say what a message must satisfy.
+type rules struct {
+	exact   map[string]*rule
+	pattern []*rule
+}
+
+type rule struct {
+	queue   string
+	typ     *message.Type // nil: any message
+	enforce system.Enforce
+	counts  *Counts // guarded by Checker.mu
+}
+
+// letter is a message on its way.
+type letter struct {
+	msg     *nats.Msg
+	subject string // as it was published
+	rule    *rule  // nil: there is no such queue
+	fault   *message.Fault
+	checked chan struct{} // closed when fault is known
+}
+
+// Open starts a checker on a connection that is its own to use until Close, which
+// does not close it. The connection must not buffer what is published while it is
+// broken off. Nothing is accepted until [Checker.Set].
+func Open(nc *nats.Conn, log *slog.Logger) (*Checker, error) {
+	c := &Checker{
+		log: log, nc: nc, ordered: make(chan *letter, waiting), work: make(chan *letter, waiting),
+		stop: make(chan struct{}), counts: map[string]*Counts{}, logged: map[string]time.Time{},
+	}
+	c.rules.Store(&rules{})
+	sub, err := nc.Subscribe(Incoming+">", c.take)
+	if err == nil {
+		err = sub.SetPendingLimits(pendingLetters, pendingBytes)
+	}
+	if err == nil {
+		err = nc.Flush() // when it returns, the server knows of the checker
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open checker: %w", err)
+	}
+	c.sub = sub
+	for range max(2, runtime.GOMAXPROCS(0)) {
+		c.running.Go(c.check)
+	}
+	c.running.Go(c.pass)
+	return c, nil
+}
+
+// Close ends the checker. Messages that it has not passed on are not stored, and not
+// acknowledged. It is idempotent.
+func (c *Checker) Close() {
+	c.ends.Do(func() {
+		_ = c.sub.Unsubscribe() // the connection may be gone already
+		close(c.stop)
+	})
+	c.running.Wait()
+}
+
+// Compile compiles the types of a system, by their names.
+func Compile(sys *system.System) (map[string]*message.Type, error) {
+	types := make(map[string]*message.Type, len(sys.Types))
+	for i := range sys.Types {
+		t, err := message.Compile(sys.Types[i].Name, sys.Types[i].Schema)
+		if err != nil {
+			return nil, fmt.Errorf("compile type %s: %w", sys.Types[i].Name, err)
+		}
+		types[sys.Types[i].Name] = t
+	}
+	return types, nil
+}
+
+// Set makes the queues what messages are checked against from now on. types holds
+// those that the queues name.
+func (c *Checker) Set(queues []system.Queue, types map[string]*message.Type) {
+	next := &rules{exact: map[string]*rule{}}
+	c.mu.Lock()
+	for _, q := range queues {
+		counts := c.counts[q.Name]
+		if counts == nil {
+			counts = &Counts{}
+			c.counts[q.Name] = counts
+		}
+		r := &rule{queue: q.Name, typ: types[q.Type], enforce: q.Enforce, counts: counts}
+		if strings.ContainsAny(q.Name, "*>") {
+			next.pattern = append(next.pattern, r)
+		} else {
+			next.exact[q.Name] = r
+		}
+	}
+	c.mu.Unlock()
+	c.rules.Store(next)
+}
+
+// Counts returns what became of the messages of each queue.
+func (c *Checker) Counts() map[string]Counts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := make(map[string]Counts, len(c.counts))
+	for queue, n := range maps.All(c.counts) {
+		all[queue] = *n
+	}
+	return all
+}
+
+func (r *rules) find(subject string) *rule {
+	if found := r.exact[subject]; found != nil {
+		return found
+	}
+	for _, p := range r.pattern {
+		if Meet(p.queue, subject) != "" {
+			return p
+		}
+	}
+	return nil
+}
+
+// take is called for each message by the connection, one at a time.
+func (c *Checker) take(m *nats.Msg) {
+	l := &letter{msg: m, subject: strings.TrimPrefix(m.Subject, Incoming), checked: make(chan struct{})}
+	select {
+	case c.ordered <- l:
+	case <-c.stop:
+		return
+	}
+	select {
+	case c.work <- l:
+	case <-c.stop:
+	}
+}
+
+// check looks at messages, several at once.
+func (c *Checker) check() {
+	for {
+		select {
+		case l := <-c.work:
+			l.rule = c.rules.Load().find(l.subject)
+			if l.rule != nil && l.rule.typ != nil {
+				if err := l.rule.typ.Check(l.msg.Data); err != nil {
+					var ok bool
+					if l.fault, ok = errors.AsType[*message.Fault](err); !ok {
+						l.fault = &message.Fault{Type: l.rule.typ.Name(), Reason: err.Error()}
+					}
+				}
+			}
+			close(l.checked)
+		case <-c.stop:
+			return
+		}
+	}
+}
+
+// pass sends what was checked on its way, in the order in which it came.
+func (c *Checker) pass() {
+	for {
+		select {
+		case l := <-c.ordered:
+			select {
+			case <-l.checked:
+				c.decide(l)
+			case <-c.stop:
+				return
+			}
+		case <-c.stop:
+			return
+		}
+	}
+}
+
+// decide sends a message to its stream, to the dead letters, or back.
+func (c *Checker) decide(l *letter) {
+	switch {
+	case l.rule == nil:
+		c.answer(l.msg.Reply, 404, "there is no queue for "+l.subject)
+	case l.fault == nil:
+		c.count(func() { l.rule.counts.Accepted++ })
+		c.send(l, &nats.Msg{Subject: Accepted + l.subject, Reply: l.msg.Reply, Header: l.msg.Header, Data: l.msg.Data})
+	case l.rule.enforce == system.EnforceObserve:
+		c.count(func() { l.rule.counts.Accepted++; l.rule.counts.Observed++ })
+		c.tell(l, "stored")
+		c.send(l, &nats.Msg{Subject: Accepted + l.subject, Reply: l.msg.Reply, Header: l.msg.Header, Data: l.msg.Data})
+	case l.rule.enforce == system.EnforceQuarantine && l.msg.Header.Get(HeaderReplay) == "":
+		c.count(func() { l.rule.counts.Quarantined++ })
+		c.tell(l, "quarantined")
+		dead := DeadLetter(l.msg, Death{Queue: l.rule.queue, Subject: l.subject, Cause: CauseType, Pointer: l.fault.Pointer, Reason: l.fault.Error(), Time: time.Now()})
+		dead.Reply = l.msg.Reply
+		c.send(l, dead)
+	default:
+		c.count(func() { l.rule.counts.Refused++ })
+		c.tell(l, "refused")
+		c.answer(l.msg.Reply, RefusedStatus, l.subject+": "+l.fault.Error())
+	}
+}
+
+func (c *Checker) count(do func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	do()
+}
+
+// send publishes; a publisher that waits is told if it cannot be done.
+func (c *Checker) send(l *letter, m *nats.Msg) {
+	if err := c.nc.PublishMsg(m); err != nil {
+		if errors.Is(err, nats.ErrMaxPayload) {
+			c.answer(l.msg.Reply, 413, l.subject+": the message is too large to be kept with what is added to it")
+		}
+		// Else the connection is broken off: no acknowledgement will come.
+	}
+}
+
+// answer is an error in the place of an acknowledgement, which clients of JetStream
+// report to their caller.
+func (c *Checker) answer(reply string, code int, description string) {
+	if reply == "" {
+		return
+	}
+	b, err := json.Marshal(map[string]any{
+		"type":  "io.nats.jetstream.api.v1.pub_ack_response",
+		"error": map[string]any{"code": code, "err_code": RefusedCode, "description": description},
+	})
+	if err == nil {
+		err = c.nc.Publish(reply, b)
+	}
+	_ = err // the connection is broken off: the publisher waits in vain
+}
+
+// Refusal is the advisory on a message that does not satisfy its queue's type, on
+// [Refused] and its subject.
+type Refusal struct {
+	Queue   string    `json:"queue"`
+	Subject string    `json:"subject"`
+	Type    string    `json:"type"`
+	Pointer string    `json:"pointer"`
+	Reason  string    `json:"reason"`
+	Fate    string    `json:"fate"` // refused, quarantined or stored
+	Time    time.Time `json:"time"`
+}
+
+// tell sends the advisory, and logs from time to time.
+func (c *Checker) tell(l *letter, fate string) {
+	now := time.Now()
+	b, err := json.Marshal(Refusal{
+		Queue: l.rule.queue, Subject: l.subject, Type: l.fault.Type, Pointer: l.fault.Pointer,
+		Reason: l.fault.Reason, Fate: fate, Time: now,
+	})
+	if err == nil {
+		_ = c.nc.Publish(Refused+l.subject, b) // who listens may miss one
+	}
+	c.mu.Lock()
+	due := now.Sub(c.logged[l.rule.queue]) >= quiet
+	if due {
+		c.logged[l.rule.queue] = now
+	}
+	n := *l.rule.counts
+	c.mu.Unlock()
+	if due {
+		c.log.Warn("message does not satisfy its type",
+			slog.String("queue", l.rule.queue), slog.String(wire.KeySubject, l.subject), slog.String("fate", fate),
+			slog.String("pointer", l.fault.Pointer), slog.String("type", l.fault.Type),
+			slog.String("so_far", strconv.FormatUint(n.Refused+n.Quarantined+n.Observed, 10)))
+	}
+}

@@ -1,0 +1,223 @@
+package catalogue
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"fairlead/internal/system"
+)
+
+// DeadLetters is the name of the stream of the dead letters.
+const DeadLetters = "DEAD"
+
+const (
+	// deadKeep and deadBytes bound the dead letters; the oldest go first.
+	deadKeep  = 30 * 24 * time.Hour
+	deadBytes = 1 << 30
+	// queueKey names the queue in a stream's metadata.
+	queueKey = "fairlead.queue"
+)
+
+// LossError says that a change of the file would delete messages.
+type LossError struct {
+	Queue  string
+	Reason string // "keep: 1h would delete messages, the oldest is 3h0m0s old"
+	Limit  string // key of the file: keep, max_bytes or max_messages
+}
+
+// Error tells the queue and the reason.
+func (e *LossError) Error() string { return "queue " + e.Queue + ": " + e.Reason }
+
+// Ensure makes the streams be as the queues say: it makes those that are missing,
+// changes those that differ, with all their messages, and sets those apart whose
+// queues are not there any more: they keep their messages and take no more. Before
+// it changes anything it returns all that would delete messages as [LossError]s.
+func Ensure(ctx context.Context, js jetstream.JetStream, queues []system.Queue) error {
+	have, err := streams(ctx, js)
+	if err != nil {
+		return err
+	}
+	var wanted []jetstream.StreamConfig
+	var errs []error
+	names := map[string]bool{}
+	for i := range queues {
+		c := config(&queues[i])
+		names[c.Name] = true
+		is := have[c.Name]
+		if is == nil {
+			wanted = append(wanted, c)
+			continue
+		}
+		if is.Config.Metadata[queueKey] != queues[i].Name {
+			errs = append(errs, fmt.Errorf("queue %s: there is a stream %s that fairlead did not make; remove or rename it", queues[i].Name, c.Name))
+		}
+		errs = append(errs, losses(&queues[i], is.State)...)
+		if differs(is.Config, c) {
+			wanted = append(wanted, c)
+		}
+	}
+	if len(queues) > 0 {
+		if dead := deadConfig(); have[dead.Name] == nil || differs(have[dead.Name].Config, dead) {
+			wanted = append(wanted, dead)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for _, is := range have {
+		queue := is.Config.Metadata[queueKey]
+		if queue == "" || names[is.Config.Name] || apart(is.Config) {
+			continue
+		}
+		c := is.Config
+		c.Subjects, c.SubjectTransform, c.RePublish = []string{kept + c.Name}, nil, nil
+		if _, err := js.UpdateStream(ctx, c); err != nil {
+			return fmt.Errorf("set queue %s apart: %w", queue, err)
+		}
+	}
+	for _, c := range wanted {
+		if _, err := js.CreateOrUpdateStream(ctx, c); err != nil {
+			return fmt.Errorf("make stream %s: %w", c.Name, err)
+		}
+	}
+	return nil
+}
+
+// streams are all that there are, by name.
+func streams(ctx context.Context, js jetstream.JetStream) (map[string]*jetstream.StreamInfo, error) {
+	all := map[string]*jetstream.StreamInfo{}
+	list := js.ListStreams(ctx)
+	for info := range list.Info() {
+		all[info.Config.Name] = info
+	}
+	if err := list.Err(); err != nil {
+		return nil, fmt.Errorf("list streams: %w", err)
+	}
+	return all, nil
+}
+
+// apart reports whether a stream's queue is not in the file any more.
+func apart(c jetstream.StreamConfig) bool {
+	return len(c.Subjects) == 1 && strings.HasPrefix(c.Subjects[0], kept)
+}
+
+// config is the stream of a queue. It is read without direct gets, which race with
+// reloads of the server's options (nats-server 2.15).
+func config(q *system.Queue) jetstream.StreamConfig {
+	count := q.MaxCount
+	if count == 0 {
+		count = -1
+	}
+	size := q.MaxBytes
+	if size == 0 {
+		size = -1
+	}
+	return jetstream.StreamConfig{
+		Name: Stream(q.Name), Description: "queue " + q.Name, Metadata: map[string]string{queueKey: q.Name},
+		Subjects:         []string{Accepted + q.Name},
+		SubjectTransform: &jetstream.SubjectTransformConfig{Source: Accepted + ">", Destination: ">"},
+		RePublish:        &jetstream.RePublish{Source: q.Name, Destination: references(q.Name)},
+		Storage:          jetstream.FileStorage, Replicas: max(q.Replicas, 1), Discard: jetstream.DiscardOld,
+		MaxAge: q.Keep, MaxBytes: size, MaxMsgs: count, Duplicates: q.Dedupe,
+		AllowAtomicPublish: true,
+	}
+}
+
+func deadConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: DeadLetters, Description: "dead letters of all queues", Subjects: []string{Dead + ">"},
+		Storage: jetstream.FileStorage, Replicas: 1, Discard: jetstream.DiscardOld,
+		MaxAge: deadKeep, MaxBytes: deadBytes, MaxMsgs: -1, Duplicates: 2 * time.Minute,
+	}
+}
+
+// differs reports whether a stream is not as wanted in what config sets.
+func differs(is, want jetstream.StreamConfig) bool {
+	transform := func(c jetstream.StreamConfig) jetstream.SubjectTransformConfig {
+		if c.SubjectTransform == nil {
+			return jetstream.SubjectTransformConfig{}
+		}
+		return *c.SubjectTransform
+	}
+	published := func(c jetstream.StreamConfig) jetstream.RePublish {
+		if c.RePublish == nil {
+			return jetstream.RePublish{}
+		}
+		return *c.RePublish
+	}
+	return !slices.Equal(is.Subjects, want.Subjects) || transform(is) != transform(want) || published(is) != published(want) ||
+		is.MaxAge != want.MaxAge || is.MaxBytes != want.MaxBytes || is.MaxMsgs != want.MaxMsgs || is.Duplicates != want.Duplicates ||
+		is.Replicas != want.Replicas || is.AllowAtomicPublish != want.AllowAtomicPublish || is.Description != want.Description
+}
+
+// losses are the limits of a queue that what is stored is beyond.
+func losses(q *system.Queue, s jetstream.StreamState) (errs []error) {
+	if s.Msgs == 0 {
+		return nil
+	}
+	lose := func(limit, format string, args ...any) {
+		errs = append(errs, &LossError{Queue: q.Name, Limit: limit, Reason: fmt.Sprintf(format, args...)})
+	}
+	// What has just become too old is going anyway.
+	const grace = 10 * time.Second
+	if age := time.Since(s.FirstTime); age > q.Keep+grace {
+		lose("keep", "keep: %v would delete messages, the oldest is %v old", q.Keep, age.Round(time.Second))
+	}
+	if q.MaxCount > 0 && s.Msgs > uint64(q.MaxCount) {
+		lose("max_messages", "max_messages: %d would delete %d of %d messages", q.MaxCount, s.Msgs-uint64(q.MaxCount), s.Msgs)
+	}
+	if q.MaxBytes > 0 && s.Bytes > uint64(q.MaxBytes) {
+		lose("max_bytes", "max_bytes: %d would delete messages, %d bytes are stored", q.MaxBytes, s.Bytes)
+	}
+	return errs
+}
+
+// State is what a queue holds.
+type State struct {
+	Queue     string
+	Apart     bool // it is not in the file any more
+	Messages  uint64
+	Bytes     uint64
+	First     uint64    // sequence of the oldest message, of the next one if there is none
+	Last      uint64    // sequence of the newest message that there was
+	Oldest    time.Time // zero: there is none
+	Newest    time.Time // zero: there was none
+	Consumers int
+}
+
+// States returns what all queues hold, those that are set apart too, sorted by name.
+func States(ctx context.Context, js jetstream.JetStream) ([]State, error) {
+	have, err := streams(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	var all []State
+	for _, is := range have {
+		if queue := is.Config.Metadata[queueKey]; queue != "" {
+			all = append(all, stateOf(queue, is))
+		}
+	}
+	slices.SortFunc(all, func(a, b State) int { return cmp.Compare(a.Queue, b.Queue) })
+	return all, nil
+}
+
+func stateOf(queue string, is *jetstream.StreamInfo) State {
+	s := State{
+		Queue: queue, Apart: apart(is.Config), Messages: is.State.Msgs, Bytes: is.State.Bytes,
+		First: is.State.FirstSeq, Last: is.State.LastSeq, Consumers: is.State.Consumers, Newest: is.State.LastTime,
+	}
+	if s.Messages > 0 {
+		s.Oldest = is.State.FirstTime
+	}
+	if s.Last == 0 {
+		s.Newest = time.Time{}
+	}
+	return s
+}

@@ -1,0 +1,79 @@
+package catalogue
+
+import (
+	"fmt"
+	"strings"
+
+	"fairlead/internal/system"
+)
+
+// The ways of a message, each before the subject that it was published on.
+const (
+	Incoming = "$FLQ.in."      // from publishers to the checker
+	Accepted = "$FLQ.ok."      // into the queue's stream; nobody but the checker may publish there if the queue has a type
+	Dead     = "$FLQ.dead."    // into the dead letters
+	Refused  = "$FLQ.refused." // advisories: JSON of [Refusal]
+	kept     = "$FLQ.kept."    // of the streams of queues that are not in the file any more
+)
+
+// Stream is the name of the stream of a queue: data_vhf for data.vhf, activity_ANY
+// for activity.*, orders_ALL for orders.>. A _ of the queue becomes a =, so that no
+// two queues have the same.
+func Stream(queue string) string {
+	tokens := strings.Split(strings.ReplaceAll(queue, "_", "="), ".")
+	for i, t := range tokens {
+		switch t {
+		case "*":
+			tokens[i] = "ANY"
+		case ">":
+			tokens[i] = "ALL"
+		}
+	}
+	return strings.Join(tokens, "_")
+}
+
+// Entrance is where the server maps what is published on the queue's subjects to.
+func Entrance(q *system.Queue) string {
+	if q.Type == "" {
+		return Accepted + references(q.Name)
+	}
+	return Incoming + references(q.Name)
+}
+
+// references is a pattern as the destination of a mapping from itself.
+func references(pattern string) string {
+	tokens := strings.Split(pattern, ".")
+	n := 0
+	for i, t := range tokens {
+		if t == "*" {
+			n++
+			tokens[i] = fmt.Sprintf("{{wildcard(%d)}}", n)
+		}
+	}
+	return strings.Join(tokens, ".")
+}
+
+// Meet returns the pattern of the subjects that both patterns match, "" if there are
+// none.
+func Meet(a, b string) string {
+	x, y := strings.Split(a, "."), strings.Split(b, ".")
+	var out []string
+	for i := 0; ; i++ {
+		switch {
+		case i == len(x) && i == len(y):
+			return strings.Join(out, ".")
+		case i == len(x) || i == len(y):
+			return ""
+		case x[i] == ">":
+			return strings.Join(append(out, y[i:]...), ".")
+		case y[i] == ">":
+			return strings.Join(append(out, x[i:]...), ".")
+		case x[i] == "*":
+			out = append(out, y[i])
+		case y[i] == "*" || x[i] == y[i]:
+			out = append(out, x[i])
+		default:
+			return ""
+		}
+	}
+}

@@ -1,0 +1,202 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"fairlead/internal/bus/catalogue"
+	"fairlead/internal/system"
+)
+
+// queues is what the bus holds of the catalogue.
+type queues struct {
+	mu      sync.Mutex // guards all, and serialises changes of the streams
+	conn    *nats.Conn
+	js      jetstream.JetStream
+	checker *catalogue.Checker // nil: the model never had a queue
+}
+
+// ensureTime bounds how long the streams are made and changed.
+const ensureTime = 30 * time.Second
+
+// prepareQueues makes the streams of the model's queues, and the checker ready for
+// them. Publishers are sent there when the model is in force.
+func (b *Bus) prepareQueues(sys *system.System) error {
+	ctx, cancel := context.WithTimeout(context.Background(), ensureTime)
+	defer cancel()
+	return b.openQueues(ctx, sys)
+}
+
+func (b *Bus) openQueues(ctx context.Context, sys *system.System) error {
+	q := &b.catalogue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.checker == nil && len(sys.Queues) == 0 && !b.hasStreams() {
+		return nil // nothing to make, nothing to set apart
+	}
+	types, err := catalogue.Compile(sys)
+	if err != nil {
+		return err
+	}
+	if q.conn == nil || q.conn.IsClosed() {
+		// What is published while the server is away must not be sent later: by then
+		// it may be another's, and other rules may hold.
+		if q.conn, err = b.Operator("catalogue", nats.ReconnectBufSize(-1)); err != nil {
+			return err
+		}
+		if q.js, err = jetstream.New(q.conn); err != nil {
+			return err
+		}
+	}
+	if err := catalogue.Ensure(ctx, q.js, sys.Queues); err != nil {
+		return err
+	}
+	if q.checker == nil {
+		if q.checker, err = catalogue.Open(q.conn, b.log); err != nil {
+			return err
+		}
+	}
+	if b.isClosed() {
+		q.checker.Close()
+		return ErrClosed
+	}
+	q.checker.Set(sys.Queues, types)
+	return nil
+}
+
+// hasStreams reports whether the store may hold streams, of queues too.
+func (b *Bus) hasStreams() bool {
+	s := b.server.Load()
+	return s == nil || s.GlobalAccount().JetStreamUsage().Streams > 0
+}
+
+func (q *queues) close() {
+	q.mu.Lock()
+	checker := q.checker
+	q.mu.Unlock()
+	if checker != nil {
+		checker.Close()
+	}
+}
+
+// Refused returns what became of the messages of each queue since the bus was opened,
+// as far as its checker has seen them.
+func (b *Bus) Refused() map[string]catalogue.Counts {
+	b.catalogue.mu.Lock()
+	checker := b.catalogue.checker
+	b.catalogue.mu.Unlock()
+	if checker == nil {
+		return nil
+	}
+	return checker.Counts()
+}
+
+// mappings are the subjects of the model's queues with where the server shall map
+// what is published there to.
+func mappings(sys *system.System) map[string]string {
+	m := map[string]string{}
+	if sys != nil {
+		for i := range sys.Queues {
+			m[sys.Queues[i].Name] = catalogue.Entrance(&sys.Queues[i])
+		}
+	}
+	return m
+}
+
+// mapSubjects changes the mappings of the account from what is to what shall be.
+func mapSubjects(account *server.Account, is, shall map[string]string) error {
+	for from, to := range shall {
+		if is[from] == to {
+			continue
+		}
+		if err := account.AddMapping(from, to); err != nil { // replaces the one that there is
+			return fmt.Errorf("map %s to %s: %w", from, to, err)
+		}
+	}
+	for from := range is {
+		if _, stays := shall[from]; !stays {
+			account.RemoveMapping(from)
+		}
+	}
+	return nil
+}
+
+// guarded are the mappings between the ones in force and the next: queues that get a
+// type go to the checker before the permissions change, all else stays until they
+// have.
+func (b *Bus) guarded(next map[string]string) map[string]string {
+	between := maps.Clone(b.mapped)
+	for from, to := range next {
+		if strings.HasPrefix(to, catalogue.Incoming) {
+			between[from] = to
+		}
+	}
+	return between
+}
+
+// remap makes the server map subjects; b.reload is held.
+func (b *Bus) remap(s *server.Server, shall map[string]string) error {
+	if maps.Equal(b.mapped, shall) {
+		return nil
+	}
+	if err := mapSubjects(s.GlobalAccount(), b.mapped, shall); err != nil {
+		return err
+	}
+	b.mapped = shall
+	return nil
+}
+
+// grantQueues lets whoever may publish on some subjects publish to the queues that
+// keep them, in the way that leads past the checker if the queue has a type. The
+// server compares with what it has mapped a subject to.
+//
+// The subjects themselves are denied: that a message came there would mean that it
+// was not mapped.
+func grantQueues(p *server.SubjectPermission, publishes []string, sys *system.System) {
+	if sys == nil {
+		return
+	}
+	var allow, deny []string
+	for i := range sys.Queues {
+		q := &sys.Queues[i]
+		for _, subject := range publishes {
+			both := catalogue.Meet(q.Name, subject)
+			if both == "" {
+				continue
+			}
+			allow = append(allow, catalogue.Incoming+both)
+			if q.Type == "" {
+				allow = append(allow, catalogue.Accepted+both)
+			}
+		}
+		if overlapAny(p.Allow, []string{q.Name}) {
+			deny = append(deny, q.Name)
+		}
+	}
+	p.Allow = sorted(append(slices.Clone(p.Allow), allow...))
+	p.Deny = sorted(append(slices.Clone(p.Deny), deny...))
+}
+
+// toolsPermissions keep the operator's tools from publishing past the checker. All
+// else is theirs.
+func toolsPermissions(sys *system.System) *server.Permissions {
+	if sys == nil || len(sys.Queues) == 0 {
+		return nil
+	}
+	deny := []string{catalogue.Dead + ">"}
+	for i := range sys.Queues {
+		if q := &sys.Queues[i]; q.Type != "" {
+			deny = append(deny, catalogue.Accepted+q.Name)
+		}
+	}
+	return &server.Permissions{Publish: &server.SubjectPermission{Deny: sorted(deny)}}
+}
