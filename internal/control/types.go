@@ -197,6 +197,7 @@ type (
 	ReloadRequest struct {
 		DryRun      bool   `json:"dry_run,omitempty"`
 		Environment string `json:"environment,omitempty"` // "" keeps the one that runs
+		ForceTypes  bool   `json:"force_types,omitempty"` // also changes of types that break those who rely on them
 	}
 	// ReloadReply says what was, or with DryRun would be, changed.
 	ReloadReply struct {

@@ -322,6 +322,11 @@ func (n *Node) reload(ctx context.Context, req control.ReloadRequest, tell func(
 	if err := fixed(old.sys, sys); err != nil {
 		return control.ReloadReply{}, err
 	}
+	if !req.ForceTypes {
+		if err := checkTypes(old.sys, sys); err != nil {
+			return control.ReloadReply{}, err
+		}
+	}
 	if req.DryRun {
 		p := n.compare(old, nil, nil, sys, nil)
 		return control.ReloadReply{Changes: changes(p.changes), Replaces: p.replace}, nil

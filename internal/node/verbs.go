@@ -51,6 +51,7 @@ func (n *Node) openControl(inherited *os.File) error {
 	control.Handle(server, control.VerbUnban, n.bans.unban)
 	control.Handle(server, control.VerbBans, n.bans.list)
 	control.HandleStream(server, control.VerbLogs, n.logs)
+	n.handleQueues(server)
 	n.onStop("control socket", func(context.Context) error { return server.Close() })
 	return nil
 }

@@ -1,0 +1,477 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"fairlead/internal/bus"
+	"fairlead/internal/bus/catalogue"
+	"fairlead/internal/control"
+	"fairlead/internal/system"
+	schemas "fairlead/internal/system/message"
+	"fairlead/internal/wire"
+)
+
+const (
+	// queueTime bounds a verb about queues.
+	queueTime = 30 * time.Second
+	// rateWindow is what a queue's rate is told of.
+	rateWindow = time.Minute
+	mostPeeked = 1000
+	// mostReplayed is how many dead letters one verb publishes again.
+	mostReplayed = 10_000
+	// subscribed is how many messages wait for a caller of subscribe.
+	subscribed = 4096
+)
+
+// handleQueues serves the verbs for queues.
+func (n *Node) handleQueues(server *control.Server) {
+	control.Handle(server, control.VerbQueues, n.queues)
+	control.Handle(server, control.VerbQueue, n.queue)
+	control.Handle(server, control.VerbPeek, n.peek)
+	control.Handle(server, control.VerbPurge, n.purge)
+	control.Handle(server, control.VerbDeadReplay, n.deadReplay)
+	control.Handle(server, control.VerbPublish, n.publish)
+	control.HandleStream(server, control.VerbSubscribe, n.subscribe)
+}
+
+// checkTypes refuses what would break those who rely on the types in force.
+func checkTypes(old, next *system.System) error {
+	var broken []string
+	compared := map[[2]string]bool{}
+	for i := range next.Queues {
+		q := &next.Queues[i]
+		j := slices.IndexFunc(old.Queues, func(o system.Queue) bool { return o.Name == q.Name })
+		if j < 0 || old.Queues[j].Type == "" {
+			continue // nobody was promised anything
+		}
+		was, had := old.Type(old.Queues[j].Type)
+		is, has := next.Type(q.Type)
+		if !had {
+			continue
+		}
+		if !has {
+			broken = append(broken, fmt.Sprintf("queue %s has no type any more: consumers may get anything", q.Name))
+			continue
+		}
+		pair := [2]string{was.Name, is.Name}
+		if compared[pair] {
+			continue
+		}
+		compared[pair] = true
+		breaks, err := schemas.Breaks(was.Schema, is.Schema)
+		if err != nil {
+			return fmt.Errorf("compare type %s: %w", is.Name, err)
+		}
+		for _, b := range breaks {
+			broken = append(broken, "type "+is.Name+": "+b.String())
+		}
+	}
+	if len(broken) == 0 {
+		return nil
+	}
+	const most = 20
+	if more := len(broken) - most; more > 0 {
+		broken = append(broken[:most], fmt.Sprintf("and %d more", more))
+	}
+	return &control.Error{
+		Code:    control.CodeConflict,
+		Message: "the change of a type would break those who rely on it:\n" + strings.Join(broken, "\n"),
+		Hint:    "add a new optional property, or a new type and queue; or say reload --force-types",
+	}
+}
+
+// js is JetStream as the operator.
+func (n *Node) js() (jetstream.JetStream, error) {
+	js, err := jetstream.New(n.operator)
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	return js, nil
+}
+
+func (n *Node) queues(ctx context.Context, _ control.Empty, _ func(control.Event)) ([]control.Queue, error) {
+	ctx, cancel := context.WithTimeout(ctx, queueTime)
+	defer cancel()
+	js, err := n.js()
+	if err != nil {
+		return nil, err
+	}
+	states, err := catalogue.States(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]control.Queue, 0, len(states))
+	for _, s := range states {
+		q, err := n.queueOf(ctx, js, s)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, q)
+	}
+	return list, nil
+}
+
+func (n *Node) queue(ctx context.Context, req control.QueueRequest, _ func(control.Event)) (control.Queue, error) {
+	ctx, cancel := context.WithTimeout(ctx, queueTime)
+	defer cancel()
+	js, s, err := n.findQueue(ctx, req.Queue)
+	if err != nil {
+		return control.Queue{}, err
+	}
+	return n.queueOf(ctx, js, s)
+}
+
+// findQueue finds a queue by its name, also one that is not in the file any more.
+func (n *Node) findQueue(ctx context.Context, name string) (jetstream.JetStream, catalogue.State, error) {
+	js, err := n.js()
+	if err != nil {
+		return nil, catalogue.State{}, err
+	}
+	states, err := catalogue.States(ctx, js)
+	if err != nil {
+		return nil, catalogue.State{}, err
+	}
+	i := slices.IndexFunc(states, func(s catalogue.State) bool { return s.Queue == name })
+	if i >= 0 {
+		return js, states[i], nil
+	}
+	names := make([]string, len(states))
+	for i, s := range states {
+		names[i] = s.Queue
+	}
+	hint := "the queues are " + strings.Join(names, ", ")
+	if len(names) == 0 {
+		hint = "the file has none: add one under queues"
+	}
+	return nil, catalogue.State{}, &control.Error{Code: control.CodeNotFound, Message: fmt.Sprintf("there is no queue %q", name), Hint: hint}
+}
+
+// queueOf is a queue as it is shown.
+func (n *Node) queueOf(ctx context.Context, js jetstream.JetStream, s catalogue.State) (control.Queue, error) {
+	counts := n.bus.Refused()[s.Queue]
+	q := control.Queue{
+		Name: s.Queue, Stream: catalogue.Stream(s.Queue), Apart: s.Apart, Messages: s.Messages, Bytes: s.Bytes,
+		First: s.First, Last: s.Last, Oldest: s.Oldest, Newest: s.Newest,
+		Refused: counts.Refused, Quarantined: counts.Quarantined, Observed: counts.Observed,
+	}
+	sys := n.System()
+	if i := slices.IndexFunc(sys.Queues, func(o system.Queue) bool { return o.Name == s.Queue }); i >= 0 {
+		of := sys.Queues[i]
+		q.Type, q.Keep, q.MaxBytes, q.MaxCount = of.Type, of.Keep, of.MaxBytes, of.MaxCount
+		if of.Type != "" {
+			q.Enforce = string(of.Enforce)
+		}
+		for _, svc := range sys.Services {
+			if svc.Bus == nil {
+				continue
+			}
+			meets := func(p string) bool { return bus.Overlap(p, s.Queue) }
+			if slices.ContainsFunc(svc.Bus.Publishes, meets) {
+				q.Publishes = append(q.Publishes, svc.Name)
+			}
+			if slices.ContainsFunc(svc.Bus.Subscribes, meets) {
+				q.Subscribes = append(q.Subscribes, svc.Name)
+			}
+		}
+	}
+	var err error
+	if q.Rate, err = rate(ctx, js, s); err != nil {
+		return q, err
+	}
+	if q.Dead, err = countDead(ctx, js, s.Queue); err != nil {
+		return q, err
+	}
+	q.Consumers, err = consumers(ctx, js, q.Stream)
+	return q, err
+}
+
+// rate is how many messages a second were stored within the window.
+func rate(ctx context.Context, js jetstream.JetStream, s catalogue.State) (float64, error) {
+	since := time.Now().Add(-rateWindow)
+	if s.Newest.Before(since) {
+		return 0, nil
+	}
+	first, err := catalogue.Since(ctx, js, catalogue.Stream(s.Queue), since)
+	if err != nil || first == nil || s.Last < first.Sequence {
+		return 0, err
+	}
+	return float64(s.Last-first.Sequence+1) / rateWindow.Seconds(), nil
+}
+
+// countDead is how many dead letters a queue has.
+func countDead(ctx context.Context, js jetstream.JetStream, queue string) (uint64, error) {
+	dead, err := js.Stream(ctx, catalogue.DeadLetters)
+	if err != nil {
+		return 0, fmt.Errorf("count dead letters: %w", err)
+	}
+	info, err := dead.Info(ctx, jetstream.WithSubjectFilter(catalogue.Dead+queue))
+	if err != nil {
+		return 0, fmt.Errorf("count dead letters: %w", err)
+	}
+	var n uint64
+	for _, count := range info.State.Subjects {
+		n += count
+	}
+	return n, nil
+}
+
+// consumers are the durable consumers of a stream.
+func consumers(ctx context.Context, js jetstream.JetStream, stream string) ([]control.Consumer, error) {
+	s, err := js.Stream(ctx, stream)
+	if err != nil {
+		return nil, fmt.Errorf("list consumers: %w", err)
+	}
+	var out []control.Consumer
+	list := s.ListConsumers(ctx)
+	for info := range list.Info() {
+		if info.Config.Durable == "" {
+			continue
+		}
+		c := control.Consumer{Name: info.Name, Lag: info.NumPending, Unacked: info.NumAckPending, Again: info.NumRedelivered}
+		if c.Unacked > 0 {
+			oldest, err := catalogue.At(ctx, js, stream, info.AckFloor.Stream+1)
+			if err != nil {
+				return nil, err
+			}
+			if oldest != nil {
+				c.Oldest = oldest.Time
+			}
+		}
+		out = append(out, c)
+	}
+	if err := list.Err(); err != nil {
+		return nil, fmt.Errorf("list consumers: %w", err)
+	}
+	slices.SortFunc(out, func(a, b control.Consumer) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+func (n *Node) peek(ctx context.Context, req control.PeekRequest, _ func(control.Event)) ([]control.QueueMessage, error) {
+	ctx, cancel := context.WithTimeout(ctx, queueTime)
+	defer cancel()
+	if req.Most < 1 || req.Most > mostPeeked {
+		return nil, &control.Error{Code: control.CodeBadRequest, Message: fmt.Sprintf("1 to %d messages can be shown, not %d", mostPeeked, req.Most)}
+	}
+	js, s, err := n.findQueue(ctx, req.Queue)
+	if err != nil {
+		return nil, err
+	}
+	stream, filter, from := catalogue.Stream(s.Queue), ">", req.From
+	if req.Dead {
+		stream, filter = catalogue.DeadLetters, catalogue.Dead+s.Queue
+	} else if from == 0 && s.Last > uint64(req.Most) {
+		from = max(s.First, s.Last-uint64(req.Most)+1)
+	}
+	list, err := catalogue.Read(ctx, js, stream, filter, from, req.Most)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]control.QueueMessage, len(list))
+	for i, m := range list {
+		out[i] = control.QueueMessage{Sequence: m.Sequence, Subject: m.Subject, Time: m.Time, Headers: m.Header, Data: m.Data}
+		if !req.Dead {
+			continue
+		}
+		was, death, err := catalogue.Revive(m.Header, m.Data)
+		if err != nil {
+			return nil, err
+		}
+		out[i].Subject, out[i].Headers = was.Subject, was.Header
+		out[i].Dead = &control.Death{Cause: death.Cause, Reason: death.Reason, Pointer: death.Pointer, Consumer: death.Consumer, Sequence: death.Sequence}
+	}
+	return out, nil
+}
+
+func (n *Node) purge(ctx context.Context, req control.PurgeRequest, tell func(control.Event)) (control.PurgeReply, error) {
+	var none control.PurgeReply
+	release, err := n.begin(ctx, tell)
+	if err != nil {
+		return none, err
+	}
+	defer release()
+	ctx, cancel := context.WithTimeout(ctx, queueTime)
+	defer cancel()
+	js, s, err := n.findQueue(ctx, req.Queue)
+	if err != nil {
+		return none, err
+	}
+	if req.Remove && !s.Apart {
+		return none, &control.Error{
+			Code: control.CodeConflict, Message: "queue " + s.Queue + " is in the file",
+			Hint: "take it out of queues and reload, then purge it with --remove",
+		}
+	}
+	name, before := catalogue.Stream(s.Queue), s.Messages
+	var opts []jetstream.StreamPurgeOpt
+	if req.Dead {
+		name = catalogue.DeadLetters
+		if before, err = countDead(ctx, js, s.Queue); err != nil {
+			return none, err
+		}
+		opts = append(opts, jetstream.WithPurgeSubject(catalogue.Dead+s.Queue))
+	}
+	stream, err := js.Stream(ctx, name)
+	if err != nil {
+		return none, fmt.Errorf("purge queue %s: %w", s.Queue, err)
+	}
+	if req.Remove && !req.Dead {
+		if err := js.DeleteStream(ctx, name); err != nil {
+			return none, fmt.Errorf("remove queue %s: %w", s.Queue, err)
+		}
+		return control.PurgeReply{Removed: before}, nil
+	}
+	switch {
+	case req.Keep > 0:
+		opts = append(opts, jetstream.WithPurgeKeep(req.Keep))
+	case !req.Before.IsZero():
+		first, err := catalogue.Since(ctx, js, name, req.Before)
+		if err != nil {
+			return none, err
+		}
+		if first != nil {
+			opts = append(opts, jetstream.WithPurgeSequence(first.Sequence))
+		}
+	}
+	if err := stream.Purge(ctx, opts...); err != nil {
+		return none, fmt.Errorf("purge queue %s: %w", s.Queue, err)
+	}
+	var after uint64
+	if req.Dead {
+		after, err = countDead(ctx, js, s.Queue)
+	} else if _, now, e := n.findQueue(ctx, s.Queue); e == nil {
+		after = now.Messages
+	}
+	return control.PurgeReply{Removed: before - min(before, after)}, err
+}
+
+func (n *Node) deadReplay(ctx context.Context, req control.DeadReplayRequest, tell func(control.Event)) (control.DeadReplayReply, error) {
+	var reply control.DeadReplayReply
+	js, s, err := n.findQueue(ctx, req.Queue)
+	if err != nil {
+		return reply, err
+	}
+	most, from := mostReplayed, req.Sequence
+	if from > 0 {
+		most = 1
+	}
+	for most > 0 {
+		// A few at a time: together they may be large.
+		letters, err := catalogue.Read(ctx, js, catalogue.DeadLetters, catalogue.Dead+s.Queue, from, min(most, 100))
+		if err != nil {
+			return reply, err
+		}
+		if req.Sequence > 0 && (len(letters) == 0 || letters[0].Sequence != req.Sequence) {
+			return reply, &control.Error{
+				Code: control.CodeNotFound, Message: fmt.Sprintf("queue %s has no dead letter %d", s.Queue, req.Sequence),
+				Hint: "fairlead queue " + s.Queue + " dead lists them",
+			}
+		}
+		if len(letters) == 0 {
+			return reply, nil
+		}
+		for _, l := range letters {
+			switch _, err := catalogue.Replay(ctx, js, l.Sequence); {
+			case err == nil:
+				reply.Replayed++
+			case ctx.Err() != nil:
+				return reply, fmt.Errorf("replay dead letters: %w", ctx.Err())
+			default:
+				reply.Refused = append(reply.Refused, control.DeadRefusal{Sequence: l.Sequence, Reason: publicReason(err)})
+			}
+			from = l.Sequence + 1
+		}
+		most -= len(letters)
+		tell(control.Event{Time: time.Now(), Kind: control.EventInfo, Text: fmt.Sprintf("%d replayed, %d refused", reply.Replayed, len(reply.Refused))})
+	}
+	return reply, nil
+}
+
+// publicReason is the text of an error of JetStream without its codes.
+func publicReason(err error) string {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return api.Description
+	}
+	return err.Error()
+}
+
+// publish stores a message where a queue keeps its subject, and sends it otherwise.
+func (n *Node) publish(ctx context.Context, req control.PublishRequest, _ func(control.Event)) (control.PublishReply, error) {
+	var none control.PublishReply
+	if err := literal(req.Subject); err != nil {
+		return none, err
+	}
+	m := nats.NewMsg(req.Subject)
+	m.Data = req.Data
+	for name, v := range req.Headers {
+		m.Header.Set(name, v)
+	}
+	if n.System().Queue(req.Subject) == nil {
+		if err := errors.Join(n.operator.PublishMsg(m), n.operator.FlushWithContext(ctx)); err != nil {
+			return none, fmt.Errorf("publish %s: %w", req.Subject, err)
+		}
+		return none, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, queueTime)
+	defer cancel()
+	js, err := n.js()
+	if err != nil {
+		return none, err
+	}
+	ack, err := js.PublishMsg(ctx, m)
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return none, &control.Error{Code: control.CodeConflict, Message: "not stored: " + api.Description}
+	}
+	if err != nil {
+		return none, fmt.Errorf("publish %s: %w", req.Subject, err)
+	}
+	return control.PublishReply{Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+}
+
+// literal refuses a subject that nobody may publish on by hand.
+func literal(subject string) error {
+	bad := subject == "" || strings.HasPrefix(subject, "$") || strings.HasPrefix(subject, "_") || strings.ContainsAny(subject, " \t\r\n")
+	for token := range strings.SplitSeq(subject, ".") {
+		bad = bad || token == "" || token == "*" || token == ">"
+	}
+	if bad {
+		return &control.Error{
+			Code: control.CodeBadRequest, Message: fmt.Sprintf("%q is no subject to publish on", subject),
+			Hint: "write tokens with dots between them and without wildcards, as in data.vhf",
+		}
+	}
+	return nil
+}
+
+// subscribe shows what is published, until the caller ends.
+func (n *Node) subscribe(ctx context.Context, req control.SubscribeRequest, emit func(control.QueueMessage) error) error {
+	messages := make(chan *nats.Msg, subscribed)
+	sub, err := n.operator.ChanSubscribe(req.Subject, messages)
+	if err != nil {
+		return &control.Error{Code: control.CodeBadRequest, Message: fmt.Sprintf("%q is no subject to subscribe", req.Subject), Hint: "write it as in data.vhf, data.* or data.>"}
+	}
+	defer func() {
+		if err := sub.Unsubscribe(); err != nil {
+			n.log.Debug("subscription not ended", wire.KeySubject, req.Subject, wire.KeyError, err)
+		}
+	}()
+	for {
+		select {
+		case m := <-messages:
+			if err := emit(control.QueueMessage{Subject: m.Subject, Time: time.Now(), Headers: m.Header, Data: m.Data}); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return nil
+		case <-n.done:
+			return nil
+		}
+	}
+}
