@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fairlead/internal/control"
+	"fairlead/internal/system"
 )
 
 func (a *app) banCommand() *cobra.Command {
@@ -16,10 +17,11 @@ func (a *app) banCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ban ADDRESS|NETWORK",
 		Short: "Keep a client, or a network, out of the door",
-		Long: `Answers every request of the address, or of the network, with 403 from now on, also
-on connections that are open already, and cuts its WebSockets and streams. The ban
-survives "down" and "up" and ends by itself after --for, or with "fairlead unban".
-Behind proxies that the file trusts it is the client's address that counts. Nobody is
+		Long: `Closes new connections of the address, or of the network, without an answer from
+now on, and cuts its WebSockets and streams; requests on connections that are open
+already, or that come through proxies which the file trusts, are answered 403. The
+ban survives "down" and "up" and ends by itself after --for, or with "fairlead
+unban"; a second one of the same address takes the place of the first. Nobody is
 told the reason but you.`,
 		Example: `  fairlead ban 203.0.113.7 --for 1h --reason "guesses passwords"
   fairlead ban 2001:db8::/64
@@ -47,7 +49,7 @@ told the reason but you.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.DurationVar(&lasts, "for", 0, "how long, such as 30m or 24h (default: until it is lifted)")
+	flags.Var((*span)(&lasts), "for", "how long, such as 30m or 7d (default: until it is lifted)")
 	flags.StringVar(&req.Reason, "reason", "", "why, for the list and the access log")
 	flags.BoolVar(&req.Force, "force", false, "also addresses of this machine itself")
 	return cmd
@@ -109,6 +111,22 @@ func renderBans(s *screen, list []control.Ban, now time.Time) []string {
 	}
 	return table(rows)
 }
+
+// span is a flag that takes a duration as the file writes it, in days too.
+type span time.Duration
+
+// Set implements pflag.Value.
+func (d *span) Set(s string) error {
+	v, err := system.ParseDuration(s)
+	*d = span(v)
+	return err
+}
+
+// String implements pflag.Value; it has no default that could be shown.
+func (*span) String() string { return "" }
+
+// Type implements pflag.Value.
+func (*span) Type() string { return "duration" }
 
 // banEnd says how long a ban lasts: "for 59m58s", "until it is lifted".
 func banEnd(b control.Ban, now time.Time) string {

@@ -44,6 +44,7 @@ func TestBanVerbs(t *testing.T) {
 	}{
 		{"an address", []string{"ban", "203.0.113.7"}, exitDone, "203.0.113.7 is banned until it is lifted\n"},
 		{"for a time", []string{"ban", "2001:db8::/64", "--for", "90m"}, exitDone, "2001:db8::/64 is banned for 1h30m\n"},
+		{"for days", []string{"ban", "203.0.113.7", "--for", "7d"}, exitDone, "203.0.113.7 is banned for 7d\n"},
 		{"JSON", []string{"ban", "203.0.113.7", "--reason", "guesses", "--json"}, exitDone, `"reason": "guesses"`},
 		{"no address", []string{"ban", "example.com"}, exitUsage, "neither an address nor a network"},
 		{"bits behind", []string{"ban", "203.0.113.7/24"}, exitUsage, "did you mean 203.0.113.0/24"},

@@ -320,6 +320,9 @@ func kindOf(f *pflag.Flag) string {
 	case "int":
 		return "a whole number"
 	case "duration":
+		if _, days := f.Value.(*span); days {
+			return "a time such as 30m, 24h or 7d"
+		}
 		return "a time such as 500ms, 5s or 1m30s"
 	case "bool":
 		return "true or false"

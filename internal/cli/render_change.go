@@ -40,7 +40,8 @@ func renderReceipt(s *screen, r control.Receipt) string {
 }
 
 // renderTraffic shows what went through the door during a change:
-// "the door: 253 requests meanwhile, failed 0; longest wait 12ms; kept 40 of 40 connections, 3 of 3 WebSockets".
+// "the door: 253 requests meanwhile, failed 0; longest wait 12ms; still open: 40 of 40 connections, 3 of 3 WebSockets".
+// What is not open any more may have been closed by its client.
 // It is "" if nothing did.
 func renderTraffic(s *screen, t *control.Traffic) string {
 	if t == nil || t.Requests == 0 && t.Connections.Before+t.Tunnels.Before == 0 {
@@ -62,7 +63,7 @@ func renderTraffic(s *screen, t *control.Traffic) string {
 		kept = append(kept, fmt.Sprintf("%d of %s", c.Kept, plural(c.Before, "WebSocket")))
 	}
 	if len(kept) > 0 {
-		line += "; kept " + strings.Join(kept, ", ")
+		line += "; still open: " + strings.Join(kept, ", ")
 	}
 	return line
 }

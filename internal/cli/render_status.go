@@ -58,6 +58,9 @@ var statusColumns = []statusColumn{
 func renderStatus(s *screen, st control.Status, now time.Time) []string {
 	lines := []string{s.style(bold, st.System) + statusHead(st, now)}
 	lines = append(lines, "door "+st.Address+"   bus "+st.Bus+"   process "+strconv.Itoa(st.PID))
+	if len(st.Listening) > 1 {
+		lines = append(lines, wrap("also "+strings.Join(st.Listening[1:], ", "), max(s.columns(), 30))...)
+	}
 	if len(st.Services) == 0 {
 		if st.Phase == control.PhaseStopping {
 			return append(lines, "", "stopping: no service runs any more")

@@ -51,6 +51,13 @@ func TestRenderStatus(t *testing.T) {
 			}
 		})
 	}
+	t.Run("several listeners", func(t *testing.T) {
+		st := commerceStatus()
+		st.Listening = []string{st.Address, "http://127.0.0.1:80", "http://127.0.0.1:8081"}
+		if lines := renderStatus(plainScreen(100), st, noon); lines[2] != "also http://127.0.0.1:80, http://127.0.0.1:8081" {
+			t.Errorf("below the first address stands %q", lines[2])
+		}
+	})
 	t.Run("maintenance", func(t *testing.T) {
 		st := commerceStatus()
 		st.Maintenance = []control.Maintenance{
@@ -216,6 +223,23 @@ func TestNarrow(t *testing.T) {
 		}
 	}
 	golden(t, "up_narrow", all.String())
+}
+
+// A service that something else runs was shown as stopped.
+func TestExternalServiceIsNotShownAsStopped(t *testing.T) {
+	v := newUpView(plainScreen(80), upHead{System: "shop", Watch: true}, noon)
+	v.expect("web", 1, false)
+	v.outside("legacy", []string{"10.0.3.4:8080", "10.0.3.5:8080"})
+	v.apply(control.Event{Kind: control.EventReady, Service: "web", Instance: "web-1", Time: noon})
+	if _, state, detail := v.byName["legacy"].show(v.screen, v.phase, noon); state != "external" || detail != "at 10.0.3.4:8080, 10.0.3.5:8080" {
+		t.Errorf("shown as %s %s", state, detail)
+	}
+	if text := shown(v.ready(noon.Add(time.Second))); !strings.Contains(text, "ready: 1 instance of 1 service in 1.0s") {
+		t.Errorf("the end of the start is told as %s", text)
+	}
+	if text := shown(v.places("http://127.0.0.1:8080")); !strings.Contains(text, "watch   what is saved is built and applied") {
+		t.Errorf("that sources are watched is not told:\n%s", text)
+	}
 }
 
 func TestDurations(t *testing.T) {

@@ -18,6 +18,7 @@ type upHead struct {
 	Environment string
 	Command     string // how to call fairlead for this system
 	Logs        string // folder, as the person would write it
+	Watch       bool   // what is saved is applied
 }
 
 // phase is how far up is.
@@ -52,6 +53,7 @@ type upRow struct {
 	name      string
 	wanted    int
 	byHand    bool      // wanted is not what the file says
+	external  string    // where something else runs it, "" if fairlead does
 	building  time.Time // zero: not being built now
 	built     time.Duration
 	failed    bool // its build
@@ -79,6 +81,11 @@ func newUpView(s *screen, head upHead, started time.Time) *upView {
 func (v *upView) expect(service string, wanted int, byHand bool) {
 	r := v.row(service)
 	r.wanted, r.byHand = wanted, byHand
+}
+
+// outside says that something else runs a service, and where.
+func (v *upView) outside(service string, addresses []string) {
+	v.row(service).external = strings.Join(addresses, ", ")
 }
 
 func (v *upView) row(service string) *upRow {
@@ -371,6 +378,8 @@ func (r *upRow) show(s *screen, p phase, now time.Time) (mark, state, detail str
 	ready := r.ready()
 	id, trouble := r.trouble()
 	switch {
+	case r.external != "":
+		return s.style(dim, s.mark("○", "-")), "external", "at " + r.external
 	case r.failed:
 		return bad, "build failed", ""
 	case !r.building.IsZero():
@@ -422,11 +431,13 @@ func (v *upView) ready(now time.Time) []string {
 		}
 	}
 	v.phase = phaseRunning
-	total := 0
+	instances, services := 0, 0
 	for _, r := range v.rows {
-		total += r.ready()
+		if r.external == "" {
+			instances, services = instances+r.ready(), services+1
+		}
 	}
-	text := fmt.Sprintf("ready: %s of %s in %s", plural(total, "instance"), plural(len(v.rows), "service"), took(now.Sub(v.started)))
+	text := fmt.Sprintf("ready: %s of %s in %s", plural(instances, "instance"), plural(services, "service"), took(now.Sub(v.started)))
 	if v.screen.live {
 		return append(lines, "", "  "+text)
 	}
@@ -438,6 +449,9 @@ func (v *upView) ready(now time.Time) []string {
 func (v *upView) places(address string) []string {
 	rows := [][2]string{{"open", v.screen.style(bold, address)}}
 	rows = append(rows, [2]string{"logs", whole(v.head.Command+" logs -f SERVICE;") + " " + whole("files in "+v.head.Logs)})
+	if v.head.Watch {
+		rows = append(rows, [2]string{"watch", "what is saved is built and applied"})
+	}
 	for _, text := range v.secrets {
 		name, path, _ := strings.Cut(text, ": ")
 		rows = append(rows, [2]string{"secret", name + " was generated now; it is in " + brief(path)})

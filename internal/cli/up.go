@@ -173,9 +173,14 @@ func (a *app) up(ctx context.Context, t target, o node.Options) error {
 		view: newUpView(a.out, upHead{
 			Version: Version, System: sys.Name, File: brief(t.File), Environment: sys.Environment,
 			Command: t.command(), Logs: brief(filepath.Join(t.Data, "logs")),
+			Watch: o.Watch,
 		}, a.now()),
 	}
 	for _, svc := range sys.Services {
+		if len(svc.External) > 0 {
+			f.view.outside(svc.Name, svc.External)
+			continue
+		}
 		f.view.expect(svc.Name, svc.Replicas, false)
 	}
 	return f.run(ctx)

@@ -231,8 +231,8 @@ func (a *app) restartCommand() *cobra.Command {
 		Long: `Starts a new instance, waits until it is ready, gives it the traffic, drains the old
 one and stops it; then the next. It returns when all new instances take traffic,
 with a receipt of the requests that the old and the new ones served meanwhile, and
-of what went through the door. If
-a new one does not get ready, the old ones go on serving.`,
+of what went through the door. If a new one does not get ready, the old ones go on
+serving.`,
 		Example: "  fairlead restart tradeflow",
 		Args:    argsBetween(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -50,8 +50,9 @@ type Status struct {
 	KeeperPID   int                 `json:"keeper_pid"`
 	Version     string              `json:"version"`
 	Started     time.Time           `json:"started"`
-	Address     string              `json:"address"` // of the door, as a URL
-	Bus         string              `json:"bus"`     // nats://host:port
+	Address     string              `json:"address"` // of the door, as a URL: the first of Listening
+	Listening   List[string]        `json:"listening,omitempty"`
+	Bus         string              `json:"bus"` // nats://host:port
 	Services    List[ServiceStatus] `json:"services"`
 	// Maintenance is what is closed, and what was opened against the file.
 	Maintenance List[Maintenance] `json:"maintenance,omitempty"`

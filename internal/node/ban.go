@@ -88,7 +88,7 @@ func (b *bans) ban(ctx context.Context, req control.BanRequest, _ func(control.E
 		return control.Ban{}, &control.Error{Code: control.CodeBadRequest, Message: "the ban would be over already"}
 	case !req.Force && slices.ContainsFunc(loopbacks, network.Overlaps):
 		return control.Ban{}, &control.Error{
-			Code: control.CodeConflict, Message: network.String() + " holds addresses of this machine itself; whatever runs here would be kept out of the door",
+			Code: control.CodeConflict, Message: networkText(network) + " " + ofMachine(network) + " of this machine itself; whatever runs here would be kept out of the door",
 			Hint: "say --force if that is meant",
 		}
 	}
@@ -126,10 +126,10 @@ func (b *bans) unban(ctx context.Context, req control.UnbanRequest, _ func(contr
 	b.prune(ctx, now)
 	one, ok := b.all[network]
 	if !ok || over(one, now) {
-		e := &control.Error{Code: control.CodeNotFound, Message: "there is no ban of " + network.String(), Hint: "fairlead bans lists all"}
+		e := &control.Error{Code: control.CodeNotFound, Message: "there is no ban of " + networkText(network), Hint: "fairlead bans lists all"}
 		for other := range b.all {
 			if other.Overlaps(network) {
-				e.Hint = "there is one of " + other.String()
+				e.Hint = "there is one of " + networkText(other)
 			}
 		}
 		return control.Ban{}, e
@@ -192,4 +192,19 @@ func (s *state) bans(ctx context.Context) (list []control.Ban, err error) {
 			return nil, fmt.Errorf("list bans: %w", ctx.Err())
 		}
 	}
+}
+
+func ofMachine(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return "is an address"
+	}
+	return "holds addresses"
+}
+
+// networkText writes a network of one address as that address.
+func networkText(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
 }

@@ -77,6 +77,15 @@ func TestBansThatMakeNoSenseAreRefused(t *testing.T) {
 			}
 		})
 	}
+	for network, want := range map[string]string{"127.0.0.1/32": "127.0.0.1 is an address of this machine", "127.0.0.0/8": "127.0.0.0/8 holds addresses of this machine"} {
+		_, err := b.ban(t.Context(), control.BanRequest{Network: netip.MustParsePrefix(network)}, nil)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("a ban of %s: %v", network, err)
+		}
+	}
+	if _, err := b.unban(t.Context(), control.UnbanRequest{Network: one}, nil); err == nil || !strings.Contains(err.Error(), "no ban of 192.0.2.1") || strings.Contains(err.Error(), "/32") {
+		t.Errorf("lifting what is not there: %v", err)
+	}
 	for i := range mostBans {
 		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
 		b.all[netip.PrefixFrom(a, 32)] = control.Ban{}

@@ -306,7 +306,7 @@ func (n *Node) Status() control.Status {
 	r := n.current()
 	s := control.Status{
 		File: n.file, PID: os.Getpid(), KeeperPID: n.sup.KeeperPID(), Version: n.opts.Version,
-		Started: n.started, Address: n.gate.URL(), Bus: n.bus.URL(), System: n.first.Name,
+		Started: n.started, Address: n.gate.URL(), Listening: n.gate.Listening(), Bus: n.bus.URL(), System: n.first.Name,
 		Services: []control.ServiceStatus{},
 	}
 	s.Phase = control.PhaseRunning

@@ -35,7 +35,7 @@ func telling(output []string) string {
 	if strings.HasPrefix(line, "{") && json.Unmarshal([]byte(line), &entry) == nil && entry.Message != "" {
 		line = entry.Message
 		if cause, ok := entry.Error.(string); ok && cause != "" {
-			line += ": " + cause
+			line += ": " + strings.ReplaceAll(cause, "\n", "; ") // joined errors stand on a line each
 		}
 	}
 	if len(line) > tellingLimit {

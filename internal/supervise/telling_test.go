@@ -20,6 +20,7 @@ func TestTellingLineSaysWhyAProgramEnded(t *testing.T) {
 		{"Go", []string{"panic: cannot go on", "", "goroutine 1 [running]:", "main.main()", "\t/src/main.go:7 +0x1d"}, "panic: cannot go on"},
 		{"Python", []string{"Traceback (most recent call last):", "  File \"a.py\", line 1", "KeyError: 'PORT'"}, "KeyError: 'PORT'"},
 		{"structured log", []string{`{"time":"x","level":"ERROR","msg":"service failed","error":"set up: no database"}`}, "service failed: set up: no database"},
+		{"several errors", []string{`{"msg":"service failed","error":"no database\nno bus"}`}, "service failed: no database; no bus"},
 		{"long", []string{strings.Repeat("é", 400)}, strings.Repeat("é", 150) + " ..."},
 	}
 	for _, tt := range tests {

@@ -244,7 +244,7 @@ func (r *reader) duration(n *node, def, least, most time.Duration) time.Duration
 	if !ok {
 		return def
 	}
-	d, err := parseDuration(s)
+	d, err := ParseDuration(s)
 	if err != nil {
 		r.rec.add(n.at, n.path, badDuration, quote(s))
 		return def

@@ -15,8 +15,9 @@ var (
 	errSize     = errors.New("no size")
 )
 
-// parseDuration reads Go's durations, with d for 24 hours in front: 7d, 1d12h.
-func parseDuration(s string) (time.Duration, error) {
+// ParseDuration reads a duration as the file writes it: Go's, with d for 24 hours in
+// front, as in 7d or 1d12h. Without a unit, or with a sign, it is an error.
+func ParseDuration(s string) (time.Duration, error) {
 	if s == "" || strings.ContainsAny(s, "+-") {
 		return 0, errDuration
 	}

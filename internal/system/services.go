@@ -172,7 +172,8 @@ func (r *reader) readPool(n *node) Pool {
 		r.rec.add(n.keyAt, n.path, misplaced, "in a pool that does not balance by hash", "add balance: hash, or remove it")
 	}
 	for _, key := range []string{"queue", "queue_time"} {
-		if n := f[key]; n != nil && out.Concurrency == 0 && !r.meant["concurrency"] {
+		c := f["concurrency"] // one that is wrong is told already
+		if n := f[key]; n != nil && (c == nil || c.text == "0") && !r.meant["concurrency"] {
 			r.rec.add(n.keyAt, n.path, misplaced, "in a pool without concurrency", "nothing waits there: add concurrency, or remove it")
 		}
 	}
@@ -191,7 +192,11 @@ func (r *reader) hashKey(n *node, def HashKey, words ...string) HashKey {
 	case named && of == "header" && isToken(name):
 	case named && of == "cookie" && isToken(name):
 	default:
-		r.rec.add(n.at, n.path, notOneOf, enumerate(append(words, "header:NAME", "cookie:NAME"), "or"), quote(s), "")
+		advice := ""
+		if best, ok := nearest(s, words); ok {
+			advice = "did you mean " + best + "?"
+		}
+		r.rec.add(n.at, n.path, notOneOf, enumerate(append(words, "header:NAME", "cookie:NAME"), "or"), quote(s), advice)
 		return def
 	}
 	return HashKey(s)
