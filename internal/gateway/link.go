@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"fairlead/internal/gateway/hop"
 	"fairlead/internal/gateway/lasting"
 )
@@ -204,7 +206,7 @@ func (l *link) copyAnswer(w http.ResponseWriter, r *http.Request, x *exchange, f
 		case length > 0:
 			body = &io.LimitedReader{R: l.br, N: length}
 		}
-		n, err := l.copyBody(x, body, length)
+		n, err := l.copyBody(r, x, body, length)
 		if err == nil && length > 0 && n < length {
 			err = io.ErrUnexpectedEOF
 		}
@@ -220,7 +222,7 @@ func (l *link) copyAnswer(w http.ResponseWriter, r *http.Request, x *exchange, f
 }
 
 // copyBody copies a body, and sends on at once what the service has sent.
-func (l *link) copyBody(x *exchange, body io.Reader, length int64) (sum int64, err error) {
+func (l *link) copyBody(r *http.Request, x *exchange, body io.Reader, length int64) (sum int64, err error) {
 	buf := copyBuffers.Get().(*[32 << 10]byte) // the pool holds nothing else
 	defer copyBuffers.Put(buf)
 	a := &x.answer
@@ -228,6 +230,9 @@ func (l *link) copyBody(x *exchange, body io.Reader, length int64) (sum int64, e
 	if length < 0 && l.head.events() {
 		ev = &lasting.Events{}
 	}
+	// Where nobody has to look at the bytes, they need not be copied.
+	rest, known := body.(*io.LimitedReader)
+	kernel := known && l.raw != nil && r.ProtoMajor == 1 && r.TLS == nil && a.coder == nil
 	var s *lasting.Stream // from the first time that the service is waited for
 	for {
 		if s == nil && l.br.Buffered() == 0 {
@@ -244,6 +249,20 @@ func (l *link) copyBody(x *exchange, body io.Reader, length int64) (sum int64, e
 		if by, ok := s.Ending(); ok {
 			l.ended = true
 			return sum, l.copyEvent(a, body, ev, by, buf[:])
+		}
+		if kernel && l.br.Buffered() == 0 && rest.N >= spliceLeast && !a.pace.slow {
+			n, err := l.splice(a, rest)
+			sum += n
+			_, ending := s.Ending()
+			switch {
+			case sum == length:
+				return sum, err
+			case ending, n > 0 && err == nil:
+				continue
+			case n > 0 || errors.As(err, new(*clientError)):
+				return sum, err
+			}
+			// What is wrong, reading tells.
 		}
 		if s != nil && l.br.Buffered() == 0 {
 			// Who is woken here can go on; the reader of chunks could not.
@@ -273,6 +292,37 @@ func (l *link) copyBody(x *exchange, body io.Reader, length int64) (sum int64, e
 			return sum, err
 		}
 	}
+}
+
+// spliceLeast is the least of a body that is left to the kernel: less is copied
+// sooner than handed over.
+const spliceLeast = 32 << 10
+
+// splice waits until something of a body is there, and has the kernel hand it to
+// the client without copying it. It takes no more than is there, so that an error,
+// and the time that it takes, are the client's; it returns 0 if the service has
+// ended or failed.
+func (l *link) splice(a *answer, rest *io.LimitedReader) (int64, error) {
+	there := 0
+	if err := l.raw.Read(func(fd uintptr) bool {
+		var err error
+		there, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		if err != nil || there > 0 {
+			return true
+		}
+		var one [1]byte
+		_, _, err = syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		return !errors.Is(err, syscall.EAGAIN)
+	}); err != nil || there <= 0 {
+		return 0, err
+	}
+	// One level of LimitedReader is what the kernel's copy can see through.
+	n, err := a.ReadFrom(&io.LimitedReader{R: l.c, N: min(int64(there), rest.N, filePiece)})
+	rest.N -= n
+	if err != nil {
+		err = &clientError{err}
+	}
+	return n, err
 }
 
 // copyEvent copies what is missing of an event, if the answer consists of events.

@@ -11,7 +11,7 @@ import (
 
 // TestMeetingPathsAreThoseThatMeet compares the tree with a look at each pair.
 func TestMeetingPathsAreThoseThatMeet(t *testing.T) {
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same paths every time
+	random := rand.New(rand.NewPCG(1, 2))
 	path := func() []segment {
 		var b strings.Builder
 		for i := range random.IntN(4) {

@@ -40,12 +40,12 @@ func (m *Table) Next(patterns []Pattern) (*Table, error) {
 		switch i := int(index); {
 		case i < before: // or none
 		case i < before+len(gone):
-			if err := c.drop(&old[i], int32(slot)); err != nil { //nolint:gosec // slots are as few as patterns
+			if err := c.drop(&old[i], int32(slot)); err != nil {
 				return New(patterns)
 			}
 			index = -1
 		default:
-			index += int32(len(come) - len(gone)) //nolint:gosec // as above
+			index += int32(len(come) - len(gone))
 		}
 		c.at[slot] = index
 	}

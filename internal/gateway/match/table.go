@@ -127,8 +127,8 @@ func (m *Table) add(p *Pattern, index int) error {
 			return fmt.Errorf("check route %q: matches the same requests as %q", p.Key, e.Key)
 		}
 	}
-	e := entry{Pattern: p, slot: int32(len(m.at))} //nolint:gosec // patterns are few
-	m.at = append(m.at, int32(index))              //nolint:gosec // as above
+	e := entry{Pattern: p, slot: int32(len(m.at))}
+	m.at = append(m.at, int32(index))
 	if n := segmentsCaptured(segments); n > 0 {
 		e.names = make([]string, 0, n)
 	}
