@@ -209,7 +209,7 @@ and "up", until "fairlead start", or until the file changes the service's replic
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n, err := strconv.Atoi(args[1])
 			if err != nil || n < 0 || n > system.MaxReplicas {
-				return &usageError{problem: fmt.Sprintf("a service has 0 to %d instances, not %q", system.MaxReplicas, args[1]), hint: "fairlead scale SERVICE N"}
+				return &usageError{problem: fmt.Sprintf("a service has 0 to %d instances, not %q", system.MaxReplicas, args[1]), hint: "usage: fairlead scale SERVICE N"}
 			}
 			req := control.ScaleRequest{Service: args[0], Replicas: n}
 			st, err := ask[control.ScaleRequest, control.ServiceStatus](cmd.Context(), a, control.VerbScale, "scaling "+req.Service, req)

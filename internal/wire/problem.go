@@ -28,7 +28,7 @@ var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>
 <meta name="viewport" content="width=device-width">
 <title>{{.Status}} {{.Title}}</title>
 <meta name="color-scheme" content="light dark">
-<style>:root{color-scheme:light dark}body{font:1.1em/1.5 system-ui,sans-serif;max-width:40em;margin:4em auto;padding:0 1em}h1{line-height:1.2}small{opacity:.7}</style>
+<style>:root{color-scheme:light dark}body{font:1.1em/1.5 system-ui,sans-serif;max-width:40em;margin:4em auto;padding:0 1em}h1{line-height:1.2}p::first-letter{text-transform:uppercase}small{opacity:.7}</style>
 <h1>{{.Status}} {{.Title}}</h1>
 {{- with .Detail}}
 <p>{{.}}</p>
