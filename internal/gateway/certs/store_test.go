@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -124,6 +125,8 @@ func TestUnreadablePairChangesNothing(t *testing.T) {
 	write(t, garbage, []byte("no certificate"))
 	huge := filepath.Join(t.TempDir(), "huge.pem")
 	write(t, huge, make([]byte, maxFile+1))
+	pipe := filepath.Join(t.TempDir(), "pipe.pem")
+	check(t, syscall.Mkfifo(pipe, 0o600))
 	s := open(t, Options{})
 	check(t, s.Apply(&system.TLS{Certificates: []system.Certificate{good}}, nil))
 	address := serve(t, s.Config())
@@ -132,6 +135,7 @@ func TestUnreadablePairChangesNothing(t *testing.T) {
 		"of another key": {Certificates: []system.Certificate{{Certificate: other.Certificate, Key: good.Key}}},
 		"garbage":        {Certificates: []system.Certificate{{Certificate: garbage, Key: other.Key}}},
 		"huge":           {Certificates: []system.Certificate{{Certificate: huge, Key: other.Key}}},
+		"a pipe":         {Certificates: []system.Certificate{{Certificate: pipe, Key: other.Key}}},
 		"a folder":       {Certificates: []system.Certificate{{Certificate: t.TempDir(), Key: other.Key}}},
 		"no client CA":   {Certificates: []system.Certificate{other}, Client: &system.ClientCertificates{CA: garbage}},
 	} {
@@ -145,6 +149,19 @@ func TestUnreadablePairChangesNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestPipeInPlaceOfACertificateHoldsNothingUp(t *testing.T) {
+	authority := newCA(t, "test")
+	pair := authority.files(t, order{names: []string{"a.example"}})
+	s := open(t, Options{})
+	check(t, s.Apply(&system.TLS{Certificates: []system.Certificate{pair}}, nil))
+	address := serve(t, s.Config())
+	check(t, os.Remove(pair.Certificate))
+	check(t, syscall.Mkfifo(pair.Certificate, 0o600))
+	look(s) // must not wait for somebody who writes
+	shown(t, address, "a.example", authority.pool)
+	check(t, s.Close())
 }
 
 func TestEndsAreWarnedAboutOnceEach(t *testing.T) {
