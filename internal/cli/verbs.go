@@ -272,6 +272,7 @@ difference only.`,
 			return a.out.lines(renderReload(a.out, r, req.DryRun)...)
 		},
 	}
+	cmd.Flags().BoolVar(&req.ForceTypes, "force-types", false, "also if the change of a type breaks those who rely on it")
 	cmd.Flags().BoolVar(&req.DryRun, "dry-run", false, "show what would change")
 	cmd.Flags().StringVarP(&req.Environment, "environment", "e", "", "environment to merge in (default: the one that runs)")
 	return cmd

@@ -38,8 +38,8 @@ func (n *Node) launch(ctx context.Context) error {
 		return err
 	}
 	n.host.allow(g)
-	if err := n.bus.Apply(g.rev.sys); err != nil {
-		return err
+	if err := n.bus.Apply(g.rev.sys); err != nil { //nolint:contextcheck // the bus takes a model as a whole, whatever becomes of the caller
+		return lossHint(err)
 	}
 	if err := n.swap(g.rev, nil, nil); err != nil { //nolint:contextcheck // certificates are asked for beyond the end of a reload
 		return err
@@ -427,12 +427,12 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 	rev.Changes, rev.Applied = len(p.changes), time.Now()
 
 	n.host.allow(g)
-	if err := n.bus.Apply(rev.sys); err != nil {
-		return reply, err
+	if err := n.bus.Apply(rev.sys); err != nil { //nolint:contextcheck // the bus takes a model as a whole, whatever becomes of the caller
+		return reply, lossHint(err)
 	}
 	mark := n.gate.Mark()
 	before := n.census(append(slices.Clone(p.replace), p.removed...))
-	fallBack := func(err error) error { return errors.Join(err, n.bus.Apply(old.sys)) }
+	fallBack := func(err error) error { return errors.Join(err, n.bus.Apply(old.sys)) } //nolint:contextcheck // the bus takes a model as a whole, whatever becomes of the caller
 
 	cleared := n.clearOverrides(old.sys, rev.sys)
 	specs := n.specs(rev, func(svc *system.Service) bool { return slices.Contains(p.replace, svc.Name) })
@@ -464,7 +464,7 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 		svc, _ := rev.sys.Service(name)
 		errs = append(errs, n.sup.Scale(ctx, name, n.replicas(svc)))
 	}
-	errs = append(errs, n.bus.Apply(rev.sys), n.prune(ctx))
+	errs = append(errs, n.bus.Apply(rev.sys), n.prune(ctx)) //nolint:contextcheck // the bus takes a model as a whole, whatever becomes of the caller
 	n.host.forget(n.inUse)
 	n.warnUnanswered(rev, p.replace)
 	for _, r := range replaced {

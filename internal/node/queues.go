@@ -88,6 +88,19 @@ func checkTypes(old, next *system.System) error {
 	}
 }
 
+// lossHint says what to do when a change of the file would delete messages.
+func lossHint(err error) error {
+	loss, ok := errors.AsType[*catalogue.LossError](err)
+	if !ok {
+		return err
+	}
+	how := map[string]string{"keep": " --older-than ...", "max_messages": " --keep N", "max_bytes": " --keep N"}[loss.Limit]
+	return &control.Error{
+		Code: control.CodeConflict, Message: err.Error(),
+		Hint: "with the limits from before: fairlead queue " + loss.Queue + " purge" + how + ", then again; or allow more",
+	}
+}
+
 // js is JetStream as the operator.
 func (n *Node) js() (jetstream.JetStream, error) {
 	js, err := jetstream.New(n.operator)
@@ -413,14 +426,14 @@ func (n *Node) publish(ctx context.Context, req control.PublishRequest, _ func(c
 	for name, v := range req.Headers {
 		m.Header.Set(name, v)
 	}
+	ctx, cancel := context.WithTimeout(ctx, queueTime)
+	defer cancel()
 	if n.System().Queue(req.Subject) == nil {
 		if err := errors.Join(n.operator.PublishMsg(m), n.operator.FlushWithContext(ctx)); err != nil {
 			return none, fmt.Errorf("publish %s: %w", req.Subject, err)
 		}
 		return none, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, queueTime)
-	defer cancel()
 	js, err := n.js()
 	if err != nil {
 		return none, err
@@ -459,7 +472,7 @@ func (n *Node) subscribe(ctx context.Context, req control.SubscribeRequest, emit
 	}
 	defer func() {
 		if err := sub.Unsubscribe(); err != nil {
-			n.log.Debug("subscription not ended", wire.KeySubject, req.Subject, wire.KeyError, err)
+			n.log.DebugContext(ctx, "subscription not ended", wire.KeySubject, req.Subject, wire.KeyError, err)
 		}
 	}()
 	for {

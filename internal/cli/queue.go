@@ -1,0 +1,417 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"fairlead/internal/control"
+)
+
+func (a *app) queuesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "queues",
+		Short: "Show the queues, what they hold and who is behind",
+		Long: `Shows each queue with its messages, its size on the disk, how many messages a second
+were stored within the last minute, its durable consumers with how far behind they
+are, and how many messages were refused since the node started. A queue that was
+taken out of the file and still has messages is shown too.`,
+		Example: `  fairlead queues
+  fairlead queues --json | jq '.queues[] | select(.refused > 0)'`,
+		Args: argsBetween(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list, err := ask[control.Empty, []control.Queue](cmd.Context(), a, control.VerbQueues, "", control.Empty{})
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.out.json(map[string]any{"queues": control.List[control.Queue](list)})
+			}
+			return a.out.lines(renderQueues(a.out, list, a.now())...)
+		},
+	}
+}
+
+func (a *app) queueCommand() *cobra.Command {
+	var peek control.PeekRequest
+	var purge control.PurgeRequest
+	var older time.Duration
+	cmd := &cobra.Command{
+		Use:   "queue NAME [show|peek|purge|replay [SEQUENCE]|dead]",
+		Short: "Show a queue, look at its messages, remove them, replay its dead letters",
+		Long: `Shows a queue (show, also without a word). peek shows its newest messages, or those
+from a sequence on; nothing is taken. dead shows its dead letters: full copies of the
+messages that did not satisfy its type, or that no consumer could handle, with the
+reason. replay publishes them again, one by its sequence or all; those that are
+stored now are dead letters no more. purge removes messages, the oldest first.`,
+		Example: `  fairlead queue data.vhf
+  fairlead queue data.vhf peek -n 20
+  fairlead queue data.vhf peek --from 1200 --json
+  fairlead queue data.vhf dead
+  fairlead queue data.vhf replay 17
+  fairlead queue data.vhf purge --older-than 720h
+  fairlead queue data.vhf purge --keep 1000
+  fairlead queue 'activity.*' purge --remove`,
+		Args: argsBetween(1, 3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			word := "show"
+			if len(args) > 1 {
+				word = args[1]
+			}
+			if len(args) > 2 && word != "replay" {
+				return &usageError{problem: "only replay takes a sequence", hint: "see: fairlead queue --help"}
+			}
+			ctx := cmd.Context()
+			switch word {
+			case "show":
+				return a.showQueue(ctx, args[0])
+			case "peek", "dead":
+				peek.Queue, peek.Dead = args[0], word == "dead"
+				return a.peekQueue(ctx, peek)
+			case "purge":
+				purge.Queue = args[0]
+				if cmd.Flags().Changed("older-than") {
+					purge.Before = a.now().Add(-older)
+				}
+				return a.purgeQueue(ctx, purge)
+			case "replay":
+				return a.replayQueue(ctx, args)
+			default:
+				return &usageError{problem: fmt.Sprintf("%q is nothing that can be done with a queue", word), hint: "there are show, peek, purge, replay and dead"}
+			}
+		},
+	}
+	flags := cmd.Flags()
+	flags.IntVarP(&peek.Most, "lines", "n", 10, "peek, dead: how many messages")
+	flags.Uint64Var(&peek.From, "from", 0, "peek, dead: from this sequence on")
+	flags.Uint64Var(&purge.Keep, "keep", 0, "purge: keep so many of the newest")
+	flags.DurationVar(&older, "older-than", 0, "purge: only what is older, such as 720h")
+	flags.BoolVar(&purge.Dead, "dead", false, "purge: its dead letters instead")
+	flags.BoolVar(&purge.Remove, "remove", false, "purge: the queue itself too, which is not in the file any more")
+	cmd.MarkFlagsMutuallyExclusive("keep", "older-than", "remove")
+	return cmd
+}
+
+func (a *app) showQueue(ctx context.Context, name string) error {
+	q, err := ask[control.QueueRequest, control.Queue](ctx, a, control.VerbQueue, "", control.QueueRequest{Queue: name})
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.out.json(q)
+	}
+	return a.out.lines(renderQueue(a.out, q, a.now())...)
+}
+
+func (a *app) peekQueue(ctx context.Context, req control.PeekRequest) error {
+	list, err := ask[control.PeekRequest, []control.QueueMessage](ctx, a, control.VerbPeek, "", req)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.out.json(map[string]any{"messages": control.List[control.QueueMessage](list)})
+	}
+	if len(list) == 0 {
+		if req.Dead {
+			return a.out.lines(req.Queue + " has no dead letters")
+		}
+		return a.out.lines(req.Queue + " has no messages")
+	}
+	var lines []string
+	for _, m := range list {
+		lines = append(lines, renderMessage(a.out, m)...)
+	}
+	return a.out.lines(lines...)
+}
+
+func (a *app) purgeQueue(ctx context.Context, req control.PurgeRequest) error {
+	r, err := ask[control.PurgeRequest, control.PurgeReply](ctx, a, control.VerbPurge, "purging "+req.Queue, req)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.out.json(r)
+	}
+	what := plural(int(min(r.Removed, 1<<62)), "message")
+	if req.Dead {
+		what = plural(int(min(r.Removed, 1<<62)), "dead letter")
+	}
+	text := req.Queue + ": removed " + what
+	if req.Remove && !req.Dead {
+		text += ", and the queue"
+	}
+	return a.out.lines(text)
+}
+
+func (a *app) replayQueue(ctx context.Context, args []string) error {
+	req := control.DeadReplayRequest{Queue: args[0]}
+	if len(args) > 2 {
+		n, err := strconv.ParseUint(args[2], 10, 64)
+		if err != nil || n == 0 {
+			return &usageError{problem: fmt.Sprintf("a sequence is a number, not %q", args[2]), hint: "see: fairlead queue " + args[0] + " dead"}
+		}
+		req.Sequence = n
+	}
+	r, err := ask[control.DeadReplayRequest, control.DeadReplayReply](ctx, a, control.VerbDeadReplay, "replaying "+req.Queue, req)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		err = a.out.json(r)
+	} else {
+		lines := []string{req.Queue + ": " + plural(r.Replayed, "dead letter") + " replayed"}
+		for _, refused := range r.Refused {
+			lines = append(lines, fmt.Sprintf("  %d stays: %s", refused.Sequence, harmless(refused.Reason, false)))
+		}
+		err = a.out.lines(lines...)
+	}
+	if err == nil && len(r.Refused) > 0 {
+		err = fmt.Errorf("%s could not be replayed", plural(len(r.Refused), "dead letter"))
+	}
+	return err
+}
+
+func (a *app) publishCommand() *cobra.Command {
+	req := control.PublishRequest{}
+	var headers []string
+	cmd := &cobra.Command{
+		Use:   "publish SUBJECT [DATA|-]",
+		Short: "Publish a message, as the operator",
+		Long: `Publishes a message. Where a queue keeps the subject, it returns when the message is
+stored and synced, and shows the stream and the sequence; a message that does not
+satisfy the queue's type is refused with the place of the fault. Elsewhere the
+message goes to whoever listens. DATA is sent as it is; "-" reads it from the
+standard input.`,
+		Example: `  fairlead publish data.vhf '{"level": 1}'
+  fairlead publish data.vhf - < notification.json
+  fairlead publish data.vhf '{"level": 1}' -H 'Nats-Msg-Id: sb18121300'`,
+		Args: argsBetween(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.Subject = args[0]
+			var err error
+			if req.Headers, err = parseHeaders(headers); err != nil {
+				return err
+			}
+			if len(args) == 2 {
+				if req.Data, err = a.requestData(args[1]); err != nil {
+					return err
+				}
+			}
+			r, err := ask[control.PublishRequest, control.PublishReply](cmd.Context(), a, control.VerbPublish, "", req)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.out.json(r)
+			}
+			switch {
+			case r.Stream == "":
+				return a.out.lines("published; no queue keeps " + req.Subject)
+			case r.Duplicate:
+				return a.out.lines(fmt.Sprintf("%s %d (a duplicate, stored before)", r.Stream, r.Sequence))
+			default:
+				return a.out.lines(fmt.Sprintf("%s %d", r.Stream, r.Sequence))
+			}
+		},
+	}
+	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "header of the message, 'Name: value'; may be repeated")
+	return cmd
+}
+
+func (a *app) subscribeCommand() *cobra.Command {
+	var most int
+	cmd := &cobra.Command{
+		Use:   "subscribe SUBJECT",
+		Short: "Show what is published, as the operator",
+		Long: `Shows each message that is published on a subject, or on those of a pattern, from now
+on, until Ctrl-C. Of a queue it shows what was stored. Messages that come faster than
+they can be shown are passed over.`,
+		Example: `  fairlead subscribe data.vhf
+  fairlead subscribe 'data.*' --json
+  fairlead subscribe activity.vhf -n 1`,
+		Args: argsBetween(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.dial()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := interruptible(cmd.Context())
+			defer cancel()
+			shown, enough := 0, errors.New("that was enough")
+			err = control.Stream(ctx, c, control.VerbSubscribe, control.SubscribeRequest{Subject: args[0]}, func(m control.QueueMessage) error {
+				if a.json {
+					err = a.out.jsonLine(m)
+				} else {
+					err = a.out.lines(renderMessage(a.out, m)...)
+				}
+				if shown++; err == nil && shown == most {
+					err = enough
+				}
+				return err
+			})
+			if errors.Is(err, context.Canceled) || errors.Is(err, enough) {
+				return nil // Ctrl-C is how it ends
+			}
+			return err
+		},
+	}
+	cmd.Flags().IntVarP(&most, "lines", "n", 0, "end after so many messages")
+	return cmd
+}
+
+func renderQueues(s *screen, list []control.Queue, now time.Time) []string {
+	if len(list) == 0 {
+		return []string{"there are no queues; add one to the file, under queues"}
+	}
+	rows := [][]string{{}}
+	for _, h := range []string{"QUEUE", "MESSAGES", "SIZE", "RATE", "TYPE", "BEHIND", "OLDEST UNACKED", "REFUSED", "DEAD"} {
+		rows[0] = append(rows[0], s.style(dim, h))
+	}
+	for _, q := range list {
+		var lag uint64
+		var oldest time.Time
+		for _, c := range q.Consumers {
+			lag = max(lag, c.Lag+uint64(c.Unacked))
+			if !c.Oldest.IsZero() && (oldest.IsZero() || c.Oldest.Before(oldest)) {
+				oldest = c.Oldest
+			}
+		}
+		behind, unacked := "-", "-"
+		if len(q.Consumers) > 0 {
+			behind = strconv.FormatUint(lag, 10)
+		}
+		if !oldest.IsZero() {
+			unacked = ago(now.Sub(oldest))
+		}
+		name := q.Name
+		if q.Apart {
+			name += " (not in the file)"
+		}
+		rows = append(rows, []string{
+			name, strconv.FormatUint(q.Messages, 10), byteText(q.Bytes), rateText(q.Rate), cmp.Or(q.Type, "-"),
+			behind, unacked, strconv.FormatUint(q.Refused, 10), strconv.FormatUint(q.Dead, 10),
+		})
+	}
+	return table(rows)
+}
+
+func renderQueue(s *screen, q control.Queue, now time.Time) []string {
+	fact := func(name, text string) []string { return []string{s.style(dim, name), text} }
+	rows := [][]string{fact("queue", q.Name)}
+	if q.Apart {
+		rows = append(rows, fact("state", "not in the file any more: it takes no messages; remove it with: fairlead queue "+q.Name+" purge --remove"))
+	}
+	rows = append(rows, fact("stream", q.Stream))
+	if q.Type != "" {
+		rows = append(rows, fact("type", q.Type+", "+q.Enforce))
+	}
+	holds := plural(int(min(q.Messages, 1<<62)), "message") + ", " + byteText(q.Bytes)
+	if q.Messages > 0 {
+		holds += fmt.Sprintf(", sequences %d to %d, the oldest %s old, the newest %s", q.First, q.Last, ago(now.Sub(q.Oldest)), ago(now.Sub(q.Newest)))
+	}
+	rows = append(rows, fact("holds", holds), fact("rate", rateText(q.Rate)))
+	if !q.Apart {
+		rows = append(rows, fact("keeps", limits(q)))
+	}
+	if q.Refused+q.Quarantined+q.Observed > 0 {
+		rows = append(rows, fact("of another type", fmt.Sprintf("%d refused, %d quarantined, %d stored, since the node started", q.Refused, q.Quarantined, q.Observed)))
+	}
+	rows = append(
+		rows,
+		fact("dead letters", strconv.FormatUint(q.Dead, 10)),
+		fact("published by", cmp.Or(strings.Join(q.Publishes, ", "), "nobody")),
+		fact("subscribed by", cmp.Or(strings.Join(q.Subscribes, ", "), "nobody")),
+	)
+	for _, c := range q.Consumers {
+		text := fmt.Sprintf("%d behind, %d not acknowledged", c.Lag, c.Unacked)
+		if c.Again > 0 {
+			text += fmt.Sprintf(" (%d given again)", c.Again)
+		}
+		if !c.Oldest.IsZero() {
+			text += ", the oldest of " + ago(now.Sub(c.Oldest)) + " ago"
+		}
+		rows = append(rows, fact("consumer "+c.Name, text))
+	}
+	return table(rows)
+}
+
+func limits(q control.Queue) string {
+	parts := []string{took(q.Keep)}
+	if q.MaxBytes > 0 {
+		parts = append(parts, byteText(uint64(q.MaxBytes)))
+	}
+	if q.MaxCount > 0 {
+		parts = append(parts, plural(int(q.MaxCount), "message"))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// rateText writes messages a second.
+func rateText(perSecond float64) string {
+	switch {
+	case perSecond == 0:
+		return "-"
+	case perSecond < 1:
+		return strconv.FormatFloat(perSecond*60, 'f', 0, 64) + "/min"
+	default:
+		return strconv.FormatFloat(perSecond, 'f', 1, 64) + "/s"
+	}
+}
+
+// byteText writes bytes in the unit that reads best.
+func byteText(n uint64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	v, i := float64(n), 0
+	for ; v >= 1024 && i < len(units)-1; i++ {
+		v /= 1024
+	}
+	if i == 0 {
+		return strconv.FormatUint(n, 10) + " B"
+	}
+	return strconv.FormatFloat(v, 'f', 1, 64) + " " + units[i]
+}
+
+// renderMessage is a message: a line about it, its headers, its data.
+func renderMessage(s *screen, m control.QueueMessage) []string {
+	head := m.Time.Local().Format("2006-01-02 15:04:05.000") + " " + m.Subject
+	if m.Sequence > 0 {
+		head = strconv.FormatUint(m.Sequence, 10) + " " + head
+	}
+	lines := []string{s.style(dim, harmless(head, false))}
+	if d := m.Dead; d != nil {
+		lines = append(lines, "  "+s.style(red, harmless(d.Reason, false)))
+		if d.Consumer != "" {
+			lines = append(lines, "  consumer "+harmless(d.Consumer, false)+", message "+strconv.FormatUint(d.Sequence, 10))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Headers)) {
+		for _, v := range m.Headers[name] {
+			lines = append(lines, s.style(dim, "  "+harmless(name+": "+v, false)))
+		}
+	}
+	return append(lines, dataText(m.Data)...)
+}
+
+// dataText is a message's data, as it is.
+func dataText(data []byte) []string {
+	if len(data) == 0 {
+		return []string{"  (empty)"}
+	}
+	if !utf8.Valid(data) {
+		return []string{fmt.Sprintf("  (%s that are no text)", byteText(uint64(len(data))))}
+	}
+	var lines []string
+	for l := range strings.SplitSeq(strings.TrimRight(string(data), "\n"), "\n") {
+		lines = append(lines, "  "+harmless(l, false))
+	}
+	return lines
+}

@@ -1,0 +1,52 @@
+package cli
+
+import (
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"fairlead/internal/control"
+)
+
+func TestRenderQueues(t *testing.T) {
+	at := func(d time.Duration) time.Time { return noon.Add(-d) }
+	q := control.Queue{
+		Name: "data.vhf", Stream: "data_vhf", Type: "DataNotification", Enforce: "reject", Messages: 1204, Bytes: 5 << 20, First: 3, Last: 1206,
+		Oldest: at(50 * time.Hour), Newest: at(4 * time.Second), Rate: 0.5, Refused: 7, Dead: 2, Keep: 720 * time.Hour, MaxBytes: 1 << 30, MaxCount: 1,
+		Publishes: []string{"receiver"},
+		Consumers: []control.Consumer{{Name: "group-bursts", Lag: 3, Unacked: 2, Again: 1, Oldest: at(90 * time.Second)}, {Name: "page-live"}},
+	}
+	gone := control.Queue{Name: "data.old", Stream: "data_old", Apart: true, Messages: 1, Bytes: 12, First: 9, Last: 9, Oldest: at(time.Hour), Newest: at(time.Hour), Rate: 12.34}
+	s := newScreen(io.Discard, func(string) string { return "" })
+	golden(t, "queues", strings.Join(renderQueues(s, []control.Queue{gone, q}, noon), "\n")+"\n\n"+
+		strings.Join(renderQueue(s, q, noon), "\n")+"\n\n"+strings.Join(renderQueue(s, gone, noon), "\n")+"\n")
+	if got := renderQueues(s, nil, noon); len(got) != 1 || !strings.Contains(got[0], "no queues") {
+		t.Errorf("without queues: %q", got)
+	}
+}
+
+func TestRenderMessage(t *testing.T) {
+	s := newScreen(io.Discard, func(string) string { return "" })
+	m := control.QueueMessage{
+		Sequence: 7, Subject: "data.vhf", Time: noon, Headers: map[string][]string{"Trace": {"a\x1b[2J"}}, Data: []byte("{\"a\": 1}\nb\x1b[2J\n"),
+		Dead: &control.Death{Reason: "is no T", Consumer: "group-bursts", Sequence: 4},
+	}
+	got := strings.Join(renderMessage(s, m), "\n")
+	for _, want := range []string{"7 2026-", " data.vhf\n", "  is no T\n", "consumer group-bursts, message 4", "  Trace: a", "  {\"a\": 1}\n  b"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q lacks %q", got, want)
+		}
+	}
+	if strings.Contains(got, "\x1b") {
+		t.Errorf("%q commands the terminal", got)
+	}
+	for _, tt := range []struct {
+		data []byte
+		want string
+	}{{nil, "  (empty)"}, {[]byte{0xff, 0}, "  (2 B that are no text)"}} {
+		if got := dataText(tt.data); len(got) != 1 || got[0] != tt.want {
+			t.Errorf("dataText(%v) = %q, want %q", tt.data, got, tt.want)
+		}
+	}
+}
