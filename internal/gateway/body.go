@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"time"
@@ -184,10 +183,4 @@ func (x *exchange) gone(r *http.Request) {
 		}
 	}
 	panic(http.ErrAbortHandler)
-}
-
-// isTimeout reports whether an operation on a connection took too long.
-func isTimeout(err error) bool {
-	var ne net.Error
-	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &ne) && ne.Timeout()
 }

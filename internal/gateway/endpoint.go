@@ -9,6 +9,7 @@ import (
 
 	"fairlead/internal/gateway/balance"
 	"fairlead/internal/gateway/lasting"
+	"fairlead/internal/gateway/upstream"
 	"fairlead/internal/system"
 )
 
@@ -26,10 +27,10 @@ type Endpoint struct {
 // endpoint is one [Endpoint] with what the gateway knows about it.
 type endpoint struct {
 	Endpoint
-	key      uint64          // of the instance's id, for consistent hashing
-	ticket   string          // that stands for it in cookies
-	protocol system.Protocol // that up speaks
-	up       upstream        // nil for the network "bus"
+	key      uint64             // of the instance's id, for consistent hashing
+	ticket   string             // that stands for it in cookies
+	protocol system.Protocol    // that up speaks
+	up       upstream.Transport // nil for the network "bus"
 	joined   time.Time
 
 	served atomic.Uint64 // requests sent to it
@@ -47,7 +48,7 @@ type endpoint struct {
 func newEndpoint(ep Endpoint, protocol system.Protocol) *endpoint {
 	e := &endpoint{Endpoint: ep, key: balance.Key(ep.Instance), protocol: protocol, joined: time.Now()}
 	if ep.Network != "bus" {
-		e.up = newUpstream(ep.Network, ep.Address, protocol)
+		e.up = upstream.New(ep.Network, ep.Address, protocol)
 	}
 	return e
 }
@@ -79,7 +80,7 @@ func (e *endpoint) leave() {
 func (e *endpoint) retire() {
 	e.gone.Store(true)
 	if e.up != nil {
-		e.up.close()
+		e.up.Close()
 	}
 }
 

@@ -233,7 +233,7 @@ func (g *Gateway) sweep() {
 			g.mu.Lock()
 			for _, e := range g.instances {
 				if e.up != nil {
-					e.up.sweep(now)
+					e.up.Sweep(now)
 				}
 			}
 			g.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/lasting"
+	"fairlead/internal/gateway/upstream"
 	"fairlead/internal/wire"
 )
 
@@ -38,8 +39,8 @@ const (
 // faultOf judges one attempt. What the client's side caused is no fault of the
 // endpoint: a client that left or stalled, a body that could not be read.
 func (x *exchange) faultOf(r *http.Request, err error) fault {
-	var failed *sendError
-	var client *clientError
+	var failed *upstream.SendError
+	var client *upstream.ClientError
 	switch {
 	case err == nil:
 		if s := x.answer.status; s >= http.StatusBadGateway && s <= http.StatusGatewayTimeout {
@@ -48,9 +49,9 @@ func (x *exchange) faultOf(r *http.Request, err error) fault {
 		return faultNone
 	case !errors.As(err, &failed), errors.As(err, &client), errors.Is(err, lasting.ErrEnded), x.clientLeft(r):
 		return faultNone
-	case isTimeout(err):
+	case upstream.TimedOut(err):
 		return faultTimeout
-	case failed.progress == unsent:
+	case failed.Progress == upstream.Unsent:
 		return faultConnect
 	}
 	return faultBroken

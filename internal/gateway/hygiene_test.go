@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/token"
+	"fairlead/internal/gateway/upstream"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -119,9 +120,9 @@ func TestMalformedAnswersAre502(t *testing.T) {
 		{"switches unasked", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"},
 		{"nothing", ""},
 		{"half a head", "HTTP/1.1 200 OK\r\nContent-"},
-		{"a head too large", "HTTP/1.1 200 OK\r\nA: " + strings.Repeat("x", maxAnswerHead) + "\r\n\r\n"},
-		{"too many headers", "HTTP/1.1 200 OK\r\n" + strings.Repeat("A: b\r\n", maxAnswerFields+1) + "\r\n"},
-		{"informational for ever", strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", maxInformation+1)},
+		{"a head too large", "HTTP/1.1 200 OK\r\nA: " + strings.Repeat("x", upstream.MaxHead) + "\r\n\r\n"},
+		{"too many headers", "HTTP/1.1 200 OK\r\n" + strings.Repeat("A: b\r\n", upstream.MaxFields+1) + "\r\n"},
+		{"informational for ever", strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", upstream.MaxInformation+1)},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -394,14 +395,14 @@ func TestServicesAreToldTheUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	x := &exchange{g: g, pool: newPool(g, "api"), route: &route{}, path: "/", user: &token.User{Subject: "ann", Roles: []string{"admin"}}, id: "request-17", start: time.Now()}
-	var q outbound
+	var q upstream.Request
 	if !x.prepare(nil, r, &q) {
 		t.Fatal("not prepared")
 	}
-	_, token, ok := strings.Cut(string(q.head), wire.HeaderIdentity+": ")
+	_, token, ok := strings.Cut(string(q.Head), wire.HeaderIdentity+": ")
 	token, _, _ = strings.Cut(token, "\r\n")
 	if !ok {
-		t.Fatalf("no identity in %q", q.head)
+		t.Fatalf("no identity in %q", q.Head)
 	}
 	id, err := wire.NewVerifier(pub, "shop", "api").Verify(token, time.Now())
 	if err != nil || id.Subject != "ann" || !id.HasRole("admin") {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"net/http"
 	"time"
+
+	"fairlead/internal/gateway/upstream"
 )
 
 const (
@@ -55,7 +57,7 @@ func (p *pace) end(control *http.ResponseController, began time.Time, n int64, e
 	case p.cut:
 		return err
 	case err != nil:
-		if isTimeout(err) {
+		if upstream.TimedOut(err) {
 			p.cut = true
 			return errors.Join(errSlowClient, err)
 		}

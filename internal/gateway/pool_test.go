@@ -23,11 +23,12 @@ import (
 	"fairlead/internal/gateway/listen"
 	"fairlead/internal/gateway/match"
 	"fairlead/internal/gateway/meter"
+	"fairlead/internal/gateway/upstream"
 	"fairlead/internal/system"
 )
 
 func TestLeastOutstandingTakesTurns(t *testing.T) {
-	up := &httpUpstream{}
+	up := upstream.New("tcp", "127.0.0.1:1", "")
 	eps := []*endpoint{{up: up}, {up: up}, {up: up}}
 	rd := newReady(eps)
 	p := newPool(New(Options{}), "api")
@@ -246,20 +247,16 @@ func TestStaleConnectionsAreNotUsed(t *testing.T) {
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") // and closes without saying so
 	})
 	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
-	u := func() *httpUpstream {
+	u := func() interface{ Live() int } {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		return d.instances["api-1"].up.(*httpUpstream)
+		return d.instances["api-1"].up.(interface{ Live() int })
 	}()
 	for range 20 {
 		if res, _ := d.do("POST", "/", strings.NewReader("x"), nil); res.StatusCode != http.StatusOK {
 			t.Fatal(res.Status)
 		}
-		eventually(t, "the end to arrive", func() bool {
-			u.mu.Lock()
-			defer u.mu.Unlock()
-			return len(u.idle) == 0 || !u.idle[0].alive()
-		})
+		eventually(t, "the end to arrive", func() bool { return u.Live() == 0 })
 	}
 }
 

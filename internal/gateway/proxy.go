@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/hop"
+	"fairlead/internal/gateway/upstream"
 )
 
 const (
@@ -23,18 +24,18 @@ var outBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return
 
 // proxy sends the request to an instance of the route's service.
 func (x *exchange) proxy(w http.ResponseWriter, r *http.Request) {
-	q := outbound{}
+	q := upstream.Request{Deadline: x.deadline}
 	if r.ProtoMajor == 1 { // the others cannot leave HTTP
-		q.upgrade = hop.Upgrade(r.Header)
+		q.Upgrade = hop.Upgrade(r.Header)
 	}
 	buf := outBuffers.Get().(*[]byte) // the pool holds nothing else
 	defer func() {
-		if cap(q.head) <= replayBody+maxHead {
-			*buf = q.head[:0]
+		if cap(q.Head) <= replayBody+maxHead {
+			*buf = q.Head[:0]
 		}
 		outBuffers.Put(buf)
 	}()
-	q.head = (*buf)[:0]
+	q.Head = (*buf)[:0]
 	if !x.prepare(w, r, &q) {
 		return
 	}
@@ -58,7 +59,7 @@ func (x *exchange) proxy(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		x.instance, x.endpoint = e.Instance, e
-		err := x.send(w, r, e, &q)
+		err := x.send(r, e, &q)
 		if err == nil {
 			return
 		}
@@ -71,13 +72,14 @@ func (x *exchange) proxy(w http.ResponseWriter, r *http.Request) {
 }
 
 // send makes one attempt.
-func (x *exchange) send(w http.ResponseWriter, r *http.Request, e *endpoint, q *outbound) error {
+func (x *exchange) send(r *http.Request, e *endpoint, q *upstream.Request) error {
 	defer e.leave()
 	e.served.Add(1)
-	err := e.up.do(w, r, x, q)
+	err := e.up.Do((*receiver)(x), r, q)
+	x.left = err != nil && x.clientLeft(r)
 	x.pool.judge(e, x.faultOf(r, err), err != nil)
-	var failed *sendError
-	if errors.As(err, &failed) && failed.progress == unsent {
+	var failed *upstream.SendError
+	if errors.As(err, &failed) && failed.Progress == upstream.Unsent {
 		e.served.Add(^uint64(0))
 		e.shun.Store(time.Now().Add(shunTime).UnixNano())
 		return err
@@ -88,17 +90,17 @@ func (x *exchange) send(w http.ResponseWriter, r *http.Request, e *endpoint, q *
 
 // prepare makes what is sent. A small body is read first: then it can be sent
 // again, and goes out in one piece with the head.
-func (x *exchange) prepare(w http.ResponseWriter, r *http.Request, q *outbound) bool {
+func (x *exchange) prepare(w http.ResponseWriter, r *http.Request, q *upstream.Request) bool {
 	length := r.ContentLength
 	if r.Body == nil || r.Body == http.NoBody {
 		length = 0
 	}
 	if length != 0 {
-		q.upgrade = ""
+		q.Upgrade = ""
 	}
-	q.expect = length != 0 && r.ProtoAtLeast(1, 1) && hop.Nominated(r.Header["Expect"], "100-continue")
-	q.stream = q.expect || length < 0 || length > replayBody
-	q.chunked = length < 0
+	q.Expect = length != 0 && r.ProtoAtLeast(1, 1) && hop.Nominated(r.Header["Expect"], "100-continue")
+	q.Stream = q.Expect || length < 0 || length > replayBody
+	q.Chunked = length < 0
 	identity := ""
 	if x.user != nil && x.g.minter != nil {
 		told, err := x.g.minter.Token(x.user, x.pool.service)
@@ -109,18 +111,18 @@ func (x *exchange) prepare(w http.ResponseWriter, r *http.Request, q *outbound) 
 		}
 		identity = told
 	}
-	q.head = appendHead(q.head, r, x, identity, q.upgrade, length, q.expect)
-	if q.stream || length == 0 {
+	q.Head = appendHead(q.Head, r, x, identity, q.Upgrade, length, q.Expect)
+	if q.Stream || length == 0 {
 		return true
 	}
-	start := len(q.head)
-	if need := start + int(length); cap(q.head) < need {
+	start := len(q.Head)
+	if need := start + int(length); cap(q.Head) < need {
 		grown := make([]byte, start, need)
-		copy(grown, q.head)
-		q.head = grown
+		copy(grown, q.Head)
+		q.Head = grown
 	}
-	q.head = q.head[:start+int(length)]
-	if _, err := io.ReadFull(r.Body, q.head[start:]); err != nil {
+	q.Head = q.Head[:start+int(length)]
+	if _, err := io.ReadFull(r.Body, q.Head[start:]); err != nil {
 		x.failBody(w, r, err)
 		return false
 	}
@@ -131,20 +133,20 @@ func (x *exchange) prepare(w http.ResponseWriter, r *http.Request, q *outbound) 
 }
 
 // again decides whether a request that broke may be sent once more.
-func (x *exchange) again(r *http.Request, q *outbound, err error) bool {
-	var failed *sendError
+func (x *exchange) again(r *http.Request, q *upstream.Request, err error) bool {
+	var failed *upstream.SendError
 	if !errors.As(err, &failed) || x.clientLeft(r) || !time.Now().Before(x.deadline) {
 		return false
 	}
-	switch failed.progress {
-	case unsent:
+	switch failed.Progress {
+	case upstream.Unsent:
 		return true // costs the service nothing; pauses and the deadline bound it
-	case sent:
-		if isTimeout(err) || q.stream || q.upgrade != "" || x.sent >= maxAttempts || !(x.route.def.Retry || idempotent(r.Method)) {
+	case upstream.Sent:
+		if upstream.TimedOut(err) || q.Stream || q.Upgrade != "" || x.sent >= maxAttempts || !(x.route.def.Retry || idempotent(r.Method)) {
 			return false
 		}
 		return x.pool.retries.spend(time.Now())
-	case begun, refused:
+	case upstream.Begun, upstream.Refused:
 	}
 	return false
 }
@@ -214,21 +216,21 @@ func unreadyText(err error) string {
 // broken answers a request that was sent and brought no whole answer.
 func (x *exchange) broken(w http.ResponseWriter, r *http.Request, err error) {
 	x.cause = err.Error()
-	var failed *sendError
+	var failed *upstream.SendError
 	if !errors.As(err, &failed) {
 		x.failBody(w, r, err)
 		return
 	}
-	var client *clientError
+	var client *upstream.ClientError
 	switch {
 	case errors.As(err, &client), x.clientLeft(r):
 		x.gone(r)
-	case failed.progress == begun:
+	case failed.Progress == upstream.Begun:
 		x.failure(http.StatusBadGateway)
 		panic(http.ErrAbortHandler)
-	case isTimeout(err) || !time.Now().Before(x.deadline):
+	case upstream.TimedOut(err) || !time.Now().Before(x.deadline):
 		x.fail(w, r, http.StatusGatewayTimeout, "the service did not answer in time"+x.doubt(r))
-	case failed.progress == unsent:
+	case failed.Progress == upstream.Unsent:
 		x.fail(w, r, http.StatusServiceUnavailable, unreadyText(err))
 	default:
 		x.fail(w, r, http.StatusBadGateway, "the service broke off"+x.doubt(r))

@@ -9,15 +9,16 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/match"
+	"fairlead/internal/gateway/upstream"
 	"fairlead/internal/wire"
 )
 
 const (
 	headTime   = 10 * time.Second  // for a client to send a request's head
 	idleTime   = 120 * time.Second // between two requests of a connection
-	streamIdle = 60 * time.Second  // without progress of an answer's body
-	lingerTime = time.Second       // for what is left of a body after an early answer
-	maxHead    = 256 << 10         // what a server reads of a head; the limit of the file is checked on top
+	streamIdle = upstream.StreamIdle
+	lingerTime = time.Second // for what is left of a body after an early answer
+	maxHead    = 256 << 10   // what a server reads of a head; the limit of the file is checked on top
 
 	// statusClientGone is what the access log says when the client left before it
 	// was answered, as nginx does.

@@ -1,6 +1,7 @@
 package lasting
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net"
@@ -246,4 +247,14 @@ func (i *idle) done() {
 		buffers.Put(i.buf)
 		i.buf = nil
 	}
+}
+
+// Ahead takes out of a reader what it has read ahead of its user.
+func Ahead(br *bufio.Reader) []byte {
+	if br.Buffered() == 0 {
+		return nil
+	}
+	read := make([]byte, br.Buffered())
+	_, _ = io.ReadFull(br, read) // it is buffered
+	return read
 }

@@ -1,4 +1,4 @@
-package gateway
+package upstream
 
 import (
 	"bufio"
@@ -18,9 +18,8 @@ import (
 )
 
 const (
-	linkBuffer     = 16 << 10
-	maxInformation = 32 // informational answers before the final one
-	continueTime   = time.Second
+	linkBuffer   = 16 << 10
+	continueTime = time.Second
 )
 
 // copyBuffers are for bodies.
@@ -80,41 +79,38 @@ func (l *link) interrupt() { _ = l.c.SetDeadline(past) } // fails only on a clos
 
 // exchange sends one request and copies its answer. Afterwards reusable says
 // whether the connection can take another.
-func (l *link) exchange(w http.ResponseWriter, r *http.Request, x *exchange, q *outbound) error {
+func (l *link) exchange(to Receiver, r *http.Request, q *Request) error {
 	l.reusable, l.moved = false, time.Time{}
-	if n, err := l.c.Write(q.head); err != nil {
+	if n, err := l.c.Write(q.Head); err != nil {
 		if n == 0 {
-			return &sendError{unsent, err}
+			return &SendError{Unsent, err}
 		}
 		// The service may have answered before it had read all.
-		if !q.stream && !l.answered() {
-			return &sendError{sent, err}
+		if !q.Stream && !l.answered() {
+			return &SendError{Sent, err}
 		}
 	}
 	var f *feeder
-	if q.stream {
-		f = newFeeder(l, r, x, q)
-		defer f.stop(x)
-		if !q.expect {
+	if q.Stream {
+		f = newFeeder(to, l, r, q)
+		defer f.stop()
+		if !q.Expect {
 			f.start()
 		}
 	}
-	status, err := l.final(w, r, q, f)
+	status, err := l.final(to, r, q, f)
 	if err != nil {
-		x.left = x.clientLeft(r)
 		if f != nil {
-			if bodyErr := f.failure(isTimeout(err) || r.Context().Err() != nil); bodyErr != nil {
+			if bodyErr := f.failure(TimedOut(err) || r.Context().Err() != nil); bodyErr != nil {
 				return bodyErr
 			}
 		}
 		return err
 	}
 	if status == http.StatusSwitchingProtocols {
-		return l.upgrade(w, x, q)
+		return l.upgrade(to, q)
 	}
-	err = l.copyAnswer(w, r, x, f)
-	x.left = err != nil && x.clientLeft(r)
-	return err
+	return l.copyAnswer(to, r, f)
 }
 
 // answered reports whether something to read is there although writing failed.
@@ -124,23 +120,23 @@ func (l *link) answered() bool {
 }
 
 // final reads heads up to the final one, and passes informational ones on.
-func (l *link) final(w http.ResponseWriter, r *http.Request, q *outbound, f *feeder) (int, error) {
-	if q.expect {
+func (l *link) final(to Receiver, r *http.Request, q *Request, f *feeder) (int, error) {
+	if q.Expect {
 		// A service that does not know 100 Continue waits for the body: so does the
 		// gateway not wait for ever.
 		timer := time.AfterFunc(continueTime, f.start)
 		defer timer.Stop()
 	}
-	for range maxInformation {
+	for range MaxInformation {
 		if err := l.head.read(l.br); err != nil {
 			var malformed *malformedError
 			switch {
 			case errors.As(err, &malformed):
-				return 0, &sendError{refused, err}
+				return 0, &SendError{Refused, err}
 			case errors.Is(err, io.EOF):
 				err = errClosedBefore
 			}
-			return 0, &sendError{sent, err}
+			return 0, &SendError{Sent, err}
 		}
 		switch status := l.head.status; {
 		case status == http.StatusContinue:
@@ -148,26 +144,26 @@ func (l *link) final(w http.ResponseWriter, r *http.Request, q *outbound, f *fee
 				f.start()
 			}
 		case status == http.StatusSwitchingProtocols:
-			if q.upgrade == "" {
-				return 0, &sendError{refused, malformed("the service switched protocols without being asked")}
+			if q.Upgrade == "" {
+				return 0, &SendError{Refused, malformed("the service switched protocols without being asked")}
 			}
 			return status, nil
 		case status < http.StatusOK:
 			if r.ProtoAtLeast(1, 1) {
-				l.inform(w, status)
+				l.inform(to, status)
 			}
 		default:
 			return status, nil
 		}
 	}
-	return 0, &sendError{refused, malformed("too many informational answers")}
+	return 0, &SendError{Refused, malformed("too many informational answers")}
 }
 
 // inform passes an informational answer on, such as 103 Early Hints.
-func (l *link) inform(w http.ResponseWriter, status int) {
-	h := w.Header()
+func (l *link) inform(to Receiver, status int) {
+	h := to.Header()
 	added := l.head.copyTo(h)
-	w.WriteHeader(status)
+	to.WriteHeader(status)
 	for _, name := range added {
 		delete(h, name)
 	}
@@ -175,12 +171,12 @@ func (l *link) inform(w http.ResponseWriter, status int) {
 
 // copyAnswer copies the final answer. The client's head is not written before
 // anything that can be known to be wrong with it is known.
-func (l *link) copyAnswer(w http.ResponseWriter, r *http.Request, x *exchange, f *feeder) error {
+func (l *link) copyAnswer(to Receiver, r *http.Request, f *feeder) error {
 	length, chunked, err := l.head.framing(r.Method)
 	if err != nil {
-		return &sendError{refused, err}
+		return &SendError{Refused, err}
 	}
-	h := w.Header()
+	h := to.Header()
 	l.head.copyTo(h)
 	if l.head.status == http.StatusNoContent {
 		delete(h, "Content-Length")
@@ -197,7 +193,7 @@ func (l *link) copyAnswer(w http.ResponseWriter, r *http.Request, x *exchange, f
 			h.Add("Trailer", name)
 		}
 	}
-	w.WriteHeader(l.head.status)
+	to.WriteHeader(l.head.status)
 	if length != 0 || chunked {
 		var body io.Reader = l.br
 		switch {
@@ -206,15 +202,15 @@ func (l *link) copyAnswer(w http.ResponseWriter, r *http.Request, x *exchange, f
 		case length > 0:
 			body = &io.LimitedReader{R: l.br, N: length}
 		}
-		n, err := l.copyBody(r, x, body, length)
+		n, err := l.copyBody(to, body, length)
 		if err == nil && length > 0 && n < length {
 			err = io.ErrUnexpectedEOF
 		}
 		if err == nil && chunked && !l.ended {
-			err = l.copyTrailers(w)
+			err = l.copyTrailers(to)
 		}
 		if err != nil {
-			return &sendError{begun, err}
+			return &SendError{Begun, err}
 		}
 	}
 	l.reusable = l.keep > 0 && !l.ended && f.settled() && l.br.Buffered() == 0
@@ -222,25 +218,23 @@ func (l *link) copyAnswer(w http.ResponseWriter, r *http.Request, x *exchange, f
 }
 
 // copyBody copies a body, and sends on at once what the service has sent.
-func (l *link) copyBody(r *http.Request, x *exchange, body io.Reader, length int64) (sum int64, err error) {
+func (l *link) copyBody(to Receiver, body io.Reader, length int64) (sum int64, err error) {
 	buf := copyBuffers.Get().(*[32 << 10]byte) // the pool holds nothing else
 	defer copyBuffers.Put(buf)
-	a := &x.answer
 	var ev *lasting.Events
 	if length < 0 && l.head.events() {
 		ev = &lasting.Events{}
 	}
-	// Where nobody has to look at the bytes, they need not be copied.
 	rest, known := body.(*io.LimitedReader)
-	kernel := known && l.raw != nil && r.ProtoMajor == 1 && r.TLS == nil && a.coder == nil
+	kernel := known && l.raw != nil
 	var s *lasting.Stream // from the first time that the service is waited for
 	for {
 		if s == nil && l.br.Buffered() == 0 {
 			s = lasting.NewStream(ev != nil, waker(l.c))
-			x.g.lasting.Add(s, lasting.Ends{Client: x.origin.Client, Place: &x.endpoint.place})
-			defer x.g.lasting.Remove(s)
+			to.Lasts(s)
+			defer to.Ended(s)
 			if sum == 0 {
-				a.Flush() // the head: what follows may be long in coming
+				to.Flush() // the head: what follows may be long in coming
 			}
 		}
 		if int64(l.br.Buffered()) < length-sum || length < 0 {
@@ -248,10 +242,10 @@ func (l *link) copyBody(r *http.Request, x *exchange, body io.Reader, length int
 		}
 		if by, ok := s.Ending(); ok {
 			l.ended = true
-			return sum, l.copyEvent(a, body, ev, by, buf[:])
+			return sum, l.copyEvent(to, body, ev, by, buf[:])
 		}
-		if kernel && l.br.Buffered() == 0 && rest.N >= spliceLeast && !a.pace.slow {
-			n, err := l.splice(a, rest)
+		if kernel && l.br.Buffered() == 0 && rest.N >= spliceLeast && to.Direct() {
+			n, err := l.splice(to, rest)
 			sum += n
 			_, ending := s.Ending()
 			switch {
@@ -259,7 +253,7 @@ func (l *link) copyBody(r *http.Request, x *exchange, body io.Reader, length int
 				return sum, err
 			case ending, n > 0 && err == nil:
 				continue
-			case n > 0 || errors.As(err, new(*clientError)):
+			case n > 0 || errors.As(err, new(*ClientError)):
 				return sum, err
 			}
 			// What is wrong, reading tells.
@@ -278,11 +272,11 @@ func (l *link) copyBody(r *http.Request, x *exchange, body io.Reader, length int
 			if ev != nil {
 				ev.Pass(buf[:n])
 			}
-			if _, werr := a.Write(buf[:n]); werr != nil {
-				return sum, &clientError{werr}
+			if _, werr := to.Write(buf[:n]); werr != nil {
+				return sum, &ClientError{werr}
 			}
 			if sum != length && l.br.Buffered() == 0 && err == nil {
-				a.Flush()
+				to.Flush()
 			}
 		}
 		switch {
@@ -294,15 +288,19 @@ func (l *link) copyBody(r *http.Request, x *exchange, body io.Reader, length int
 	}
 }
 
-// spliceLeast is the least of a body that is left to the kernel: less is copied
-// sooner than handed over.
-const spliceLeast = 32 << 10
+const (
+	// spliceLeast is the least of a body that is left to the kernel: less is copied
+	// sooner than handed over.
+	spliceLeast = 32 << 10
+	// spliceMost is the most that is handed over at once, so that the client's pace is seen.
+	spliceMost = 128 << 10
+)
 
 // splice waits until something of a body is there, and has the kernel hand it to
 // the client without copying it. It takes no more than is there, so that an error,
 // and the time that it takes, are the client's; it returns 0 if the service has
 // ended or failed.
-func (l *link) splice(a *answer, rest *io.LimitedReader) (int64, error) {
+func (l *link) splice(to Receiver, rest *io.LimitedReader) (int64, error) {
 	there := 0
 	if err := l.raw.Read(func(fd uintptr) bool {
 		var err error
@@ -317,16 +315,16 @@ func (l *link) splice(a *answer, rest *io.LimitedReader) (int64, error) {
 		return 0, err
 	}
 	// One level of LimitedReader is what the kernel's copy can see through.
-	n, err := a.ReadFrom(&io.LimitedReader{R: l.c, N: min(int64(there), rest.N, filePiece)})
+	n, err := to.ReadFrom(&io.LimitedReader{R: l.c, N: min(int64(there), rest.N, spliceMost)})
 	rest.N -= n
 	if err != nil {
-		err = &clientError{err}
+		err = &ClientError{err}
 	}
 	return n, err
 }
 
 // copyEvent copies what is missing of an event, if the answer consists of events.
-func (l *link) copyEvent(a *answer, body io.Reader, ev *lasting.Events, by time.Time, buf []byte) error {
+func (l *link) copyEvent(to Receiver, body io.Reader, ev *lasting.Events, by time.Time, buf []byte) error {
 	if ev == nil {
 		return lasting.ErrEnded
 	}
@@ -334,8 +332,8 @@ func (l *link) copyEvent(a *answer, body io.Reader, ev *lasting.Events, by time.
 	for !ev.Between() {
 		n, err := body.Read(buf)
 		n, _ = ev.Next(buf[:n])
-		if _, werr := a.Write(buf[:n]); werr != nil {
-			return &clientError{werr}
+		if _, werr := to.Write(buf[:n]); werr != nil {
+			return &ClientError{werr}
 		}
 		if err != nil {
 			return nil //nolint:nilerr // half an event does no harm
@@ -349,23 +347,17 @@ func waker(c net.Conn) func() {
 	return func() { _ = c.SetReadDeadline(past) } // fails only on a closed connection
 }
 
-// clientError is one of the client's connection.
-type clientError struct{ cause error }
-
-func (e *clientError) Error() string { return "write to the client: " + e.cause.Error() }
-func (e *clientError) Unwrap() error { return e.cause }
-
 // stretch puts the read deadline off: an answer may take as long as it likes if
 // it makes progress.
 func (l *link) stretch() {
 	if now := time.Now(); now.Sub(l.moved) >= time.Second {
 		l.moved = now
-		_ = l.c.SetDeadline(now.Add(streamIdle)) // fails only on a closed connection, as the read will
+		_ = l.c.SetDeadline(now.Add(StreamIdle)) // fails only on a closed connection, as the read will
 	}
 }
 
 // copyTrailers reads what follows the last chunk.
-func (l *link) copyTrailers(w http.ResponseWriter) error {
+func (l *link) copyTrailers(to Receiver) error {
 	if line, err := l.br.Peek(2); err != nil {
 		return err
 	} else if line[0] == '\r' && line[1] == '\n' {
@@ -377,7 +369,7 @@ func (l *link) copyTrailers(w http.ResponseWriter) error {
 	if err := t.readFields(l.br); err != nil {
 		return err
 	}
-	h := w.Header()
+	h := to.Header()
 	for _, f := range t.fields {
 		if !hop.Trailer(f.Name) {
 			continue
@@ -386,62 +378,24 @@ func (l *link) copyTrailers(w http.ResponseWriter) error {
 			h.Add(f.Name, f.Value)
 			continue
 		}
-		if fl, ok := w.(http.Flusher); ok {
-			fl.Flush() // so that the body goes out in chunks, behind which trailers fit
-		}
+		to.Flush() // so that the body goes out in chunks, behind which trailers fit
 		h.Add(http.TrailerPrefix+f.Name, f.Value)
 	}
 	return nil
 }
 
 // upgrade joins the client's and the service's connection.
-func (l *link) upgrade(w http.ResponseWriter, x *exchange, q *outbound) error {
-	// It is known before it leaves the server's care, so that Stop cannot miss it.
-	t := lasting.NewTunnel(l.c, q.upgrade)
-	x.g.lasting.Add(t, lasting.Ends{Client: x.origin.Client, Place: &x.endpoint.place})
-	defer x.g.lasting.Remove(t)
-	client, buffered, err := x.answer.control.Hijack()
-	if err != nil {
-		return &sendError{begun, err}
-	}
-	_ = client.SetDeadline(time.Time{}) // fails only on a closed connection
-	_ = l.c.SetDeadline(time.Time{})    // as above
-	fromClient, fromService := ahead(buffered.Reader), ahead(l.br)
+func (l *link) upgrade(to Receiver, q *Request) error {
+	_ = l.c.SetDeadline(time.Time{}) // fails only on a closed connection
+	early := lasting.Ahead(l.br)
 	l.br = nil // a tunnel that idles holds no buffer
-	h := w.Header()
-	l.head.copyTo(h)
-	cleanAnswer(h)
-	x.decorate(h)
-	h.Set("Upgrade", q.upgrade)
-	if p, ok := l.head.lookup("Upgrade"); ok {
-		h.Set("Upgrade", p)
+	l.head.copyTo(to.Header())
+	protocol, ok := l.head.lookup("Upgrade")
+	if !ok {
+		protocol = q.Upgrade
 	}
-	h.Set("Connection", "Upgrade")
-	out := []byte("HTTP/1.1 101 Switching Protocols\r\n")
-	for name, values := range h {
-		for _, v := range values {
-			out = hop.AppendField(out, name, v)
-		}
+	if err := to.Tunnel(lasting.NewTunnel(l.c, q.Upgrade), protocol, early); err != nil {
+		return &SendError{Begun, err}
 	}
-	x.answer.status = http.StatusSwitchingProtocols
-	_ = client.SetWriteDeadline(time.Now().Add(lasting.CloseTime)) // as above
-	_, err = client.Write(append(out, "\r\n"...))
-	_ = client.SetWriteDeadline(time.Time{}) // as above
-	if err != nil {
-		_ = client.Close() // it is broken
-		return &sendError{begun, &clientError{err}}
-	}
-	x.givePlace() // a tunnel may be open for days
-	x.answer.bytes = t.Run(client, fromClient, fromService)
 	return nil
-}
-
-// ahead returns what is buffered.
-func ahead(br *bufio.Reader) []byte {
-	if br.Buffered() == 0 {
-		return nil
-	}
-	read := make([]byte, br.Buffered())
-	_, _ = io.ReadFull(br, read) // it is buffered
-	return read
 }

@@ -1,4 +1,4 @@
-package gateway
+package upstream
 
 import (
 	"bufio"
@@ -11,9 +11,11 @@ import (
 	"fairlead/internal/gateway/hop"
 )
 
+// Bounds of what a service may answer; more is malformed.
 const (
-	maxAnswerHead   = 256 << 10
-	maxAnswerFields = 1000
+	MaxHead        = 256 << 10 // bytes of a head
+	MaxFields      = 1000      // lines of a head
+	MaxInformation = 32        // informational answers before the final one
 )
 
 // malformedError says in which way an answer is not HTTP.
@@ -68,7 +70,7 @@ func (h *head) readFields(br *bufio.Reader) error {
 	h.buf, h.fields = h.buf[:0], h.fields[:0]
 	for {
 		line, err := br.ReadSlice('\n')
-		if len(h.buf)+len(line) > maxAnswerHead {
+		if len(h.buf)+len(line) > MaxHead {
 			return malformed("the head is too large")
 		}
 		h.buf = append(h.buf, line...)
@@ -104,7 +106,7 @@ func (h *head) readFields(br *bufio.Reader) error {
 		if !hop.CleanValue(value) {
 			return malformed("a header's value is malformed")
 		}
-		if len(h.fields) == maxAnswerFields {
+		if len(h.fields) == MaxFields {
 			return malformed("there are too many headers")
 		}
 		h.fields = append(h.fields, hop.Field{Name: name, Value: value})

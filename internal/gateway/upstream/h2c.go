@@ -1,4 +1,4 @@
-package gateway
+package upstream
 
 import (
 	"bytes"
@@ -25,16 +25,19 @@ import (
 	"fairlead/internal/gateway/lasting"
 )
 
-// h2cUpstream speaks HTTP/2 without TLS, by prior knowledge (RFC 9113, 3.3), with
+// h2c speaks HTTP/2 without TLS, by prior knowledge (RFC 9113, 3.3), with
 // one endpoint. Requests share connections. A stream that the service says it has
 // not looked at (GOAWAY, REFUSED_STREAM) is sent again by the transport as long as
 // its body is at hand.
 //
 // It makes no tunnels: an upgrade belongs to HTTP/1.1, and RFC 8441 is not spoken.
-type h2cUpstream struct {
+type h2c struct {
 	tr     *http.Transport
 	closed atomic.Bool
 }
+
+// h2cIdle is how long a connection may idle; its service hears of it by GOAWAY or pings.
+const h2cIdle = 120 * time.Second
 
 // dialError says that no connection could be made.
 type dialError struct{ cause error }
@@ -42,11 +45,11 @@ type dialError struct{ cause error }
 func (e *dialError) Error() string { return "connect: " + e.cause.Error() }
 func (e *dialError) Unwrap() error { return e.cause }
 
-func newH2CUpstream(network, address string) *h2cUpstream {
+func newH2C(network, address string) *h2c {
 	d := net.Dialer{Timeout: dialTime, KeepAlive: 15 * time.Second}
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	return &h2cUpstream{tr: &http.Transport{
+	return &h2c{tr: &http.Transport{
 		Protocols: protocols,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			c, err := d.DialContext(ctx, network, address)
@@ -56,78 +59,79 @@ func newH2CUpstream(network, address string) *h2cUpstream {
 			return c, nil
 		},
 		DisableCompression:     true,
-		MaxResponseHeaderBytes: maxAnswerHead,
-		IdleConnTimeout:        idleTime,
+		MaxResponseHeaderBytes: MaxHead,
+		IdleConnTimeout:        h2cIdle,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
 	}}
 }
 
-func (u *h2cUpstream) sweep(time.Time) {} // the transport does
+// Sweep does nothing: the transport closes what idles.
+func (u *h2c) Sweep(time.Time) {}
 
-func (u *h2cUpstream) close() {
+// Close closes what idles.
+func (u *h2c) Close() {
 	u.closed.Store(true)
 	u.tr.CloseIdleConnections()
 }
 
-func (u *h2cUpstream) do(w http.ResponseWriter, r *http.Request, x *exchange, q *outbound) error {
+// Do sends a request on a stream of its own.
+func (u *h2c) Do(to Receiver, r *http.Request, q *Request) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	late := time.AfterFunc(time.Until(x.deadline), func() { cancel(os.ErrDeadlineExceeded) })
+	late := time.AfterFunc(time.Until(q.Deadline), func() { cancel(os.ErrDeadlineExceeded) })
 	defer late.Stop()
 	defer func() {
 		if u.closed.Load() {
 			u.tr.CloseIdleConnections()
 		}
 	}()
-	news := &informer{w: w}
+	news := &informer{to: to}
 	defer news.stop()
 	if r.ProtoAtLeast(1, 1) {
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: news.got})
 	}
 	req, body := h2cRequest(ctx, r, q)
-	if q.stream {
-		_ = x.answer.control.EnableFullDuplex() // a connection that cannot is a test's
+	if q.Stream {
+		to.Duplex()
 	}
-	defer body.stop(x)
+	defer body.stop(to)
 	res, err := u.tr.RoundTrip(req)
 	news.stop()
 	if err != nil {
-		x.left = x.clientLeft(r)
 		if bodyErr := body.failure(); bodyErr != nil {
 			return bodyErr
 		}
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		return &sendError{h2cProgress(err, body), err}
+		return &SendError{h2cProgress(err, body), err}
 	}
 	defer res.Body.Close()
-	err = h2cAnswer(w, r, x, res, late, cancel)
+	err = h2cAnswer(to, r, res, late, cancel)
 	if err != nil && r.Context().Err() == nil {
 		if cause := context.Cause(ctx); cause != nil {
-			err = &sendError{begun, cause}
+			err = &SendError{Begun, cause}
 		}
 	}
-	x.left = err != nil && x.clientLeft(r)
 	return err
 }
 
 // h2cProgress says how far a request got that was not answered.
-func h2cProgress(err error, body *gatedBody) stage {
+func h2cProgress(err error, body *gatedBody) Stage {
 	if _, ok := errors.AsType[*dialError](err); ok {
-		return unsent
+		return Unsent
 	}
 	var stream http2.StreamError
 	if errors.As(err, &stream) && stream.Code == http2.ErrCodeRefusedStream && !body.begun() {
-		return unsent
+		return Unsent
 	}
-	return sent
+	return Sent
 }
 
 // h2cRequest makes a request of the head that HTTP/1.1 services get, so that what
 // services are told does not depend on the protocol.
-func h2cRequest(ctx context.Context, r *http.Request, q *outbound) (*http.Request, *gatedBody) {
-	head, rest, _ := bytes.Cut(q.head, []byte("\r\n\r\n"))
+func h2cRequest(ctx context.Context, r *http.Request, q *Request) (*http.Request, *gatedBody) {
+	head, rest, _ := bytes.Cut(q.Head, []byte("\r\n\r\n"))
 	first, lines, _ := strings.Cut(string(head), "\r\n")
 	method, target, _ := strings.Cut(first, " ")
 	target = strings.TrimSuffix(target, " HTTP/1.1")
@@ -164,7 +168,7 @@ func h2cRequest(ctx context.Context, r *http.Request, q *outbound) (*http.Reques
 	}
 	body := &gatedBody{}
 	switch {
-	case q.stream:
+	case q.Stream:
 		body.src, body.live = r.Body, true
 		body.end = func() {
 			for name := range req.Trailer {
@@ -243,11 +247,10 @@ func (b *gatedBody) failure() error {
 }
 
 // stop ends the reading, if need be by breaking off what the client sends.
-func (b *gatedBody) stop(x *exchange) {
+func (b *gatedBody) stop(to Receiver) {
 	if !b.mu.TryLock() {
 		if b.live {
-			x.halted = true // net/http takes what follows for a client that has left
-			_ = x.answer.control.SetReadDeadline(past)
+			to.Halt()
 		}
 		b.mu.Lock()
 	}
@@ -258,7 +261,7 @@ func (b *gatedBody) stop(x *exchange) {
 // informer passes informational answers on until the final one is there.
 type informer struct {
 	mu   sync.Mutex // guards the fields below
-	w    http.ResponseWriter
+	to   Receiver
 	over bool
 	n    int
 }
@@ -269,10 +272,10 @@ func (i *informer) got(status int, header textproto.MIMEHeader) error {
 	if i.over || status == http.StatusContinue {
 		return nil
 	}
-	if i.n++; i.n > maxInformation {
+	if i.n++; i.n > MaxInformation {
 		return malformed("too many informational answers")
 	}
-	h := i.w.Header()
+	h := i.to.Header()
 	var added []string
 	for name, values := range header {
 		if _, own := h[name]; !own && hop.Answer(name) {
@@ -280,7 +283,7 @@ func (i *informer) got(status int, header textproto.MIMEHeader) error {
 			added = append(added, name)
 		}
 	}
-	i.w.WriteHeader(status)
+	i.to.WriteHeader(status)
 	for _, name := range added {
 		delete(h, name)
 	}
@@ -294,8 +297,8 @@ func (i *informer) stop() {
 }
 
 // h2cAnswer copies an answer to the client.
-func h2cAnswer(w http.ResponseWriter, r *http.Request, x *exchange, res *http.Response, late *time.Timer, cancel context.CancelCauseFunc) error {
-	h := w.Header()
+func h2cAnswer(to Receiver, r *http.Request, res *http.Response, late *time.Timer, cancel context.CancelCauseFunc) error {
+	h := to.Header()
 	for name, values := range res.Header {
 		if hop.Answer(name) {
 			h[name] = append(h[name], values...)
@@ -308,10 +311,10 @@ func h2cAnswer(w http.ResponseWriter, r *http.Request, x *exchange, res *http.Re
 			h.Add("Trailer", name)
 		}
 	}
-	w.WriteHeader(res.StatusCode)
-	late.Reset(streamIdle)
+	to.WriteHeader(res.StatusCode)
+	late.Reset(StreamIdle)
 	if res.ContentLength != 0 || res.Body != http.NoBody {
-		if err := h2cBody(r, x, res, late, cancel); err != nil {
+		if err := h2cBody(to, r, res, late, cancel); err != nil {
 			return err
 		}
 	}
@@ -328,10 +331,9 @@ func h2cAnswer(w http.ResponseWriter, r *http.Request, x *exchange, res *http.Re
 }
 
 // h2cBody copies a body, and sends on at once what the service has sent.
-func h2cBody(r *http.Request, x *exchange, res *http.Response, late *time.Timer, cancel context.CancelCauseFunc) error {
+func h2cBody(to Receiver, r *http.Request, res *http.Response, late *time.Timer, cancel context.CancelCauseFunc) error {
 	buf := copyBuffers.Get().(*[32 << 10]byte) // the pool holds nothing else
 	defer copyBuffers.Put(buf)
-	a := &x.answer
 	var ev *lasting.Events
 	if res.ContentLength < 0 && strings.HasPrefix(strings.ToLower(res.Header.Get("Content-Type")), "text/event-stream") {
 		ev = &lasting.Events{}
@@ -346,11 +348,11 @@ func h2cBody(r *http.Request, x *exchange, res *http.Response, late *time.Timer,
 		}
 		cancel(lasting.ErrEnded)
 	})
-	x.g.lasting.Add(s, lasting.Ends{Client: x.origin.Client, Place: &x.endpoint.place})
-	defer x.g.lasting.Remove(s)
+	to.Lasts(s)
+	defer to.Ended(s)
 	whole := res.ContentLength >= 0
 	if !whole {
-		a.Flush()
+		to.Flush()
 	}
 	for sum := int64(0); ; {
 		n, err := res.Body.Read(buf[:])
@@ -369,11 +371,11 @@ func h2cBody(r *http.Request, x *exchange, res *http.Response, late *time.Timer,
 		}
 		if len(b) > 0 {
 			sum += int64(len(b))
-			if _, werr := a.Write(b); werr != nil {
-				return &sendError{begun, &clientError{werr}}
+			if _, werr := to.Write(b); werr != nil {
+				return &SendError{Begun, &ClientError{werr}}
 			}
 			if !whole || sum < res.ContentLength && len(b) < len(buf) {
-				a.Flush()
+				to.Flush()
 			}
 		}
 		switch {
@@ -382,9 +384,9 @@ func h2cBody(r *http.Request, x *exchange, res *http.Response, late *time.Timer,
 		case ending && ev != nil && (ev.Between() || err != nil) && r.Context().Err() == nil:
 			return nil
 		case err != nil:
-			return &sendError{begun, fmt.Errorf("read answer: %w", err)}
+			return &SendError{Begun, fmt.Errorf("read answer: %w", err)}
 		case !ending:
-			late.Reset(streamIdle)
+			late.Reset(StreamIdle)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package gateway
+package upstream
 
 import (
 	"errors"
@@ -15,19 +15,19 @@ import (
 // feeder sends a body that is not at hand, on a goroutine of its own: the service
 // may answer before it has read all of it.
 type feeder struct {
+	to    Receiver
 	l     *link
-	x     *exchange
 	r     *http.Request
-	q     *outbound
+	q     *Request
 	once  sync.Once
 	done  chan struct{}
 	whole atomic.Bool // all of it was sent
 	err   error       // of reading the body; valid once done is closed
 }
 
-func newFeeder(l *link, r *http.Request, x *exchange, q *outbound) *feeder {
-	_ = x.answer.control.EnableFullDuplex() // a connection that cannot is a test's
-	return &feeder{l: l, x: x, r: r, q: q, done: make(chan struct{})}
+func newFeeder(to Receiver, l *link, r *http.Request, q *Request) *feeder {
+	to.Duplex()
+	return &feeder{to: to, l: l, r: r, q: q, done: make(chan struct{})}
 }
 
 // start begins to send; later calls do nothing.
@@ -53,7 +53,7 @@ func (f *feeder) copy() error {
 		n, err := f.r.Body.Read(buf[front : len(buf)-back])
 		if n > 0 {
 			out := buf[front : front+n]
-			if f.q.chunked {
+			if f.q.Chunked {
 				size := strconv.AppendInt(make([]byte, 0, front), int64(n), 16)
 				size = append(size, "\r\n"...)
 				start := front - len(size)
@@ -75,10 +75,10 @@ func (f *feeder) copy() error {
 
 // finish sends what follows the last chunk.
 func (f *feeder) finish() error {
-	if f.q.chunked {
+	if f.q.Chunked {
 		out := []byte("0\r\n")
 		for name, values := range f.r.Trailer {
-			if !f.x.trailerPasses(name) {
+			if !f.to.PassesTrailer(name) {
 				continue
 			}
 			for _, v := range values {
@@ -130,7 +130,7 @@ func (f *feeder) failure(late bool) error {
 }
 
 // stop ends the goroutine, if need be by breaking off both connections.
-func (f *feeder) stop(x *exchange) {
+func (f *feeder) stop() {
 	f.once.Do(func() { close(f.done) })
 	select {
 	case <-f.done:
@@ -138,8 +138,6 @@ func (f *feeder) stop(x *exchange) {
 	default:
 	}
 	_ = f.l.c.SetWriteDeadline(past) // fails only on a closed connection
-	// HTTP/2's and HTTP/3's servers may take what follows for a client that has left.
-	x.halted = true
-	_ = x.answer.control.SetReadDeadline(past) // a connection without deadlines is a test's
+	f.to.Halt()
 	<-f.done
 }
