@@ -12,19 +12,17 @@ import (
 // contents makes the keywords about the content of a text assert, as an extension of
 // our own: the library's loses the place of what is wrong inside, and reads the JSON
 // in a text without bounds. Section 8 of
-// https://json-schema.org/draft/2020-12/json-schema-validation.
-func contents() *jsonschema.Vocabulary {
+// https://json-schema.org/draft/2020-12/json-schema-validation. It is asked about every
+// schema that is applied to a value, and counts the steps too.
+func contents(b *budget) *jsonschema.Vocabulary {
 	return &jsonschema.Vocabulary{
 		URL: "urn:fairlead:contents",
 		Compile: func(ctx *jsonschema.CompilerContext, o map[string]any) (jsonschema.SchemaExt, error) {
 			encoding, _ := o["contentEncoding"].(string)
 			media, _ := o["contentMediaType"].(string)
-			c := &content{base64: strings.EqualFold(encoding, "base64"), json: isJSON(media)}
+			c := &content{budget: b, base64: strings.EqualFold(encoding, "base64"), json: isJSON(media)}
 			if _, ok := o["contentSchema"]; ok && c.json {
 				c.schema = ctx.Enqueue([]string{"contentSchema"})
-			}
-			if !c.base64 && !c.json {
-				return nil, nil //nolint:nilnil // the library's way to say that none of the keywords is there
 			}
 			return c, nil
 		},
@@ -40,6 +38,7 @@ func isJSON(media string) bool {
 
 // content is what a text must hold.
 type content struct {
+	budget       *budget
 	base64, json bool
 	schema       *jsonschema.Schema // nil: any JSON
 }
@@ -50,8 +49,11 @@ const mostWithin = MaxDepth / 2
 
 // Validate implements [jsonschema.SchemaExt].
 func (c *content) Validate(ctx *jsonschema.ValidatorContext, v any) {
+	if c.budget.steps--; c.budget.steps < 0 {
+		panic(errCostly)
+	}
 	text, ok := v.(string)
-	if !ok {
+	if !ok || !c.base64 && !c.json {
 		return
 	}
 	data := []byte(text)

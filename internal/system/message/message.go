@@ -9,8 +9,9 @@
 //
 // A check is bounded: a message is nested at most [MaxDepth] deep, the JSON in its
 // texts included, and its numbers have at most [MaxNumber] characters and exponents
-// up to [MaxExponent]. Patterns are Go's, which run in linear time. The size of a
-// message is the caller's to bound.
+// up to [MaxExponent]. Patterns are Go's, which run in linear time, and a check ends
+// after a number of steps that grows with the message's size: alternatives within
+// alternatives could take for ever. The size of a message is the caller's to bound.
 //
 // [Breaks] compares two versions of a type.
 //
@@ -22,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
@@ -42,9 +44,28 @@ const home = "fairlead://types/"
 
 // Type is a compiled schema. Its methods are safe for concurrent use.
 type Type struct {
-	name   string
-	schema *jsonschema.Schema
+	name string
+	free sync.Pool // of *compiled: each serves one check at a time
 }
+
+// compiled is a schema that counts its steps.
+type compiled struct {
+	schema *jsonschema.Schema
+	budget *budget
+}
+
+// budget is how many steps a check may still take.
+type budget struct{ steps int }
+
+// A check may take so many steps, and so many more for each byte of the message. One
+// schema that is applied to one value is a step.
+const (
+	baseSteps = 10_000
+	byteSteps = 2
+)
+
+// errCostly ends a check from within the library, which cannot be told to stop.
+var errCostly = errors.New("is too costly to check: alternatives within alternatives apply to it")
 
 // SchemaError says why a text is no schema that messages can be checked against.
 type SchemaError struct {
@@ -92,6 +113,24 @@ func Compile(name string, schema []byte) (*Type, error) {
 			}
 		}
 	}
+	first, err := compiledOf(doc)
+	if err != nil {
+		return nil, err
+	}
+	t := &Type{name: name}
+	t.free.New = func() any {
+		again, err := compiledOf(doc)
+		if err != nil {
+			panic("message: a schema that compiled does not compile again: " + err.Error())
+		}
+		return again
+	}
+	t.free.Put(first)
+	return t, nil
+}
+
+// compiledOf compiles a document. The error is a [SchemaError].
+func compiledOf(doc any) (*compiled, error) {
 	// Hierarchical, so that what a reference says besides shows.
 	where := home + "self"
 	c := jsonschema.NewCompiler()
@@ -99,15 +138,16 @@ func Compile(name string, schema []byte) (*Type, error) {
 	c.UseLoader(nothing{})
 	c.AssertFormat()
 	c.AssertVocabs()
-	c.RegisterVocabulary(contents())
+	b := &budget{}
+	c.RegisterVocabulary(contents(b))
 	if err := c.AddResource(where, doc); err != nil {
 		return nil, &SchemaError{Reason: err.Error()}
 	}
-	compiled, err := compile(c, where)
+	s, err := compile(c, where)
 	if err != nil {
 		return nil, schemaError(err, where)
 	}
-	return &Type{name, compiled}, nil
+	return &compiled{s, b}, nil
 }
 
 // compile is the library's, whose panics become errors: a schema is data.
@@ -161,11 +201,13 @@ func (t *Type) Check(data []byte) error {
 	if err != nil {
 		return &Fault{Type: t.name, Reason: err.Error()}
 	}
-	if err := t.validate(v); err != nil {
+	if err := t.validate(v, baseSteps+byteSteps*len(data)); err != nil {
 		f := &Fault{Type: t.name, Reason: "cannot be checked"}
 		if invalid, ok := errors.AsType[*jsonschema.ValidationError](err); ok {
 			f = first(invalid)
 			f.Type = t.name
+		} else if errors.Is(err, errCostly) {
+			f.Reason = errCostly.Error()
 		}
 		return f
 	}
@@ -174,11 +216,17 @@ func (t *Type) Check(data []byte) error {
 
 // validate is the library's, whose panics become errors: a message is somebody else's
 // data.
-func (t *Type) validate(v any) (err error) {
+func (t *Type) validate(v any, steps int) (err error) {
+	c, _ := t.free.Get().(*compiled)
+	c.budget.steps = steps
 	defer func() {
-		if p := recover(); p != nil {
+		p := recover()
+		t.free.Put(c)
+		if e, ok := p.(error); ok {
+			err = fmt.Errorf("check: %w", e)
+		} else if p != nil {
 			err = fmt.Errorf("check: %v", p)
 		}
 	}()
-	return t.schema.Validate(v)
+	return c.schema.Validate(v)
 }

@@ -88,6 +88,25 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestAlternativesWithinAlternativesEnd: without a bound, the check of a message
+// nested 30 deep took longer than anyone waits.
+func TestAlternativesWithinAlternativesEnd(t *testing.T) {
+	const many = `{"anyOf": [{"items": {"$ref": "#"}, "type": "array", "minItems": 1}, {"items": {"$ref": "#"}, "type": "array", "maxItems": 3}, {"type": "null"}]}`
+	for _, schema := range []string{many, `{"not": ` + strings.ReplaceAll(many, `"#"`, `"#/not"`) + `}`} {
+		typ, err := Compile("T", []byte(schema))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = typ.Check([]byte(strings.Repeat("[", 30) + "1" + strings.Repeat("]", 30)))
+		if err == nil || !strings.Contains(err.Error(), "is too costly to check") {
+			t.Errorf("%s: %v", schema, err)
+		}
+		if err := typ.Check([]byte("[null]")); (err == nil) == strings.Contains(schema, "not") {
+			t.Errorf("%s, of a message that is cheap: %v", schema, err)
+		}
+	}
+}
+
 func TestCompile(t *testing.T) {
 	tests := []struct {
 		name, schema, want string
