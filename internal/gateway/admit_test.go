@@ -606,7 +606,7 @@ func TestApplyRefusesSecretsWithoutValue(t *testing.T) {
 		t.Errorf("apply: %v", err)
 	}
 	g := New(Options{Logger: slog.New(slog.DiscardHandler)})
-	for _, why := range []string{"ban", "address", "rate", "origin", "login", "guesses", "role", "forward", "head", "body", "slow", "connection", "full", "proxy"} {
+	for _, why := range []string{"ban", "address", "rate", "origin", "login", "guesses", "role", "forward", "head", "body", "slow", "connection", "full", "proxy", "stream"} {
 		if n, there := g.Refused()[why]; !there || n != 0 {
 			t.Errorf("%s: %d, %t", why, n, there)
 		}

@@ -94,11 +94,13 @@ func (a *answer) encode(h http.Header) {
 	if coding == "" {
 		return
 	}
+	if a.r.Method != http.MethodHead {
+		if a.coder = encode.New(coding, (*plainBody)(a)); a.coder == nil {
+			return
+		}
+	}
 	_, a.whole = h["Content-Length"]
 	encode.Announce(h, coding)
-	if a.r.Method != http.MethodHead {
-		a.coder = encode.New(coding, (*plainBody)(a))
-	}
 }
 
 // betrays reports whether a page of another site makes the client ask as its user.

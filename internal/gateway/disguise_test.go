@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -191,4 +192,45 @@ func TestGetsOfHTTP3KeepTheirBody(t *testing.T) {
 	if b, _ := io.ReadAll(res.Body); string(b) != "a body" {
 		t.Errorf("the service got %q", b)
 	}
+}
+
+func TestOneClientHoldsNoMoreStreamsThanConnections(t *testing.T) {
+	gw := system.Gateway{Listeners: []system.Listener{{Address: "127.0.0.1:0", HTTP2: true}}, Limits: system.Limits{Connections: 3}}
+	d := openDoor(t, Options{Gateway: gw})
+	hold, here := make(chan struct{}), make(chan struct{}, 8)
+	ep := serviceOf(t, "api-1", func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hold" {
+			here <- struct{}{}
+			<-hold
+		}
+	})
+	d.applyDoor(gw, []system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+	c := h2Client(t)
+	ask := func(path string) int {
+		res, err := c.Get(d.URL() + path)
+		if err != nil {
+			t.Error(err)
+			return 0
+		}
+		res.Body.Close()
+		return res.StatusCode
+	}
+	var held sync.WaitGroup
+	for range 3 {
+		held.Go(func() {
+			if got := ask("/hold"); got != 200 {
+				t.Errorf("held: %d", got)
+			}
+		})
+		<-here
+	}
+	if got := ask("/"); got != 429 {
+		t.Errorf("one more: %d", got)
+	}
+	if n := d.Refused()["stream"]; n != 1 {
+		t.Errorf("counted %d", n)
+	}
+	close(hold)
+	held.Wait()
+	eventually(t, "places are given back", func() bool { return ask("/") == 200 })
 }

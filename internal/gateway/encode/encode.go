@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	kgzip "github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -129,9 +130,20 @@ var (
 	}}
 )
 
+// mostWriters bounds the memory of answers that clients do not take: each writer
+// holds up to a few hundred KiB.
+const mostWriters = 1 << 10
+
+var open atomic.Int64 // writers
+
 // New returns a writer of a coding that [Pick] has returned, to w. End it with
-// Close or Drop.
+// Close or Drop. It returns nil while as many as may be are open; then an answer
+// goes out as it is.
 func New(coding string, w io.Writer) *Writer {
+	if open.Add(1) > mostWriters {
+		open.Add(-1)
+		return nil
+	}
 	pool := &gzips
 	if coding == Zstd {
 		pool = &zstds
@@ -154,6 +166,7 @@ func (w *Writer) Close() error {
 func (w *Writer) Drop() { w.free() }
 
 func (w *Writer) free() {
+	open.Add(-1)
 	w.Reset(nil) // lets go of the client
 	w.pool.Put(w.coder)
 	w.coder = nil

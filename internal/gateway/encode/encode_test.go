@@ -236,3 +236,25 @@ func BenchmarkWriter(b *testing.B) {
 		b.ReportMetric(float64(len(body))/float64(out.Len()), "ratio")
 	})
 }
+
+func TestWritersAreBoundedInNumber(t *testing.T) {
+	var all []*Writer
+	for range mostWriters {
+		all = append(all, New(Gzip, io.Discard))
+	}
+	if New(Gzip, io.Discard) != nil {
+		t.Error("one more was made")
+	}
+	for i, w := range all {
+		if i%2 == 0 {
+			_ = w.Close()
+		} else {
+			w.Drop()
+		}
+	}
+	w := New(Zstd, io.Discard)
+	if w == nil || open.Load() != 1 {
+		t.Fatalf("%d are open", open.Load())
+	}
+	w.Drop()
+}

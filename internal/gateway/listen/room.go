@@ -27,12 +27,13 @@ const (
 	refusedFull                  // all together are too many
 	refusedHeader                // a PROXY header from somebody who may not send one
 	refusedProxy                 // no proper PROXY header from somebody who must
+	refusedStream                // a request of a client whose connections carry too many
 	refusals
 )
 
 // refusalNames are those of [Set.Refused].
 var refusalNames = [refusals]string{
-	refusedClient: "connection", refusedFull: "full", refusedHeader: "proxy", refusedProxy: "proxy",
+	refusedClient: "connection", refusedFull: "full", refusedHeader: "proxy", refusedProxy: "proxy", refusedStream: "stream",
 }
 
 var refusalTexts = [refusals]string{
@@ -40,6 +41,7 @@ var refusalTexts = [refusals]string{
 	refusedFull:   "connections refused: the door is full",
 	refusedHeader: "connections refused: a PROXY header came from outside the networks of proxy_protocol",
 	refusedProxy:  "connections refused: a network of proxy_protocol sent no proper PROXY header",
+	refusedStream: "requests refused: one client has as many open on connections of HTTP/2 or HTTP/3 as it may have connections",
 }
 
 // room counts connections and says who may have one more.
@@ -51,7 +53,8 @@ type room struct {
 	most      int
 	perClient int
 	trusted   []netip.Prefix
-	clients   map[netip.Addr]int // by address, IPv6 by its /64
+	clients   map[netip.Addr]int // connections by address, IPv6 by its /64
+	streams   map[netip.Addr]int // in the same way, requests of HTTP/2 and HTTP/3
 	refused   [refusals]struct {
 		all   uint64
 		since int // it was told last
@@ -60,7 +63,7 @@ type room struct {
 }
 
 func newRoom(log *slog.Logger) *room {
-	return &room{log: log, most: mostConnections(), perClient: defaultPerClient, clients: map[netip.Addr]int{}}
+	return &room{log: log, most: mostConnections(), perClient: defaultPerClient, clients: map[netip.Addr]int{}, streams: map[netip.Addr]int{}}
 }
 
 // mostConnections is half of the files that the process may have open: each
@@ -109,6 +112,25 @@ func (r *room) enter(now time.Time) bool {
 // admit counts a connection that has entered for its client. It returns what leave
 // is to be given.
 func (r *room) admit(client netip.Addr, now time.Time) (netip.Addr, bool) {
+	return r.take(r.clients, client, refusedClient, now)
+}
+
+// begin counts a request that is one of many on its connection. A client may have as
+// many of them open as connections: each costs as much as one. It returns what end
+// is to be given.
+func (r *room) begin(client netip.Addr, now time.Time) (netip.Addr, bool) {
+	return r.take(r.streams, client, refusedStream, now)
+}
+
+// end gives the place of a request back.
+func (r *room) end(key netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	release(r.streams, key)
+}
+
+// take counts for a client. The zero key is of one that is not counted.
+func (r *room) take(counts map[netip.Addr]int, client netip.Addr, why refusal, now time.Time) (netip.Addr, bool) {
 	client = client.Unmap().WithZone("")
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -126,12 +148,21 @@ func (r *room) admit(client netip.Addr, now time.Time) (netip.Addr, bool) {
 	if !key.IsValid() {
 		return netip.Addr{}, true
 	}
-	if r.clients[key] >= r.perClient {
-		r.refuse(refusedClient, client, now)
+	if counts[key] >= r.perClient {
+		r.refuse(why, client, now)
 		return netip.Addr{}, false
 	}
-	r.clients[key]++
+	counts[key]++
 	return key, true
+}
+
+func release(counts map[netip.Addr]int, key netip.Addr) {
+	if !key.IsValid() {
+		return
+	}
+	if counts[key]--; counts[key] <= 0 {
+		delete(counts, key)
+	}
 }
 
 // leave gives the place of a connection back; the zero key is of one that was not
@@ -140,12 +171,7 @@ func (r *room) leave(key netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.open--
-	if !key.IsValid() {
-		return
-	}
-	if r.clients[key]--; r.clients[key] <= 0 {
-		delete(r.clients, key)
-	}
+	release(r.clients, key)
 }
 
 func (r *room) count() int {

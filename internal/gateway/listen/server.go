@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,6 +74,15 @@ func alpn(info Info) []string {
 func (srv *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if srv.retired.Load() && r.ProtoMajor < 3 {
 		w.Header().Set("Connection", "close")
+	}
+	if r.ProtoMajor > 1 {
+		peer, _ := netip.ParseAddrPort(r.RemoteAddr) // the zero one is not counted
+		key, ok := srv.set.room.begin(peer.Addr(), time.Now())
+		if !ok {
+			srv.handler.Refuse(w, r, http.StatusTooManyRequests, "there are too many requests open from your address")
+			return
+		}
+		defer srv.set.room.end(key)
 	}
 	srv.handler.ServeHTTP(w, r)
 }

@@ -55,8 +55,9 @@ type Options struct {
 // Handler serves the requests of one listener.
 type Handler interface {
 	http.Handler
-	// Refuse answers what came over HTTP/1.1 and is no proper request. The request
-	// holds what was understood of it. The connection is closed afterwards.
+	// Refuse answers what came over HTTP/1.1 and is no proper request, whose
+	// connection is closed afterwards, and what is one request too many of HTTP/2 or
+	// HTTP/3. The request holds what was understood of it.
 	Refuse(w http.ResponseWriter, r *http.Request, status int, detail string)
 }
 
