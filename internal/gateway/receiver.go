@@ -81,11 +81,11 @@ func (v *receiver) Tunnel(t *lasting.Tunnel, protocol string, fromService []byte
 	}
 	_ = client.SetDeadline(time.Time{}) // fails only on a closed connection
 	fromClient := lasting.Ahead(buffered.Reader)
+	x.givePlace() // a tunnel may be open for days; the client may ask again as soon as it knows
 	if err := x.switchTo(client, protocol); err != nil {
 		_ = client.Close() // it is broken
 		return &upstream.ClientError{Cause: err}
 	}
-	x.givePlace() // a tunnel may be open for days
 	x.answer.bytes = t.Run(client, fromClient, fromService)
 	return nil
 }
