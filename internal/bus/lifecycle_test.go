@@ -31,6 +31,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, child(context.Background(), dir))
 		os.Exit(1)
 	}
+	if dir := os.Getenv(burstDir); dir != "" {
+		fmt.Fprintln(os.Stderr, burst(context.Background(), dir))
+		os.Exit(1)
+	}
 	if dir := os.Getenv(fullDir); dir != "" {
 		if err := fullDisk(context.Background(), dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -316,7 +316,7 @@ func TestAChangeOfTheFileKeepsTheMessages(t *testing.T) {
 
 func TestMessagesAreStoredInTheOrderInWhichTheyCame(t *testing.T) {
 	b := open(t, observatory(system.Queue{Name: "data.vhf", Type: "Text"}))
-	_, nc := stream(t, b, "receiver")
+	js, nc := stream(t, b, "receiver")
 	const n = 200
 	for i := range n {
 		// Large and small take turns, which take longer and less long to check.
@@ -328,7 +328,6 @@ func TestMessagesAreStoredInTheOrderInWhichTheyCame(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	js, _ := stream(t, b, "receiver")
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
