@@ -60,6 +60,9 @@ func (b *Bus) openQueues(ctx context.Context, sys *system.System) error {
 	if err := catalogue.Ensure(ctx, q.js, sys.Queues); err != nil {
 		return err
 	}
+	if q.checker == nil && len(sys.Queues) == 0 {
+		return nil
+	}
 	if q.checker == nil {
 		if q.checker, err = catalogue.Open(q.conn, b.log); err != nil {
 			return err
