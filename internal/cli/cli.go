@@ -33,16 +33,11 @@ const (
 )
 
 // Main runs the verb in args, args[0] being the program's name, and returns the
-// exit code. Two words are for processes that fairlead makes itself: keeper, and
-// stand-in, see [standIn].
+// exit code. The word keeper runs the keeper of a node instead, which is how a
+// node starts it.
 func Main(args []string, in io.Reader, out, errs io.Writer) int {
-	if len(args) > 1 {
-		switch args[1] {
-		case "keeper":
-			return node.KeeperMain(args[2:])
-		case standInVerb:
-			return standIn(args[2:])
-		}
+	if len(args) > 1 && args[1] == "keeper" {
+		return node.KeeperMain(args[2:])
 	}
 	a := newApp(in, out, errs, os.Getenv)
 	a.start = func(o node.Options) (runner, error) {

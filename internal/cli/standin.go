@@ -2,9 +2,8 @@ package cli
 
 import (
 	"errors"
-	"fmt"
 	"os"
-	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -12,44 +11,34 @@ import (
 	"fairlead/internal/node"
 )
 
-// standInVerb is the word by which [standIn] is started.
-const standInVerb = "stand-in"
-
-// becomeStandIn turns this process, whose node another process has succeeded, into
-// a [standIn]: whoever started it, a terminal or a supervisor, waits for this
-// process. It returns only with an error.
-func becomeStandIn(data string) error {
-	// Not by its path: the file of that name may be another program by now.
-	err := syscall.Exec("/proc/self/exe", []string{"fairlead", standInVerb, data}, os.Environ())
-	return fmt.Errorf("stand in for the process that runs the system: %w", err)
-}
-
-// standIn lives in the place of the process that was started first as long as the
-// system of a data folder runs. It passes signals on to the process that runs the
-// system, which the folder's lock names, ends when that has, with its status, and
+// standIn stays in the process that was started first as long as another one runs
+// the system of a data folder, the process current at first: whoever started it, a terminal or a supervisor,
+// waits for it. It passes what it is asked on to the process that runs the system,
+// which the folder's lock names, returns when that has ended, with its status, and
 // takes the status of all that loses its parent, the keeper among them.
-func standIn(args []string) int {
-	if len(args) != 1 {
-		fmt.Fprintln(os.Stderr, "a stand-in is started by fairlead itself, not by hand")
-		return exitUsage
-	}
-	data := args[0]
-	current := runningPID(data)
-	if current == 0 {
-		return exitFailed // it has just ended
-	}
-	asked := make(chan os.Signal, 4)
-	signal.Notify(asked, stopSignals()...)
+//
+// It does not become a program of its own: a signal that came while that starts
+// would end it.
+func standIn(data string, current int, asked <-chan os.Signal) int {
+	// What loses its parent, such as the process after next when the next one ends,
+	// comes to us. A failure shows as no child being left.
+	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	// How ps and top tell it from the process that runs the system; at worst not at all.
+	_ = os.WriteFile("/proc/self/comm", []byte("fairlead-waits"), 0)
+	debug.FreeOSMemory() // of a system that it ran
+
+	done := make(chan struct{})
+	defer close(done)
 	go func() {
-		for sig := range asked {
-			if s, ok := sig.(syscall.Signal); ok {
-				passOn(runningPID(data), s)
+		for {
+			select {
+			case sig := <-asked:
+				passOn(runningPID(data), sig)
+			case <-done:
+				return
 			}
 		}
 	}()
-	// What loses its parent, such as the next process when this one's successor ends,
-	// comes to us. It stays so through exec; a failure shows as no child being left.
-	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	for {
 		var status unix.WaitStatus
 		pid, err := unix.Wait4(-1, &status, 0, nil)
@@ -74,8 +63,8 @@ func runningPID(data string) int {
 }
 
 // passOn sends a signal to the process that runs the system.
-func passOn(pid int, s syscall.Signal) {
-	if pid > 0 && pid != os.Getpid() {
+func passOn(pid int, sig os.Signal) {
+	if s, ok := sig.(syscall.Signal); ok && pid > 0 && pid != os.Getpid() {
 		_ = syscall.Kill(pid, s) // it has ended: so do we
 	}
 }

@@ -261,9 +261,7 @@ func (f *foreground) run(ctx context.Context) error {
 			f.drain()
 			switch {
 			case f.taken:
-				if s, ok := sig.(syscall.Signal); ok {
-					passOn(f.node.Successor(), s)
-				}
+				passOn(f.node.Successor(), sig)
 			case f.stopping.IsZero():
 				f.begin(signalName(sig))
 				cancel()
@@ -315,7 +313,10 @@ func (f *foreground) leave() error {
 	if f.heir || os.Getenv("NOTIFY_SOCKET") != "" {
 		return nil
 	}
-	return becomeStandIn(f.data)
+	if code := standIn(f.data, f.node.Successor(), f.asked); code != exitDone {
+		return &exitError{code}
+	}
+	return nil
 }
 
 // expectNow takes over what the operator's overrides make of the file.

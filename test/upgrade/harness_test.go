@@ -1,0 +1,423 @@
+// Package upgrade_test puts one fairlead in the place of another while a system
+// runs under load, and looks at it as its users do: through the door, the verbs
+// and the process table. It also makes each step of it fail.
+package upgrade_test
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/net/websocket"
+
+	"fairlead/internal/control"
+)
+
+// one and two are the fairlead command in two versions; two fails where the
+// environment says so. foreign is no fairlead, old one that cannot take over.
+var one, two, foreign, old string
+
+const versionTwo = "0.2.0-test"
+
+// TestMain builds the programs. The test binary itself plays the services.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 3 && os.Args[1] == "part" {
+		os.Exit(play(os.Args[2], os.Args[3]))
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "fairlead-upgrade-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	one, two, foreign, old = filepath.Join(dir, "one"), filepath.Join(dir, "two"), filepath.Join(dir, "foreign"), filepath.Join(dir, "old")
+	for _, args := range [][]string{
+		{"build", "-tags", "faults", "-o", one, "fairlead/cmd/fairlead"},
+		{"build", "-tags", "faults", "-ldflags", "-X fairlead/internal/cli.Version=" + versionTwo, "-o", two, "fairlead/cmd/fairlead"},
+	} {
+		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+			return 1
+		}
+	}
+	for path, script := range map[string]string{foreign: "echo hello", old: `echo '{"version":"0.0.1"}'`} {
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// play is a service: it answers echo.> and other.> over the bus as an old NestJS
+// client does, which connects again after a while, and serves HTTP: /ask asks
+// other.x over the bus, /socket echoes over a WebSocket, /slow takes its time.
+func play(group, wait string) int {
+	pause, err := time.ParseDuration(wait)
+	if err != nil {
+		return 2
+	}
+	nc, err := nats.Connect(os.Getenv("NATS_URL"), nats.UserInfo(os.Getenv("NATS_USER"), os.Getenv("NATS_PASSWORD")),
+		nats.CustomInboxPrefix(os.Getenv("NATS_INBOX_PREFIX")), nats.ReconnectWait(pause), nats.MaxReconnects(-1))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	id := os.Getenv("FAIRLEAD_INSTANCE")
+	if _, err := nc.QueueSubscribe(group+".>", group, func(m *nats.Msg) {
+		go func() {
+			if d, err := time.ParseDuration(strings.TrimPrefix(m.Subject, group+".slow.")); err == nil {
+				time.Sleep(d)
+			}
+			_ = m.Respond([]byte(strconv.Quote(id)))
+		}()
+	}); err != nil {
+		return 1
+	}
+	if err := nc.Flush(); err != nil {
+		return 1
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, id)
+	})
+	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
+		d, _ := time.ParseDuration(r.URL.Query().Get("for"))
+		time.Sleep(d)
+		fmt.Fprint(w, id)
+	})
+	mux.HandleFunc("/ask", func(w http.ResponseWriter, _ *http.Request) {
+		m, err := nc.Request("other.x", nil, 10*time.Second)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		_, _ = w.Write(m.Data)
+	})
+	mux.Handle("/socket", websocket.Handler(func(c *websocket.Conn) { _, _ = io.Copy(c, c) }))
+	go func() { _ = http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), mux) }()
+	terminate := make(chan os.Signal, 1)
+	signal.Notify(terminate, syscall.SIGTERM)
+	<-terminate
+	return 0
+}
+
+const systemText = `
+system: upgraded
+gateway: {listen: "127.0.0.1:0"}
+services:
+  echo: {command: [SELF, part, echo, 2s], replicas: 2, update: {drain: DRAIN}, bus: {group: echo, answers: ["echo.>"], asks: ["other.>"]}}
+  other: {command: [SELF, part, other, WAIT], bus: {group: other, answers: ["other.>"]}}
+routes:
+  /bus: {request: echo.x}
+  /bus/{how}/{for}: {request: "echo.{how}.{for}"}
+  /other: {request: other.x}
+  /: {service: echo}
+`
+
+const patience = 15 * time.Second
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			t.Fatalf("it did not come to pass: %s", what)
+		}
+	}
+}
+
+// world is a folder with a system in it that runs.
+type world struct {
+	t      *testing.T
+	dir    string
+	url    string
+	up     *exec.Cmd // the process that was started first
+	ended  chan struct{}
+	output string // path of what up writes
+}
+
+// newWorld starts the system with the first version, in an environment with more
+// variables, and waits until it is ready.
+func newWorld(t *testing.T, replace []string, env ...string) *world {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, dir: t.TempDir(), output: filepath.Join(t.TempDir(), "up.txt")}
+	text := strings.NewReplacer(append(replace, "SELF", self, "DRAIN", "30s", "WAIT", "50ms")...).Replace(systemText)
+	if err := os.WriteFile(filepath.Join(w.dir, "fairlead.yaml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.end)
+	w.start(env...)
+	return w
+}
+
+func (w *world) start(env ...string) {
+	w.t.Helper()
+	w.ended = make(chan struct{})
+	// A file, no pipe: the processes that take over write to it, too.
+	output, err := os.OpenFile(w.output, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer output.Close()
+	w.up = exec.Command(one, "up", w.dir)
+	w.up.Env = append(os.Environ(), env...)
+	w.up.Stdout, w.up.Stderr = output, output
+	if err := w.up.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	go func() {
+		_ = w.up.Wait()
+		close(w.ended)
+	}()
+	w.url = w.ready().Address
+}
+
+func (w *world) written() string {
+	text, _ := os.ReadFile(w.output) // as far as it came
+	return string(text)
+}
+
+// ready waits until every instance takes traffic.
+func (w *world) ready() (st control.Status) {
+	w.t.Helper()
+	eventually(w.t, "all is ready", func() bool {
+		select {
+		case <-w.ended:
+			if _, err := w.status(); err != nil {
+				w.t.Fatalf("up ended:\n%s", w.written())
+			}
+		default:
+		}
+		var err error
+		st, err = w.status()
+		if err != nil || st.Revision == 0 || st.Phase != control.PhaseRunning {
+			return false
+		}
+		for _, s := range st.Services {
+			if s.Ready != s.Wanted {
+				return false
+			}
+		}
+		return len(st.Services) > 0
+	})
+	return st
+}
+
+func (w *world) status() (control.Status, error) {
+	return call[control.Empty, control.Status](w, control.VerbStatus, control.Empty{})
+}
+
+// instances returns the process ids by instance.
+func (w *world) instances() map[string]int {
+	w.t.Helper()
+	st, err := w.status()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	pids := map[string]int{}
+	for _, s := range st.Services {
+		for _, i := range s.Instance {
+			pids[i.ID] = i.PID
+		}
+	}
+	return pids
+}
+
+func call[Req, Rep any](w *world, verb string, req Req) (Rep, error) {
+	var none Rep
+	c, err := control.Dial(filepath.Join(w.dir, control.DataDir))
+	if err != nil {
+		return none, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return control.Call[Req, Rep](ctx, c, verb, req, nil)
+}
+
+func (w *world) upgrade(binary string) (control.UpgradeReply, error) {
+	return call[control.UpgradeRequest, control.UpgradeReply](w, control.VerbUpgrade, control.UpgradeRequest{Binary: binary})
+}
+
+// end stops what runs and checks that nothing is left.
+func (w *world) end() {
+	if w.up != nil {
+		_ = w.up.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-w.ended:
+		case <-time.After(patience):
+			w.t.Errorf("it does not end when asked to")
+			_ = w.up.Process.Kill()
+		}
+	}
+	eventually(w.t, fmt.Sprintf("nothing is left of %s", w.dir), func() bool { return len(w.processes()) == 0 })
+	if w.t.Failed() {
+		w.t.Logf("up wrote:\n%s", w.written())
+		text, _ := os.ReadFile(filepath.Join(w.dir, control.DataDir, "logs", "fairlead.log"))
+		w.t.Logf("fairlead.log:\n%s", text[max(0, len(text)-4000):])
+	}
+}
+
+// processes returns those whose environment or arguments name the folder.
+func (w *world) processes() map[int]string {
+	found := map[int]string{}
+	all, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, dir := range all {
+		env, _ := os.ReadFile(dir + "/environ") // it may just have ended
+		args, _ := os.ReadFile(dir + "/cmdline")
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err == nil && pid != os.Getpid() && bytes.Contains(append(env, args...), []byte(w.dir)) {
+			found[pid] = string(bytes.ReplaceAll(args, []byte{0}, []byte{' '}))
+		}
+	}
+	return found
+}
+
+// load is a mixture of requests that goes on until it is stopped.
+type load struct {
+	w      *world
+	stop   chan struct{}
+	wg     sync.WaitGroup
+	client *http.Client
+
+	mu       sync.Mutex // guards below
+	requests int
+	failures []string
+	longest  time.Duration
+}
+
+// begin starts the load: each kind of request over connections that are kept, and
+// over one for each request.
+func (w *world) begin() *load {
+	l := &load{w: w, stop: make(chan struct{})}
+	kept := &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	fresh := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	l.client = kept
+	for _, kind := range []struct{ method, path string }{
+		{"GET", "/"}, {"POST", "/"}, {"GET", "/bus"}, {"POST", "/bus"}, {"POST", "/other"}, {"GET", "/ask"},
+	} {
+		for _, c := range []*http.Client{kept, fresh} {
+			l.wg.Go(func() { l.ask(c, kind.method, kind.path) })
+		}
+	}
+	return l
+}
+
+func (l *load) ask(c *http.Client, method, path string) {
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-time.After(3 * time.Millisecond): // the rhythm of a client
+		}
+		begun := time.Now()
+		problem := l.once(c, method, path)
+		l.mu.Lock()
+		l.requests++
+		l.longest = max(l.longest, time.Since(begun))
+		if problem != "" {
+			l.failures = append(l.failures, problem)
+		}
+		l.mu.Unlock()
+	}
+}
+
+func (l *load) once(c *http.Client, method, path string) string {
+	req, err := http.NewRequestWithContext(context.Background(), method, l.w.url+path, strings.NewReader(`{"a":1}`))
+	if err != nil {
+		return err.Error()
+	}
+	if method == "GET" {
+		req.Body, req.ContentLength = http.NoBody, 0
+	} else {
+		req.Header.Set("Content-Type", "application/json")
+		req.GetBody = nil // the client must not send it again by itself
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return fmt.Sprintf("%s %s: %d %s %v", method, path, resp.StatusCode, text, err)
+	}
+	return ""
+}
+
+// end stops the load and checks that nothing failed.
+func (l *load) end() {
+	l.w.t.Helper()
+	close(l.stop)
+	l.wg.Wait()
+	l.client.CloseIdleConnections()
+	l.w.t.Logf("%d requests, the longest took %v", l.requests, l.longest)
+	if len(l.failures) > 0 {
+		l.w.t.Errorf("%d of %d requests failed: %s", len(l.failures), l.requests, strings.Join(l.failures[:min(5, len(l.failures))], "\n"))
+	}
+}
+
+// socket is a WebSocket through the door.
+func (w *world) socket() *websocket.Conn {
+	w.t.Helper()
+	c, err := websocket.Dial(strings.Replace(w.url, "http", "ws", 1)+"/socket", "", w.url)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// echoes reports whether a WebSocket lives.
+func echoes(c *websocket.Conn) error {
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.WriteString(c, "hello"); err != nil {
+		return err
+	}
+	answer := make([]byte, 5)
+	_, err := io.ReadFull(c, answer)
+	return err
+}
+
+// alive reports whether a process is there and no zombie.
+func alive(pid int) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	_, after, _ := strings.Cut(string(b), ") ")
+	return err == nil && !strings.HasPrefix(after, "Z")
+}
