@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,6 +111,7 @@ type Bus struct {
 	instances map[string]*instance
 	changes   uint64 // counts the changes of sys and instances
 	conns     []*nats.Conn
+	keeping   *keeper // of what services are asked while they are away; nil: they are not
 
 	reload  sync.Mutex        // serialises reloads; never taken with mu held
 	applied uint64            // the changes that the server knows; guarded by reload
@@ -173,7 +175,11 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 		port = o.Former.Port
 	}
 	b.base = serverOptions(o, host, port)
-	if err := b.run(ctx, o.Former != nil); err != nil {
+	var kept []Kept
+	if o.Former != nil {
+		kept = append([]Kept{}, o.Former.Kept...)
+	}
+	if err := b.run(ctx, o.Former != nil, kept); err != nil {
 		return nil, err
 	}
 	if o.Model != nil {
@@ -186,11 +192,11 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 
 // run takes the store and starts the server and its watches; again says that the
 // port was ours a moment ago.
-func (b *Bus) run(ctx context.Context, again bool) (err error) {
+func (b *Bus) run(ctx context.Context, again bool, kept []Kept) (err error) {
 	if b.lock, err = lockStore(b.base.StoreDir); err != nil {
 		return err
 	}
-	if err := b.await(ctx, again); err != nil {
+	if err := b.await(ctx, again, kept); err != nil {
 		return errors.Join(err, b.lock.Close())
 	}
 	var watching context.Context
@@ -210,6 +216,7 @@ func serverOptions(o Options, host string, port int) *server.Options {
 		Host:       host,
 		Port:       port,
 		NoSigs:     true,
+		DontListen: true, // until start lets clients in
 		NoLog:      true, // of its own; ours is set before the start
 
 		JetStream:          true,
@@ -232,12 +239,14 @@ func serverOptions(o Options, host string, port int) *server.Options {
 }
 
 // start runs the server. On error nothing of it is left.
-func (b *Bus) start(ctx context.Context) error {
+//
+// Clients are let in last: with kept, which may be empty, everything that comes for
+// instances that are not back yet is kept from the first moment. nil: it is not.
+func (b *Bus) start(ctx context.Context, kept []Kept) (err error) {
 	opts := b.base.Clone()
 	b.mu.Lock()
 	users, err := b.usersLocked()
-	mapped := mappings(b.sys)
-	b.applied = b.changes
+	known, mapped := b.changes, mappings(b.sys)
 	b.mu.Unlock()
 	if err != nil {
 		return err
@@ -247,42 +256,58 @@ func (b *Bus) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("configure server: %w", err)
 	}
+	defer func() {
+		if err != nil {
+			b.server.Store(nil)
+			b.Leave()
+			s.Shutdown()
+			s.WaitForShutdown()
+			err = fmt.Errorf("start server: %w", err)
+		}
+	}()
 	// Before it listens: nothing comes past the checker.
 	if err := mapSubjects(s.GlobalAccount(), nil, mapped); err != nil {
-		s.Shutdown()
-		return fmt.Errorf("configure server: %w", err)
+		return err
 	}
-	b.mapped = mapped
+	b.reload.Lock()
+	b.mapped, b.applied = mapped, known
+	b.reload.Unlock()
 	log := newServerLog(b.log, b.settleHandshakes, b.storeFailed)
 	s.SetLoggerV2(log, false, false, false)
-	// Start returns once the store is read and the listener open, or when it has
-	// told the log why not.
+	// Start returns once the store is read, or when it has told the log why not.
 	s.Start()
 	if reason := log.reason(); reason != "" {
-		s.Shutdown()
-		s.WaitForShutdown()
-		return fmt.Errorf("start server: %s", reason)
+		return errors.New(reason)
 	}
 	for !s.ReadyForConnections(50 * time.Millisecond) {
 		if err := ctx.Err(); err != nil {
-			s.Shutdown()
-			s.WaitForShutdown()
-			return fmt.Errorf("start server: %w", err)
+			return err
 		}
 	}
+	b.server.Store(s)
+	if kept != nil {
+		if err := b.keep(kept); err != nil {
+			return err
+		}
+	}
+	s.AcceptLoop(make(chan struct{})) // returns when the listener is open, or when it has told the log why not
 	addr, ok := s.Addr().(*net.TCPAddr)
 	if !ok {
-		s.Shutdown()
-		s.WaitForShutdown()
-		return errors.New("start server: no listener")
+		return errors.New(cmp.Or(log.reason(), "no listener"))
 	}
-	b.server.Store(s)
 	b.base.Port = addr.Port
 	b.url = "nats://" + net.JoinHostPort(b.base.Host, strconv.Itoa(addr.Port))
 	for _, c := range []*Credentials{&b.operator, &b.tools, &b.gateway} {
 		c.URL = b.url
 	}
-	return nil
+	// What changed while it started, it does not know.
+	b.mu.Lock()
+	late := b.changes
+	b.mu.Unlock()
+	if late == known {
+		return nil
+	}
+	return b.flush(late)
 }
 
 // Close cuts all connections, also those that the bus has given out, ends the

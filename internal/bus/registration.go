@@ -85,6 +85,13 @@ func (b *Bus) glimpse() (map[string][]*server.ConnInfo, error) {
 	return conns, nil
 }
 
+// lookAgain makes the next glimpse a new one.
+func (b *Bus) lookAgain() {
+	b.looking.Lock()
+	defer b.looking.Unlock()
+	b.shot = snapshot{}
+}
+
 // view is one connection of an instance.
 type view struct {
 	subscriptions int

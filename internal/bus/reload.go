@@ -70,9 +70,7 @@ func (b *Bus) reloadServer() error {
 		return err
 	}
 	b.applied = told
-	b.looking.Lock()
-	b.shot = snapshot{}
-	b.looking.Unlock()
+	b.lookAgain()
 	return nil
 }
 

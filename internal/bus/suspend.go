@@ -24,6 +24,7 @@ type Former struct {
 	Tools     string // password of the operator's tools
 	Gateway   string // password of the gateway
 	Instances []FormerInstance
+	Kept      []Kept // what came for instances while they were away
 }
 
 // FormerInstance is an instance with credentials.
@@ -36,12 +37,18 @@ type FormerInstance struct {
 }
 
 // Former returns what a bus in another process must know to take the place of
-// this one. It is of no use once credentials were issued or revoked after it.
+// this one, once that is suspended.
 func (b *Bus) Former() *Former {
 	b.mu.Lock()
 	live := slices.Sorted(maps.Keys(b.instances))
 	b.mu.Unlock()
 	f := &Former{Port: b.base.Port, Inbox: b.inbox, Tools: b.tools.Password, Gateway: b.gateway.Password}
+	b.mu.Lock()
+	k := b.keeping
+	b.mu.Unlock()
+	if k != nil {
+		f.Kept = k.rest()
+	}
 	for _, id := range live {
 		reg, _ := b.Registered(id) // a suspended bus counts no further
 		b.mu.Lock()
@@ -84,7 +91,8 @@ func (b *Bus) follow(f *Former) {
 	}
 }
 
-// Suspend ends the server and frees the store and the port. What the bus knows
+// Suspend ends the server and frees the store and the port. What services are asked,
+// and instances replied, is kept from then on for [Bus.Deliver]. What the bus knows
 // stays, and so do the connections that it has given out: they connect again,
 // those within the process after Resume, the gateway's also to a bus of another
 // process that has followed this one. If ctx ends first its error is returned, and
@@ -94,6 +102,13 @@ func (b *Bus) Suspend(ctx context.Context) error {
 	defer b.life.Unlock()
 	if b.isClosed() {
 		return fmt.Errorf("suspend bus: %w", ErrClosed)
+	}
+	if b.ended == nil {
+		b.lookAgain()
+		b.Former() // counts once more what was delivered
+		if err := b.keep(nil); err != nil {
+			b.log.WarnContext(ctx, "what services are asked is not kept", slog.String(wire.KeyError, err.Error()))
+		}
 	}
 	select {
 	case <-b.halt():
@@ -118,6 +133,7 @@ func (b *Bus) halt() <-chan struct{} {
 		b.reload.Lock() // a reload under way ends first
 		defer b.reload.Unlock()
 		s := b.server.Swap(nil)
+		b.lookAgain()
 		s.Shutdown()
 		s.WaitForShutdown()
 		if err := b.lock.Close(); err != nil {
@@ -143,9 +159,15 @@ func (b *Bus) Resume(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("resume bus: %w", context.Cause(ctx))
 	}
-	b.reload.Lock()
-	defer b.reload.Unlock()
-	if err := b.run(ctx, true); err != nil {
+	b.mu.Lock()
+	k := b.keeping
+	b.mu.Unlock()
+	var kept []Kept
+	if k != nil {
+		kept = append([]Kept{}, k.rest()...)
+		b.Leave() // another keeper begins before clients are let in
+	}
+	if err := b.run(ctx, true, kept); err != nil {
 		return fmt.Errorf("resume bus: %w", err)
 	}
 	b.ended = nil
@@ -160,9 +182,9 @@ const (
 )
 
 // await is start, tried again while the services' port is taken by somebody else.
-func (b *Bus) await(ctx context.Context, again bool) error {
+func (b *Bus) await(ctx context.Context, again bool, kept []Kept) error {
 	for limit := time.Now().Add(portWait); ; {
-		err := b.start(ctx)
+		err := b.start(ctx, kept)
 		if err == nil || !again || !strings.Contains(err.Error(), "address already in use") || time.Now().After(limit) {
 			return err
 		}

@@ -88,6 +88,7 @@ type Node struct {
 
 	former    *former                   // that ran the system before and still finishes requests; nil: none
 	successor atomic.Pointer[successor] // that runs the system now; nil: this one does
+	returning sync.WaitGroup            // services that come back to the bus after an upgrade
 
 	ops chan struct{} // holds one token: at most one change goes on, the start is the first
 

@@ -161,7 +161,7 @@ func (n *Node) takeOver(ctx context.Context) error {
 	if err := fault("taken"); err != nil {
 		n.log.ErrorContext(ctx, "fault", wire.KeyError, err)
 	}
-	go n.settle(context.WithoutCancel(ctx), t.Instances.Serving(), at)
+	n.returning.Go(func() { n.settle(context.WithoutCancel(ctx), t.Instances.Serving(), at) })
 	return nil
 }
 
@@ -230,6 +230,7 @@ func (n *Node) take(ctx context.Context, t taking, link *os.File) (at taken, err
 // settle brings the services back, and tells the former process.
 func (n *Node) settle(ctx context.Context, serving map[string][]supervise.Instance, at taken) {
 	missing := n.comeBack(ctx, serving, func(services ...string) {
+		n.bus.Deliver(services...)
 		n.gate.ReleaseBus(services...)
 		n.former.say(sayRelease, told{Services: services})
 	})

@@ -108,6 +108,7 @@ func (n *Node) upgrade(ctx context.Context, req control.UpgradeRequest, tell fun
 	}); err != nil {
 		return reply, fmt.Errorf("wait for the process of the last upgrade: %w", err)
 	}
+	n.returning.Wait() // what came back from the last upgrade is bounded
 	next, err := n.prepareSuccessor(ctx, req.Binary)
 	if err != nil {
 		return reply, unchanged(err)
@@ -304,7 +305,14 @@ func (n *Node) handOver(ctx context.Context, next *successor) (noBus time.Time, 
 	undo = append(undo, n.sup.Thaw)
 
 	n.gate.HoldBus()
-	undo = append(undo, func() { go n.comeBack(context.WithoutCancel(ctx), frozen.Serving(), n.releaseHere) })
+	undo = append(undo, func() {
+		n.returning.Go(func() {
+			n.comeBack(context.WithoutCancel(ctx), frozen.Serving(), func(services ...string) {
+				n.bus.Deliver(services...)
+				n.releaseHere(services...)
+			})
+		})
+	})
 	settling, cancel := context.WithTimeout(ctx, settleBound)
 	err = n.gate.SettleBus(settling)
 	cancel()
@@ -321,7 +329,7 @@ func (n *Node) handOver(ctx context.Context, next *successor) (noBus time.Time, 
 
 	// From here on it makes no difference whether somebody waits for the result.
 	ctx = context.WithoutCancel(ctx)
-	t := taking{Bus: n.bus.Former(), Instances: frozen, Served: map[string]uint64{}}
+	t := taking{Instances: frozen, Served: map[string]uint64{}}
 	t.Answered = n.host.counts(t.Served)
 	noBus = time.Now()
 	undo = append(undo, func() { n.resumeBus(ctx) })
@@ -334,6 +342,7 @@ func (n *Node) handOver(ctx context.Context, next *successor) (noBus time.Time, 
 	if err != nil {
 		return noBus, err
 	}
+	t.Bus = n.bus.Former()
 	if err := next.conn.Send(sayTake, t, link); err != nil {
 		return noBus, err
 	}

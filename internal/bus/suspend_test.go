@@ -1,0 +1,313 @@
+package bus
+
+import (
+	"encoding/json"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"fairlead/internal/system"
+)
+
+func suspendModel() *system.System {
+	return &system.System{Name: "s", Services: []system.Service{
+		{Name: "api", Bus: &system.ServiceBus{Answers: []string{"api.>"}, Group: "api"}},
+		{Name: "caller", Bus: &system.ServiceBus{Asks: []string{"api.>"}}},
+	}}
+}
+
+// connectAs connects with an instance's credentials, again after a pause whenever
+// the bus is away. The channel tells that it is back.
+func connectAs(t *testing.T, c Credentials, pause time.Duration) (*nats.Conn, <-chan struct{}) {
+	t.Helper()
+	again := make(chan struct{}, 8)
+	nc, err := nats.Connect(c.URL, nats.UserInfo(c.User, c.Password), nats.CustomInboxPrefix(c.InboxPrefix),
+		nats.ReconnectWait(pause), nats.ReconnectJitter(0, 0), nats.MaxReconnects(-1),
+		nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc, again
+}
+
+// echo answers what is asked of an instance.
+func echo(t *testing.T, c Credentials, group string, pause time.Duration) <-chan struct{} {
+	t.Helper()
+	nc, again := connectAs(t, c, pause)
+	if _, err := nc.QueueSubscribe("api.>", group, func(m *nats.Msg) { _ = m.Respond(m.Data) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return again
+}
+
+func wait(t *testing.T, what string, ch <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-ch:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("it did not come to pass: %s", what)
+	}
+}
+
+func mustIssue(t *testing.T, b *Bus, service, id string) Credentials {
+	t.Helper()
+	c, err := b.Issue(service, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// awaitSubscribed waits until an instance is on the bus with its subscriptions.
+func awaitSubscribed(t *testing.T, b *Bus, id string) {
+	t.Helper()
+	limit := time.After(10 * time.Second)
+	for {
+		if reg, err := b.Registered(id); err == nil && reg.Subscriptions > 0 {
+			return
+		}
+		select {
+		case <-limit:
+			t.Fatalf("%s has not subscribed again", id)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// TestAnotherBusFollows ends a bus and opens another one of the same store, as
+// another process does, and finds the connections of before on it.
+func TestAnotherBusFollows(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	dir := t.TempDir()
+	old, err := Open(ctx, Options{Dir: dir, System: "s", Model: suspendModel()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close(ctx)
+	returned := echo(t, mustIssue(t, old, "api", "api-1"), "api", 10*time.Millisecond)
+	back := make(chan struct{}, 8)
+	gate, err := old.Gateway(nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gate.Request("api.x", []byte("1"), time.Second); err != nil {
+		t.Fatal(err)
+	}
+	kept := streams(t, old)
+	if _, err := kept.CreateStream(ctx, jetstream.StreamConfig{Name: "kept", Subjects: []string{"kept"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kept.Publish(ctx, "kept", nil); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := old.Suspend(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := old.Registered("api-1"); !errors.Is(err, ErrSuspended) {
+		t.Errorf("a suspended bus says %v", err)
+	}
+	text, err := json.Marshal(old.Former())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var former Former
+	if err := json.Unmarshal(text, &former); err != nil {
+		t.Fatal(err)
+	}
+	next, err := Open(ctx, Options{Dir: dir, System: "s", Model: suspendModel(), Former: &former})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close(ctx)
+	old.Leave()
+	if next.URL() != old.URL() {
+		t.Errorf("it is at %s, was at %s", next.URL(), old.URL())
+	}
+	wait(t, "the instance is back", returned)
+	wait(t, "the gateway's connection of the old process is back", back)
+	awaitSubscribed(t, next, "api-1")
+	next.Deliver()
+	if m, err := gate.Request("api.x", []byte("2"), time.Second); err != nil || string(m.Data) != "2" {
+		t.Errorf("the gateway got %v %v", m, err)
+	}
+	next.lookAgain()
+	if reg, err := next.Registered("api-1"); err != nil || reg.Delivered != 2 || reg.Subscriptions != 1 {
+		t.Errorf("the instance is registered as %+v %v, want both requests", reg, err)
+	}
+	if _, err := next.Issue("api", "api-1"); err == nil {
+		t.Error("an id was given twice")
+	}
+	if err := next.Revoke("api-1"); err != nil {
+		t.Error(err)
+	}
+	if s, err := streams(t, next).Stream(ctx, "kept"); err != nil || s.CachedInfo().State.Msgs != 1 {
+		t.Errorf("the stream is %v %v", s, err)
+	}
+}
+
+func streams(t *testing.T, b *Bus) jetstream.JetStream {
+	t.Helper()
+	nc, err := b.Operator("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+// TestResume ends the server and starts it again in place, several times: everybody
+// comes back, also the connection within the process.
+func TestResume(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	b, err := Open(ctx, Options{Dir: t.TempDir(), System: "s", Model: suspendModel()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close(ctx)
+	back := make(chan struct{}, 8)
+	operator, err := b.Operator("test", nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	returned := echo(t, mustIssue(t, b, "api", "api-1"), "api", 10*time.Millisecond)
+	for range 3 {
+		if err := b.Suspend(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Suspend(ctx); err != nil {
+			t.Errorf("suspend again: %v", err)
+		}
+		if err := b.Resume(ctx); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, "the instance is back", returned)
+		wait(t, "the operator is back", back)
+		awaitSubscribed(t, b, "api-1")
+		b.Deliver()
+		if _, err := operator.Request("api.x", nil, time.Second); err != nil {
+			t.Error(err)
+		}
+	}
+	mustIssue(t, b, "caller", "caller-1")
+	if err := b.Suspend(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(ctx); err != nil {
+		t.Errorf("close a suspended bus: %v", err)
+	}
+	if err := b.Resume(ctx); !errors.Is(err, ErrClosed) {
+		t.Errorf("resume a closed bus: %v", err)
+	}
+}
+
+// TestRequestsBetweenServicesAreKept has a client ask all the time while the bus
+// ends and starts again, and the one who answers comes back late.
+func TestRequestsBetweenServicesAreKept(t *testing.T) {
+	t.Parallel()
+	for name, group := range map[string]string{"queue group": "api", "no queue group": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			sys := suspendModel()
+			sys.Services[0].Bus.Group = group
+			b, err := Open(ctx, Options{Dir: t.TempDir(), System: "s", Model: sys})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close(ctx)
+			echo(t, mustIssue(t, b, "api", "api-1"), group, 300*time.Millisecond)
+			nc, _ := connectAs(t, mustIssue(t, b, "caller", "caller-1"), 5*time.Millisecond)
+			stop, done, turn := make(chan struct{}), make(chan int), make(chan struct{}, 1)
+			turn <- struct{}{}
+			go func() {
+				for asked := 0; ; asked++ {
+					select {
+					case <-stop:
+						done <- asked
+						return
+					default:
+					}
+					// A request that is under way when the server ends may be lost; here the
+					// bus is suspended between two.
+					<-turn
+					_, err := nc.Request("api.x", []byte("1"), 5*time.Second)
+					turn <- struct{}{}
+					if err != nil {
+						t.Errorf("request %d: %v", asked, err)
+					}
+				}
+			}()
+			for range 2 {
+				<-turn
+				if err := b.Suspend(ctx); err != nil {
+					t.Fatal(err)
+				}
+				if err := b.Resume(ctx); err != nil {
+					t.Fatal(err)
+				}
+				turn <- struct{}{}
+				awaitSubscribed(t, b, "api-1")
+				b.Deliver("api")
+				b.Deliver()
+			}
+			close(stop)
+			t.Logf("asked %d times", <-done)
+		})
+	}
+}
+
+// TestRepliesAreKept has a service answer before who asked is back.
+func TestRepliesAreKept(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	b, err := Open(ctx, Options{Dir: t.TempDir(), System: "s", Model: suspendModel()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close(ctx)
+	api, back := connectAs(t, mustIssue(t, b, "api", "api-1"), 5*time.Millisecond)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	if _, err := api.QueueSubscribe("api.>", "api", func(m *nats.Msg) {
+		close(asked)
+		<-answer
+		_ = m.Respond([]byte("late"))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := api.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	nc, _ := connectAs(t, mustIssue(t, b, "caller", "caller-1"), 400*time.Millisecond)
+	got := make(chan error, 1)
+	go func() {
+		_, err := nc.Request("api.x", nil, 5*time.Second)
+		got <- err
+	}()
+	<-asked
+	if err := b.Suspend(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Resume(ctx); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "the one who answers is back", back)
+	close(answer)
+	awaitSubscribed(t, b, "api-1")
+	b.Deliver()
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
