@@ -26,8 +26,8 @@ type Kept struct {
 }
 
 const (
-	// keptMost and keptBytes bound what is kept. What is asked above is lost, as if
-	// the instance that was to answer it had died.
+	// keptMost and keptBytes bound what is kept. What comes above is lost, as if the
+	// instance that was to get it had died.
 	keptMost  = 10_000
 	keptBytes = 16 << 20
 	// passPause is how often it is looked whether somebody is back for a reply, and
@@ -35,6 +35,8 @@ const (
 	// asks may come last.
 	passPause = 10 * time.Millisecond
 	passBound = 5 * time.Second
+	// syncBound bounds the wait for what has come already.
+	syncBound = 2 * time.Second
 )
 
 // keeper keeps what services are asked, and what instances are replied, while they
@@ -46,13 +48,22 @@ type keeper struct {
 	bus  *Bus
 	log  *slog.Logger
 	nc   *nats.Conn
+	came chan *nats.Msg
 	stop chan struct{} // closed when replies are no longer kept
 	once sync.Once
 
-	mu       sync.Mutex // guards below
-	kept     []Kept
-	bytes    int
-	services map[string][]*nats.Subscription // not yet back
+	mu      sync.Mutex // guards below
+	subs    map[*nats.Subscription]addressee
+	markers map[*nats.Msg]chan struct{} // see settled
+	kept    []Kept
+	bytes   int
+}
+
+// addressee is who gets what comes by a subscription.
+type addressee struct {
+	party    party  // that answers, or
+	instance string // whose inbox it is, with
+	inbox    string // its prefix
 }
 
 // keep begins to keep what live instances would get; kept was kept before. From
@@ -62,76 +73,59 @@ func (b *Bus) keep(kept []Kept) error {
 	if err != nil {
 		return err
 	}
-	k := &keeper{bus: b, log: b.log, nc: nc, stop: make(chan struct{}), kept: kept, services: make(map[string][]*nats.Subscription)}
-	b.mu.Lock()
-	var answering []party
-	inboxes := make(map[string]string)
-	for id, in := range b.instances {
-		if !in.party.bus.SharedInbox {
-			inboxes[id] = wire.InboxPrefix + "." + in.party.service + "." + id + "."
-		}
-		if len(in.party.bus.Answers) > 0 && !in.draining && !slices.Contains(answering, in.party) {
-			answering = append(answering, in.party)
-		}
+	k := &keeper{
+		bus: b, log: b.log, nc: nc, came: make(chan *nats.Msg, keptMost), stop: make(chan struct{}),
+		subs: make(map[*nats.Subscription]addressee), markers: make(map[*nats.Msg]chan struct{}), kept: kept,
 	}
-	b.mu.Unlock()
-	for _, p := range answering {
-		for _, subject := range p.bus.Answers {
-			sub, err := nc.QueueSubscribe(subject, p.bus.Group, func(m *nats.Msg) { k.take(p, m) })
-			if err != nil {
-				nc.Close()
-				return fmt.Errorf("keep requests of %s: %w", p.service, err)
-			}
-			k.mu.Lock()
-			k.services[p.service] = append(k.services[p.service], sub)
-			k.mu.Unlock()
-		}
-	}
-	for id, inbox := range inboxes {
-		if _, err := nc.Subscribe(inbox+">", func(m *nats.Msg) { k.takeReply(id, inbox, m) }); err != nil {
-			nc.Close()
-			return fmt.Errorf("keep replies to %s: %w", id, err)
-		}
-	}
-	if err := nc.Flush(); err != nil {
+	if err := k.subscribe(); err != nil {
 		nc.Close()
 		return fmt.Errorf("keep requests: %w", err)
 	}
 	b.mu.Lock()
 	b.keeping = k
 	b.mu.Unlock()
-	go k.pass(inboxes)
+	go k.run()
 	return nil
 }
 
-// take keeps a request.
-func (k *keeper) take(p party, m *nats.Msg) {
-	if m.Reply == "" {
-		return // nobody waits for an answer
+// subscribe subscribes what live instances answer, and their inboxes.
+func (k *keeper) subscribe() error {
+	k.bus.mu.Lock()
+	var answering []party
+	var inboxes []addressee
+	for id, in := range k.bus.instances {
+		if len(in.party.bus.Answers) > 0 && !in.draining && !slices.Contains(answering, in.party) {
+			answering = append(answering, in.party)
+		}
+		if !in.party.bus.SharedInbox {
+			inboxes = append(inboxes, addressee{instance: id, inbox: wire.InboxPrefix + "." + in.party.service + "." + id + "."})
+		}
 	}
-	if p.bus.Group == "" && k.bus.there(p) {
-		return // without a queue group, the instances got it, too
+	k.bus.mu.Unlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, p := range answering {
+		for _, subject := range p.bus.Answers {
+			sub, err := k.nc.ChanQueueSubscribe(subject, p.bus.Group, k.came)
+			if err != nil {
+				return err
+			}
+			k.subs[sub] = addressee{party: p}
+		}
 	}
-	k.add(Kept{Service: p.service, Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data})
+	for _, a := range inboxes {
+		sub, err := k.nc.ChanSubscribe(a.inbox+">", k.came)
+		if err != nil {
+			return err
+		}
+		k.subs[sub] = a
+	}
+	return k.nc.Flush()
 }
 
-// takeReply keeps a reply to an instance that is not there to get it.
-func (k *keeper) takeReply(id, inbox string, m *nats.Msg) {
-	if !k.bus.listens(id, inbox) {
-		k.add(Kept{Instance: id, Subject: m.Subject, Header: m.Header, Data: m.Data})
-	}
-}
-
-// listens reports whether an instance has subscribed its inbox.
-func (b *Bus) listens(id, inbox string) bool {
-	conns, err := b.glimpse()
-	return err == nil && slices.ContainsFunc(conns[id], func(c *server.ConnInfo) bool {
-		return slices.ContainsFunc(c.SubsDetail, func(s server.SubDetail) bool { return strings.HasPrefix(s.Subject, inbox) })
-	})
-}
-
-// pass gives instances the replies that were kept for them, as they come back.
-func (k *keeper) pass(inboxes map[string]string) {
+// run takes what comes, and gives instances the replies that were kept for them as
+// they come back.
+func (k *keeper) run() {
 	defer k.nc.Close()
 	tick := time.NewTicker(passPause)
 	defer tick.Stop()
@@ -139,54 +133,49 @@ func (k *keeper) pass(inboxes map[string]string) {
 	stop := k.stop
 	for {
 		select {
+		case m := <-k.came:
+			k.take(m)
+		case <-tick.C:
+			if k.nc.IsClosed() {
+				return
+			}
+			k.pass()
 		case <-stop:
 			stop, limit = nil, time.After(passBound)
 		case <-limit:
 			return
-		case <-tick.C:
 		}
-		if k.nc.IsClosed() {
+	}
+}
+
+// take keeps a message, unless who is to get it is there, and got it.
+func (k *keeper) take(m *nats.Msg) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if done, ok := k.markers[m]; ok {
+		delete(k.markers, m)
+		close(done)
+		return
+	}
+	a, ok := k.subs[m.Sub]
+	switch {
+	case !ok:
+		return
+	case a.instance != "":
+		if k.bus.listens(a) {
 			return
 		}
-		if k.nc.IsConnected() {
-			k.replies(inboxes)
-		}
+	case m.Reply == "":
+		return // nobody waits for an answer
+	case a.party.bus.Group == "" && k.bus.there(a.party):
+		return // without a queue group, the instances got it, too
 	}
-}
-
-// replies passes on those for who is back.
-func (k *keeper) replies(inboxes map[string]string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.kept = slices.DeleteFunc(k.kept, func(m Kept) bool {
-		if m.Instance == "" {
-			return false
-		}
-		inbox, live := inboxes[m.Instance]
-		if live && !k.bus.listens(m.Instance, inbox) {
-			return false
-		}
-		k.send(m)
-		return true
-	})
-}
-
-// send publishes what was kept; mu is held.
-func (k *keeper) send(m Kept) {
-	k.bytes -= len(m.Data)
-	_ = k.nc.PublishMsg(&nats.Msg{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data}) // fails only on a closed connection
-}
-
-func (k *keeper) add(m Kept) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	switch {
-	case len(k.kept) >= keptMost || k.bytes+len(m.Data) > keptBytes:
+	if len(k.kept) >= keptMost || k.bytes+len(m.Data) > keptBytes {
 		k.log.Warn("bus keeps no more while services are away", slog.String(wire.KeySubject, m.Subject))
-	default:
-		k.bytes += len(m.Data)
-		k.kept = append(k.kept, m)
+		return
 	}
+	k.bytes += len(m.Data)
+	k.kept = append(k.kept, Kept{a.party.service, a.instance, m.Subject, m.Reply, m.Header, m.Data})
 }
 
 // there reports whether an instance has subscribed what its service answers.
@@ -205,53 +194,91 @@ func (b *Bus) there(p party) bool {
 	})
 }
 
-// rest returns what was kept, once all that came has been taken.
-func (k *keeper) rest() []Kept {
-	limit := time.Now().Add(time.Second)
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, subs := range k.services {
-		for _, sub := range subs {
-			for n, _, err := sub.Pending(); err == nil && n > 0 && time.Now().Before(limit); n, _, err = sub.Pending() {
-				k.mu.Unlock()
-				time.Sleep(glance)
-				k.mu.Lock()
-			}
-		}
-	}
-	return slices.Clone(k.kept)
+// listens reports whether an instance has subscribed its inbox.
+func (b *Bus) listens(a addressee) bool {
+	conns, err := b.glimpse()
+	return err == nil && slices.ContainsFunc(conns[a.instance], func(c *server.ConnInfo) bool {
+		return slices.ContainsFunc(c.SubsDetail, func(s server.SubDetail) bool { return strings.HasPrefix(s.Subject, a.inbox) })
+	})
 }
 
-// release asks a service again what it was asked while it was away.
-func (k *keeper) release(service string) {
-	k.mu.Lock()
-	subs := k.services[service]
-	delete(k.services, service)
-	k.mu.Unlock()
-	for _, sub := range subs {
-		_ = sub.Unsubscribe() // fails only on a closed connection
-	}
-	_ = k.nc.Flush() // what comes after this goes to the instances; as above
-	for _, sub := range subs {
-		limit := time.Now().Add(time.Second)
-		for n, _, err := sub.Pending(); err == nil && n > 0 && time.Now().Before(limit); n, _, err = sub.Pending() {
-			time.Sleep(glance)
-		}
-	}
+// pass sends the kept replies to those who are back.
+func (k *keeper) pass() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if len(k.kept) == 0 || !k.nc.IsConnected() {
+		return
+	}
+	inboxes := make(map[string]addressee)
+	for _, a := range k.subs {
+		inboxes[a.instance] = a
+	}
+	k.send(func(m Kept) bool { return m.Instance != "" && k.bus.listens(inboxes[m.Instance]) })
+}
+
+// send sends what is kept and chosen; mu is held.
+func (k *keeper) send(which func(Kept) bool) {
 	k.kept = slices.DeleteFunc(k.kept, func(m Kept) bool {
-		if m.Service != service {
+		if !which(m) {
 			return false
 		}
-		k.send(m)
+		k.bytes -= len(m.Data)
+		_ = k.nc.PublishMsg(&nats.Msg{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data}) // fails only on a closed connection
 		return true
 	})
 }
 
+// settled returns when all that has come so far has been taken.
+func (k *keeper) settled() {
+	marker, done := &nats.Msg{}, make(chan struct{})
+	k.mu.Lock()
+	k.markers[marker] = done
+	k.mu.Unlock()
+	limit := time.NewTimer(syncBound) // it may just have ended
+	defer limit.Stop()
+	select {
+	case k.came <- marker:
+	case <-limit.C:
+		return
+	}
+	select {
+	case <-done:
+	case <-limit.C:
+	}
+}
+
+// rest returns what was kept.
+func (k *keeper) rest() []Kept {
+	k.settled()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.kept)
+}
+
+// release asks services again what they were asked while they were away; nil
+// means all.
+func (k *keeper) release(services []string) {
+	chosen := func(service string) bool {
+		return service != "" && (services == nil || slices.Contains(services, service))
+	}
+	k.mu.Lock()
+	for sub, a := range k.subs {
+		if chosen(a.party.service) {
+			_ = sub.Unsubscribe() // fails only on a closed connection
+		}
+	}
+	k.mu.Unlock()
+	_ = k.nc.FlushTimeout(syncBound) // all that comes later goes to the instances; as above
+	k.settled()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.send(func(m Kept) bool { return chosen(m.Service) })
+}
+
 // Deliver gives services what they were asked while they were away, after a
 // Suspend here or in the former bus. It is called when an instance of each is back.
-// None named means all, whether they are back or not, and nothing is kept any more.
+// None named means all, whether they are back or not; then only replies are kept
+// for a few seconds more.
 func (b *Bus) Deliver(services ...string) {
 	b.mu.Lock()
 	k := b.keeping
@@ -262,18 +289,8 @@ func (b *Bus) Deliver(services ...string) {
 	if k == nil {
 		return
 	}
-	last := len(services) == 0
-	if last {
-		k.mu.Lock()
-		for name := range k.services {
-			services = append(services, name)
-		}
-		k.mu.Unlock()
-	}
-	for _, name := range services {
-		k.release(name)
-	}
-	if last {
+	k.release(services)
+	if len(services) == 0 {
 		k.once.Do(func() { close(k.stop) })
 	}
 }

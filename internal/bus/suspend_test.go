@@ -229,7 +229,7 @@ func TestRequestsBetweenServicesAreKept(t *testing.T) {
 			}
 			defer b.Close(ctx)
 			echo(t, mustIssue(t, b, "api", "api-1"), group, 300*time.Millisecond)
-			nc, _ := connectAs(t, mustIssue(t, b, "caller", "caller-1"), 5*time.Millisecond)
+			nc, noticed := connectAs(t, mustIssue(t, b, "caller", "caller-1"), 5*time.Millisecond)
 			stop, done, turn := make(chan struct{}), make(chan int), make(chan struct{}, 1)
 			turn <- struct{}{}
 			go func() {
@@ -240,8 +240,8 @@ func TestRequestsBetweenServicesAreKept(t *testing.T) {
 						return
 					default:
 					}
-					// A request that is under way when the server ends may be lost; here the
-					// bus is suspended between two.
+					// A request that is under way when the server ends may be lost, or made
+					// before the client has noticed it; here it is suspended between two.
 					<-turn
 					_, err := nc.Request("api.x", []byte("1"), 5*time.Second)
 					turn <- struct{}{}
@@ -258,6 +258,7 @@ func TestRequestsBetweenServicesAreKept(t *testing.T) {
 				if err := b.Resume(ctx); err != nil {
 					t.Fatal(err)
 				}
+				wait(t, "the caller is back", noticed)
 				turn <- struct{}{}
 				awaitSubscribed(t, b, "api-1")
 				b.Deliver("api")

@@ -120,7 +120,7 @@ func (l *load) endAfter(lossy bool) {
 		l.mu.Unlock()
 		l.w.t.Log("what the killed process had accepted is lost")
 	}
-	l.end()
+	l.end(1)
 }
 
 // TestKills kills processes around the moment of the hand-over.
@@ -140,7 +140,7 @@ func TestKills(t *testing.T) {
 		if st := w.ready(); st.PID != r.PID {
 			t.Errorf("process %d runs the system, not %d", st.PID, r.PID)
 		}
-		l.end()
+		l.end(0)
 		if now := w.instances(); !maps.Equal(before, now) {
 			t.Errorf("instances were %v, are %v", before, now)
 		}
@@ -178,7 +178,7 @@ func TestKills(t *testing.T) {
 		if st.Version != versionTwo || !maps.Equal(before, w.instances()) {
 			t.Errorf("status is %+v", st)
 		}
-		w.begin().end()
+		w.begin().end(0)
 		if _, err := call[control.Empty, control.DownReply](w, control.VerbDown, control.Empty{}); err != nil {
 			t.Error(err)
 		}

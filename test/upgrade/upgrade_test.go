@@ -55,7 +55,7 @@ func TestUnderLoad(t *testing.T) {
 		}
 		was = st
 	}
-	l.end()
+	l.end(3)
 	if now := w.instances(); !maps.Equal(before, now) {
 		t.Errorf("instances were %v, are %v", before, now)
 	}
@@ -146,7 +146,7 @@ func TestChangeWhileTheFormerProcessFinishes(t *testing.T) {
 	if _, err := call[control.ServiceRequest, control.Receipt](w, control.VerbRestart, control.ServiceRequest{Service: "echo"}); err != nil {
 		t.Error(err)
 	}
-	l.end()
+	l.end(0)
 }
 
 // TestSignals ends an upgraded system through the process that was started first.
