@@ -259,7 +259,7 @@ func (b *Bus) start(ctx context.Context, kept []Kept) (err error) {
 	defer func() {
 		if err != nil {
 			b.server.Store(nil)
-			b.Leave()
+			b.stopKeeping()
 			s.Shutdown()
 			s.WaitForShutdown()
 			err = fmt.Errorf("start server: %w", err)

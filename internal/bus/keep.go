@@ -296,8 +296,19 @@ func (b *Bus) Deliver(services ...string) {
 }
 
 // Leave is called after a Suspend when another process's bus has followed this one:
-// nothing is kept here any more. The gateway's connection goes on, to the other bus.
+// nothing is kept or checked here any more. The gateway's connection goes on, to the
+// other bus.
 func (b *Bus) Leave() {
+	b.catalogue.close()
+	b.catalogue.mu.Lock()
+	if nc := b.catalogue.conn; nc != nil {
+		nc.Close()
+	}
+	b.catalogue.mu.Unlock()
+	b.stopKeeping()
+}
+
+func (b *Bus) stopKeeping() {
 	b.mu.Lock()
 	k := b.keeping
 	b.keeping = nil

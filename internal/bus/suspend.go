@@ -165,7 +165,7 @@ func (b *Bus) Resume(ctx context.Context) error {
 	var kept []Kept
 	if k != nil {
 		kept = append([]Kept{}, k.rest()...)
-		b.Leave() // another keeper begins before clients are let in
+		b.stopKeeping() // another keeper begins before clients are let in
 	}
 	if err := b.run(ctx, true, kept); err != nil {
 		return fmt.Errorf("resume bus: %w", err)

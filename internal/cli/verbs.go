@@ -133,7 +133,7 @@ rotations and replaced instances, until Ctrl-C. Without -f the system need not r
 			c, err := t.dial()
 			switch {
 			case err == nil:
-				err = control.Stream(ctx, c, control.VerbLogs, req, show)
+				err = stream(ctx, t, c, req, show)
 			case !req.Follow && silent(err):
 				err = node.ReadLogs(ctx, t.Data, req, show)
 			}
@@ -149,6 +149,36 @@ rotations and replaced instances, until Ctrl-C. Without -f the system need not r
 	flags.StringVarP(&req.Instance, "instance", "i", "", "of one instance only")
 	flags.BoolVarP(&times, "timestamps", "t", false, "show the time of each line")
 	return cmd
+}
+
+// resumeTail is how many lines `logs -f` asks another process for, to find where it
+// was.
+const resumeTail = 1000
+
+// stream shows what the node streams. Following goes on with the process that runs
+// the system when an upgrade has ended the one that was asked.
+func stream(ctx context.Context, t target, c *control.Client, req control.LogsRequest, show func(control.Line) error) error {
+	shown := map[string]control.Line{} // the last of each instance
+	resumed := false
+	each := func(l control.Line) error {
+		if last := shown[l.Instance]; resumed && (l.Time.Before(last.Time) || l == last) {
+			return nil
+		}
+		shown[l.Instance] = l
+		return show(l)
+	}
+	for {
+		err := control.Stream(ctx, c, control.VerbLogs, req, each)
+		if e, ok := errors.AsType[*control.Error](err); !req.Follow || ctx.Err() != nil || err != nil && (!ok || e.Code != control.CodeClosed) {
+			return err
+		}
+		// Without another process there is nobody to ask.
+		next, dialed := t.dial()
+		if dialed != nil {
+			return err
+		}
+		c, req.Tail, resumed = next, resumeTail, true
+	}
 }
 
 // silent reports whether err means that no node takes verbs.

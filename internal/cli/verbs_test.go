@@ -44,6 +44,13 @@ func serveFake(t *testing.T, dir string) {
 			Traffic: &control.Traffic{Requests: 253, Stall: 12 * time.Millisecond, Connections: control.Carried{Before: 40, Kept: 39}, Tunnels: control.Carried{Before: 1, Kept: 1}},
 		}, nil
 	})
+	control.Handle(s, control.VerbUpgrade, func(context.Context, control.UpgradeRequest, func(control.Event)) (control.UpgradeReply, error) {
+		return control.UpgradeReply{
+			PID: 4712, Version: "0.2.0", From: "0.1.0", Took: 2100 * time.Millisecond, NoBus: 20 * time.Millisecond, Held: 2050 * time.Millisecond,
+			Missing: control.List[string]{"legacy-3"}, Finishing: control.Finishing{Connections: 12, Requests: 1, Tunnels: 2},
+			Traffic: &control.Traffic{Requests: 4711, Stall: 2050 * time.Millisecond, Tunnels: control.Carried{Before: 2, Kept: 2}},
+		}, nil
+	})
 	control.Handle(s, control.VerbRestart, func(_ context.Context, req control.ServiceRequest, tell func(control.Event)) (control.Receipt, error) {
 		tell(control.Event{Time: noon, Kind: control.EventInfo, Text: "another change goes on; waiting for its end"})
 		return control.Receipt{Service: req.Service, Old: []control.Served{{Requests: 5}}, New: []control.Served{{Requests: 6}}, Took: time.Second}, nil
@@ -134,6 +141,8 @@ func TestVerbs(t *testing.T) {
 			{"scale", "auth", "4", "--json"},
 			{"restart", "auth"},
 			{"restart", "auth", "--json"},
+			{"upgrade"},
+			{"upgrade", "--json"},
 			{"reload", "--dry-run"},
 			{"reload", "-e", "broken"},
 			{"rollback"},

@@ -109,6 +109,9 @@ func play(group, wait string) int {
 		time.Sleep(d)
 		fmt.Fprint(w, id)
 	})
+	mux.HandleFunc("/say", func(_ http.ResponseWriter, r *http.Request) {
+		fmt.Println("said " + r.URL.Query().Get("text"))
+	})
 	mux.HandleFunc("/ask", func(w http.ResponseWriter, _ *http.Request) {
 		m, err := nc.Request("other.x", nil, 10*time.Second)
 		if err != nil {
@@ -154,6 +157,24 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("it did not come to pass: %s", what)
 		}
 	}
+}
+
+// buffer is written by a command and read by a test.
+type buffer struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }
 
 // world is a folder with a system in it that runs.

@@ -1,11 +1,13 @@
 package upgrade_test
 
 import (
+	"context"
 	"encoding/json"
 	"maps"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -147,6 +149,41 @@ func TestChangeWhileTheFormerProcessFinishes(t *testing.T) {
 		t.Error(err)
 	}
 	l.end(0)
+}
+
+// TestLogsGoOn follows the output of a service through an upgrade.
+func TestLogsGoOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, one, "-C", w.dir, "logs", "-f", "echo")
+	var out buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	l := &load{w: w}
+	for i, text := range []string{"before", "after", "later"} {
+		if problem := l.once(http.DefaultClient, "GET", "/say?text="+text); problem != "" {
+			t.Fatal(problem)
+		}
+		eventually(t, "it shows "+text, func() bool { return strings.Contains(out.String(), "said "+text) })
+		if i == 0 {
+			if _, err := w.upgrade(two); err != nil {
+				t.Fatal(err)
+			}
+			http.DefaultClient.CloseIdleConnections()
+			eventually(t, "the former process has finished", func() bool { return standsIn(w.up.Process.Pid) })
+		}
+	}
+	if n := strings.Count(out.String(), "said before"); n != 1 {
+		t.Errorf("a line was shown %d times:\n%s", n, out.String())
+	}
 }
 
 // TestSignals ends an upgraded system through the process that was started first.
