@@ -65,7 +65,7 @@ func mustIssue(t *testing.T, b *Bus, service, id string) Credentials {
 	return c
 }
 
-// awaitSubscribed waits until an instance is on the bus with its subscriptions.
+// awaitSubscribed waits until api-1 is on the bus with its subscriptions.
 func awaitSubscribed(t *testing.T, b *Bus, id string) {
 	t.Helper()
 	limit := time.After(10 * time.Second)

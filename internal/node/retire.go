@@ -70,6 +70,11 @@ func (n *Node) retire(next *successor) settlement {
 	n.bus.Leave()
 	n.tell(control.Event{Kind: control.EventTaken, Text: "process " + next.pid() + ", version " + next.version + ", runs the system now"})
 
+	for _, c := range n.closers {
+		if c.name == watchCloser {
+			_ = c.end(context.Background()) // the next process watches
+		}
+	}
 	n.closers = []closer{{"what is open", n.closeRetired}}
 
 	r := &retirement{n: n, next: next, well: make(chan settlement, 1), finish: make(chan struct{}), answered: make(chan struct{})}

@@ -85,7 +85,7 @@ func loadOffer(opts Options) (*Node, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	o := opts.Offer.offer
-	opts.Listen = o.Listen
+	opts.Listen, opts.Watch = o.Listen, o.Watch
 	if o.Keeper != supervise.KeeperProtocol {
 		return nil, fmt.Errorf("the keeper speaks version %d, this program %d", o.Keeper, supervise.KeeperProtocol)
 	}
@@ -154,6 +154,11 @@ func (n *Node) takeOver(ctx context.Context) error {
 	if n.opts.Watch {
 		if err := n.follow(ctx); err != nil {
 			n.log.WarnContext(ctx, "nothing is watched", wire.KeyError, err)
+		}
+	}
+	if n.opts.Watch {
+		if err := n.follow(ctx); err != nil {
+			n.tell(control.Event{Kind: control.EventWarning, Text: "what is saved is not applied any more: " + err.Error()})
 		}
 	}
 	n.launched.Store(true)

@@ -49,6 +49,7 @@ type offer struct {
 	File        string
 	Data        string
 	Listen      string // of Options
+	Watch       bool   // of Options
 	Started     time.Time
 	IdentityKey []byte // seed of the key that signs users' identities; the services know its public half
 	Applied     int
@@ -267,7 +268,7 @@ func (n *Node) offered() offer {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	o := offer{
-		Keeper: supervise.KeeperProtocol, Version: n.opts.Version, File: n.file, Data: n.data, Listen: n.opts.Listen,
+		Keeper: supervise.KeeperProtocol, Version: n.opts.Version, File: n.file, Data: n.data, Listen: n.opts.Listen, Watch: n.opts.Watch,
 		Started: n.started, IdentityKey: n.identity.Seed(), Applied: n.applied.Number, Runs: n.runs, Overrides: n.overrides,
 	}
 	n.host.mu.Lock()

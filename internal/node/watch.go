@@ -16,6 +16,9 @@ import (
 // what they make.
 const mostRounds = 20
 
+// watchCloser names what ends the watching.
+const watchCloser = "watch"
+
 // follow applies the file whenever it, or something that a service watches, has
 // changed, until the node stops.
 func (n *Node) follow(ctx context.Context) error {
@@ -31,7 +34,7 @@ func (n *Node) follow(ctx context.Context) error {
 		for n.round(ctx, w) {
 		}
 	}()
-	n.onStop("watch", func(context.Context) error {
+	n.onStop(watchCloser, func(context.Context) error {
 		cancel()
 		<-ended
 		return w.Close()
