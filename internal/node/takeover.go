@@ -153,11 +153,6 @@ func (n *Node) takeOver(ctx context.Context) error {
 	n.serveControl()
 	if n.opts.Watch {
 		if err := n.follow(ctx); err != nil {
-			n.log.WarnContext(ctx, "nothing is watched", wire.KeyError, err)
-		}
-	}
-	if n.opts.Watch {
-		if err := n.follow(ctx); err != nil {
 			n.tell(control.Event{Kind: control.EventWarning, Text: "what is saved is not applied any more: " + err.Error()})
 		}
 	}
