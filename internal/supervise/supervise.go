@@ -422,6 +422,10 @@ func (s *Supervisor) Stop(ctx context.Context) error {
 // killed itself.
 const killLimit = 3 * time.Second
 
+// leaveLimit is what the keeper gets to end itself once nothing runs any more; a
+// machine that is busy may keep it waiting.
+const leaveLimit = 10 * time.Second
+
 func (s *Supervisor) stop(ctx context.Context) error {
 	s.mu.Lock()
 	s.end(ErrStopped) // with mu held: no place starts after this
@@ -453,7 +457,7 @@ func (s *Supervisor) stop(ctx context.Context) error {
 	k := s.keeper
 	s.mu.Unlock()
 	if k != nil {
-		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), killLimit)
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveLimit)
 		defer cancel()
 		if err := k.Shutdown(limit, 0); err != nil {
 			errs = append(errs, fmt.Errorf("stop keeper: %w", err))

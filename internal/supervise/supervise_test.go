@@ -31,7 +31,7 @@ func (w *world) launch(tb testing.TB, specs ...Spec) {
 
 func (w *world) await(tb testing.TB) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(tb.Context(), time.Minute)
 	defer cancel()
 	if err := w.Await(ctx); err != nil {
 		tb.Fatal(err)
