@@ -66,7 +66,7 @@ func mustIssue(t *testing.T, b *Bus, service, id string) Credentials {
 }
 
 // awaitSubscribed waits until api-1 is on the bus with its subscriptions.
-func awaitSubscribed(t *testing.T, b *Bus, id string) {
+func awaitSubscribed(t *testing.T, b *Bus) {
 	t.Helper()
 	limit := time.After(10 * time.Second)
 	for {
@@ -134,7 +134,7 @@ func TestAnotherBusFollows(t *testing.T) {
 	}
 	wait(t, "the instance is back", returned)
 	wait(t, "the gateway's connection of the old process is back", back)
-	awaitSubscribed(t, next, "api-1")
+	awaitSubscribed(t, next)
 	next.Deliver()
 	if m, err := gate.Request("api.x", []byte("2"), time.Second); err != nil || string(m.Data) != "2" {
 		t.Errorf("the gateway got %v %v", m, err)
@@ -195,7 +195,7 @@ func TestResume(t *testing.T) {
 		}
 		wait(t, "the instance is back", returned)
 		wait(t, "the operator is back", back)
-		awaitSubscribed(t, b, "api-1")
+		awaitSubscribed(t, b)
 		b.Deliver()
 		if _, err := operator.Request("api.x", nil, time.Second); err != nil {
 			t.Error(err)
@@ -260,7 +260,7 @@ func TestRequestsBetweenServicesAreKept(t *testing.T) {
 				}
 				wait(t, "the caller is back", noticed)
 				turn <- struct{}{}
-				awaitSubscribed(t, b, "api-1")
+				awaitSubscribed(t, b)
 				b.Deliver("api")
 				b.Deliver()
 			}
@@ -306,7 +306,7 @@ func TestRepliesAreKept(t *testing.T) {
 	}
 	wait(t, "the one who answers is back", back)
 	close(answer)
-	awaitSubscribed(t, b, "api-1")
+	awaitSubscribed(t, b)
 	b.Deliver()
 	if err := <-got; err != nil {
 		t.Error(err)
