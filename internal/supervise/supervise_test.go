@@ -295,7 +295,7 @@ func TestNotReadyReasons(t *testing.T) {
 			s := test.spec()
 			s.Service = strings.ReplaceAll(name, " ", "-")
 			if s.Command[0] == testBinary() && s.Command[2] != "exit" {
-				s.Healthcheck.StartPeriod = 400 * time.Millisecond
+				s.Healthcheck.StartPeriod = 3 * time.Second // a busy machine starts a process slowly
 			}
 			_, err := w.Prepare(t.Context(), []Spec{s}, nil)
 			if err == nil || !strings.Contains(err.Error(), test.reason) {
