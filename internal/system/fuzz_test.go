@@ -136,7 +136,7 @@ func FuzzOrigin(f *testing.F) {
 
 // FuzzRedirectable: whatever values the path has, they do not choose the host.
 func FuzzRedirectable(f *testing.F) {
-	for _, s := range []string{"/", "//a", "/\\a", "https://a.b/{x}", "https://{x}/", "https://a{x}", "http:/a", "javascript:a", "https://a?{x}", "https://a#{x}", "https://a@{x}/"} {
+	for _, s := range []string{"/", "//a", "/\\a", "https://a.b/{x}", "https://{x}/", "https://a{x}", "http:/a", "javascript:a", "https://a?{x}", "https://a#{x}", "https://a@{x}/", "http:}//0{"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -261,9 +261,9 @@ func redirectable(s string) bool {
 		return !strings.HasPrefix(s, "//")
 	}
 	u, err := url.Parse(strings.NewReplacer("{", "", "}", "").Replace(s))
-	_, rest, _ := strings.Cut(s, "://")
+	scheme, rest, _ := strings.Cut(s, "://") // a path value must not stand in either
 	host, _, _ := strings.Cut(rest, "/")
-	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil && !strings.ContainsAny(host, "{}")
+	return err == nil && strings.EqualFold(scheme, u.Scheme) && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil && !strings.ContainsAny(host, "{}")
 }
 
 // template tells whether the {name}s in a text are values of the path.
