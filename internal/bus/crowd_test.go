@@ -19,7 +19,7 @@ func TestOneInstanceCannotTakeAllConnections(t *testing.T) {
 	greedy := issue(t, b, "tradeflow", "tradeflow-1")
 
 	// It connects as fast as it can, again when it is cut, from many goroutines.
-	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	var opened atomic.Int64
 	var wg sync.WaitGroup
@@ -46,6 +46,9 @@ func TestOneInstanceCannotTakeAllConnections(t *testing.T) {
 		}
 		waited = max(waited, time.Since(start))
 		n++
+		if opened.Load() >= 2*perInstance {
+			cancel() // it has tried often enough
+		}
 	}
 	wg.Wait()
 	t.Logf("%d connections opened; %d at once; %d others came in, in at most %v", opened.Load(), most, n, waited)
