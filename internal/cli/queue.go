@@ -198,13 +198,8 @@ standard input.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Subject = args[0]
 			var err error
-			if req.Headers, err = parseHeaders(headers); err != nil {
+			if req.Data, req.Headers, err = a.message(args[1:], headers); err != nil {
 				return err
-			}
-			if len(args) == 2 {
-				if req.Data, err = a.requestData(args[1]); err != nil {
-					return err
-				}
 			}
 			r, err := ask[control.PublishRequest, control.PublishReply](cmd.Context(), a, control.VerbPublish, "", req)
 			if err != nil {

@@ -34,13 +34,8 @@ answers with an error, that goes to the standard error and the exit code is 1.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Subject = args[0]
 			var err error
-			if req.Headers, err = parseHeaders(headers); err != nil {
+			if req.Data, req.Headers, err = a.message(args[1:], headers); err != nil {
 				return err
-			}
-			if len(args) == 2 {
-				if req.Data, err = a.requestData(args[1]); err != nil {
-					return err
-				}
 			}
 			r, err := ask[control.BusRequest, control.BusReply](cmd.Context(), a, control.VerbRequest, "waiting for a reply", req)
 			if err != nil {
@@ -54,6 +49,16 @@ answers with an error, that goes to the standard error and the exit code is 1.`,
 	flags.StringArrayVarP(&headers, "header", "H", nil, "header of the request, 'Name: value'; may be repeated")
 	flags.BoolVar(&req.Nest, "nest", false, "use NestJS's envelope whatever the file says")
 	return cmd
+}
+
+// message reads what is to be sent: data, if it is given, and headers.
+func (a *app) message(data, headers []string) ([]byte, map[string]string, error) {
+	parsed, err := parseHeaders(headers)
+	if err != nil || len(data) == 0 {
+		return nil, parsed, err
+	}
+	read, err := a.requestData(data[0])
+	return read, parsed, err
 }
 
 func parseHeaders(list []string) (map[string]string, error) {

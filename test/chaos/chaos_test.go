@@ -1,14 +1,11 @@
 package chaos
 
 import (
-	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -16,7 +13,6 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -24,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"fairlead/test/stage"
 )
 
 // programs are two builds of the fairlead command that differ in their version.
@@ -47,16 +45,13 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	for i := range programs {
 		programs[i] = filepath.Join(dir, fmt.Sprint("fairlead", i))
-		build := exec.Command("go", "build", "-ldflags", fmt.Sprintf("-X fairlead/internal/cli.Version=chaos-%d", i), "-o", programs[i], "fairlead/cmd/fairlead")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+		if err := stage.Build("-ldflags", fmt.Sprintf("-X fairlead/internal/cli.Version=chaos-%d", i), "-o", programs[i], "fairlead/cmd/fairlead"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 	}
 	return m.Run()
 }
-
-const patience = time.Minute
 
 // TestChangesAtRandomAreNotNoticed makes some changes of every kind; with
 // FAIRLEAD_CHAOS as many as it says (CI: 300). FAIRLEAD_SEED repeats a run.
@@ -85,7 +80,7 @@ func TestChangesAtRandomAreNotNoticed(t *testing.T) {
 		done[c.name]++
 	}
 	w.say("the end")
-	w.await()
+	w.Ready()
 	end()
 	var kinds []string
 	l.counts.Range(func(k, v any) bool {
@@ -109,19 +104,14 @@ func TestChangesAtRandomAreNotNoticed(t *testing.T) {
 
 // world is a system that runs.
 type world struct {
-	t             *testing.T
+	*stage.System
 	rand          *mathrand.Rand
-	dir           string
 	plain, secure string
 	roots         *x509.CertPool
 	ca            *x509.Certificate
 	caKey         *ecdsa.PrivateKey
-	up            *exec.Cmd
-	output        *bytes.Buffer
-	ended         chan struct{}
 	program       int // that runs
 	edits         int
-	replicas      int
 
 	mu    sync.Mutex // guards the fields below
 	does  string
@@ -133,21 +123,13 @@ type span struct{ from, to time.Time }
 
 func newWorld(t *testing.T, r *mathrand.Rand) *world {
 	t.Helper()
-	w := &world{t: t, rand: r, dir: t.TempDir(), plain: freeAddress(t), secure: freeAddress(t), output: &bytes.Buffer{}, ended: make(chan struct{}), replicas: 2}
+	w := &world{System: stage.New(t, programs[0], ""), rand: r, plain: freeAddress(t), secure: freeAddress(t)}
+	t.Cleanup(w.down)
 	w.makeCA()
 	w.makeCertificate()
-	w.write()
-	w.up = exec.Command(programs[0], "up", w.dir)
-	w.up.Stdout, w.up.Stderr = w.output, w.output
-	if err := w.up.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		_ = w.up.Wait()
-		close(w.ended)
-	}()
-	t.Cleanup(w.end)
-	w.await()
+	w.describe()
+	w.Start()
+	w.Ready()
 	return w
 }
 
@@ -161,23 +143,23 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// write writes the file as it should be now.
-func (w *world) write() {
+// describe writes the file as it should be now.
+func (w *world) describe() {
 	self, err := os.Executable()
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	var more strings.Builder
 	for i := range w.edits % 7 {
 		fmt.Fprintf(&more, "  GET /edited%d/{id}: {service: web, headers: {answer: {X-Edit: \"%d\"}}}\n", i, w.edits)
 	}
-	text := fmt.Sprintf(`system: chaos
+	w.Write("fairlead.yaml", fmt.Sprintf(`system: chaos
 gateway:
   listen: [{address: %q, tls: false}, {address: %q}]
   tls: {certificate: cert.pem, key: key.pem}
   limits: {connections: 2000}
 services:
-  web: {command: [%q, part, web], replicas: %d, stop_grace_period: 5s}
+  web: {command: [%q, part, web], replicas: 2, stop_grace_period: 5s}
   bus: {command: [%q, part, bus], replicas: 2, bus: {group: bus, answers: [bus.echo]}}
   live: {command: [%q, part, live], replicas: 2, update: {drain: 1s}}
 routes:
@@ -185,16 +167,13 @@ routes:
   /bus: {request: bus.echo, timeout: 5s}
   GET /ws: {service: live}
   GET /events: {service: live}
-%s`, w.plain, w.secure, self, w.replicas, self, self, more.String())
-	if err := os.WriteFile(filepath.Join(w.dir, "fairlead.yaml"), []byte(text), 0o600); err != nil {
-		w.t.Fatal(err)
-	}
+%s`, w.plain, w.secure, self, self, self, more.String()))
 }
 
 func (w *world) makeCA() {
 	var err error
 	if w.caKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "chaos"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(0, 3, 0),
@@ -202,10 +181,10 @@ func (w *world) makeCA() {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, w.caKey.Public(), w.caKey)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	if w.ca, err = x509.ParseCertificate(der); err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	w.roots = x509.NewCertPool()
 	w.roots.AddCert(w.ca)
@@ -215,7 +194,7 @@ func (w *world) makeCA() {
 func (w *world) makeCertificate() {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
@@ -223,101 +202,36 @@ func (w *world) makeCertificate() {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, w.ca, key.Public(), w.caKey)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	secret, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	for name, block := range map[string]*pem.Block{"key.pem": {Type: "EC PRIVATE KEY", Bytes: secret}, "cert.pem": {Type: "CERTIFICATE", Bytes: der}} {
-		path := filepath.Join(w.dir, name)
+		path := filepath.Join(w.Dir, name)
 		if err := errors.Join(os.WriteFile(path+".new", pem.EncodeToMemory(block), 0o600), os.Rename(path+".new", path)); err != nil {
-			w.t.Fatal(err)
+			w.T.Fatal(err)
 		}
 	}
 }
 
 // verb runs the command that belongs to the node that runs.
-func (w *world) verb(args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, programs[w.program], append([]string{"-C", w.dir, "--json"}, args...)...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("fairlead %s: %w\n%s%s", strings.Join(args, " "), err, out, stderr.String())
+func (w *world) verb(args ...string) error {
+	w.Program = programs[w.program]
+	if code, out := w.Command(args...); code != 0 {
+		return fmt.Errorf("fairlead %s: exit code %d\n%s", strings.Join(args, " "), code, out)
 	}
-	return out, nil
+	return nil
 }
 
-type status struct {
-	Version  string `json:"version"`
-	Revision int    `json:"revision"`
-	Services []struct {
-		Name      string `json:"name"`
-		Wanted    int    `json:"wanted"`
-		Ready     int    `json:"ready"`
-		Instances []struct {
-			ID    string `json:"id"`
-			State string `json:"state"`
-			PID   int    `json:"pid"`
-		} `json:"instances"`
-	} `json:"services"`
-}
-
-func (w *world) status() (s status, err error) {
-	out, err := w.verb("status")
-	if err != nil {
-		return s, err
+// down ends the system by the verb: a signal would reach the first process only.
+func (w *world) down() {
+	if err := w.verb("down"); err != nil {
+		w.T.Error(err)
+		return
 	}
-	return s, json.Unmarshal(out, &s)
-}
-
-// await waits until every wanted instance is ready.
-func (w *world) await() {
-	w.t.Helper()
-	var last error
-	for limit := time.Now().Add(patience); time.Now().Before(limit); {
-		select {
-		case <-w.ended:
-			w.t.Fatalf("up ended:\n%s", w.output)
-		default:
-		}
-		s, err := w.status()
-		last = err
-		if err == nil && s.Revision > 0 && len(s.Services) == 3 {
-			all := true
-			for _, v := range s.Services {
-				all = all && v.Ready == v.Wanted
-			}
-			if all {
-				return
-			}
-			last = fmt.Errorf("%+v", s.Services)
-		}
-		select { // the verb itself is a condition that is asked for again
-		case <-w.ended:
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	w.t.Fatalf("not all is ready: %v", last)
-}
-
-func (w *world) end() {
-	if _, err := w.verb("down"); err != nil {
-		w.t.Errorf("down: %v", err)
-		_ = w.up.Process.Signal(syscall.SIGINT)
-	}
-	select {
-	case <-w.ended:
-	case <-time.After(patience):
-		_ = w.up.Process.Kill()
-		w.t.Error("up did not end")
-	}
-	if w.t.Failed() {
-		w.t.Logf("up wrote:\n%s", w.output)
-	}
+	w.Wait()
 }
 
 func (w *world) say(what string) {
@@ -378,7 +292,7 @@ type change struct {
 // next chooses a change. The first ones take turns, so that every kind is there.
 func (w *world) next(i int) change {
 	restart := func(name string) change {
-		return change{"restart " + name, func() error { _, err := w.verb("restart", name); return err }}
+		return change{"restart " + name, func() error { return w.verb("restart", name) }}
 	}
 	kinds := []change{
 		// A former process ends conversations that are still open in good order after
@@ -386,11 +300,11 @@ func (w *world) next(i int) change {
 		{"upgrade", func() error {
 			return w.ending(40*time.Second, func() error {
 				to := 1 - w.program
-				if _, err := w.verb("upgrade", programs[to]); err != nil {
+				if err := w.verb("upgrade", programs[to]); err != nil {
 					return err
 				}
 				w.program = to
-				s, err := w.status()
+				s, err := w.Status()
 				if err == nil && !strings.HasSuffix(s.Version, fmt.Sprint("chaos-", to)) {
 					err = fmt.Errorf("version %q runs after the upgrade to %d", s.Version, to)
 				}
@@ -398,20 +312,18 @@ func (w *world) next(i int) change {
 			})
 		}},
 		{"restart live", func() error {
-			return w.ending(time.Second, func() error { _, err := w.verb("restart", "live"); return err })
+			return w.ending(time.Second, func() error { return w.verb("restart", "live") })
 		}},
 		restart("web"), restart("bus"),
 		{"reload routes", func() error {
 			w.edits++
-			w.write()
-			_, err := w.verb("reload")
-			return err
+			w.describe()
+			return w.verb("reload")
 		}},
 		{"kill", w.kill},
 		{"certificate", func() error { w.makeCertificate(); return nil }},
 		{"scale", func() error {
-			_, err := w.verb("scale", "web", fmt.Sprint(1+w.rand.IntN(3)))
-			return err
+			return w.verb("scale", "web", fmt.Sprint(1+w.rand.IntN(3)))
 		}},
 	}
 	if i < len(kinds) {
@@ -426,7 +338,7 @@ func (w *world) next(i int) change {
 
 // kill ends one ready instance of web or bus, if another one is there.
 func (w *world) kill() error {
-	s, err := w.status()
+	s, err := w.Status()
 	if err != nil {
 		return err
 	}
@@ -435,7 +347,7 @@ func (w *world) kill() error {
 		if v.Name != name || v.Ready < 2 {
 			continue
 		}
-		for _, i := range v.Instances {
+		for _, i := range v.Instance {
 			if i.State == "ready" && i.PID > 1 {
 				w.mu.Lock()
 				w.kills = append(w.kills, time.Now())

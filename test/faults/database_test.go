@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"fairlead/internal/control"
+	"fairlead/test/stage"
 )
 
 const noting = `
@@ -30,10 +31,10 @@ routes:
 func newNotes(t *testing.T) (w *world, file string) {
 	t.Helper()
 	w = newWorld(t, noting)
-	w.write("init.sql", "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;\n")
-	w.start()
-	w.ready()
-	return w, w.path(".fairlead/databases/notes/notes.db")
+	w.Write("init.sql", "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;\n")
+	w.Start()
+	w.Ready()
+	return w, w.Path(".fairlead/databases/notes/notes.db")
 }
 
 // notes returns how many notes there are.
@@ -78,8 +79,8 @@ func TestDatabaseLocked(t *testing.T) {
 	a.refused(t, 504, "did not answer in time")
 	waiting := make(chan answer)
 	go func() { waiting <- w.ask("POST", "/notes", `{"text": "patient"}`, "Content-Type", media) }()
-	eventually(t, "the writer waits at the service", func() bool {
-		return requests(w.service("notes")) >= 8 // 1 + 5 + 1 + 1
+	stage.Eventually(t, "the writer waits at the service", func() bool {
+		return requests(w.Service("notes")) >= 8 // 1 + 5 + 1 + 1
 	})
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
@@ -109,7 +110,7 @@ func TestDatabaseLocked(t *testing.T) {
 	if after := w.notes(t); before != "2" || after != "3" {
 		t.Errorf("there were %s notes, are %s, want 2 and 3", before, after)
 	}
-	_, out := w.command("logs", "notes")
+	_, out := w.Command("logs", "notes")
 	contains(t, "the service's log", out, "database is locked")
 }
 
@@ -129,7 +130,7 @@ func TestDatabaseReadOnly(t *testing.T) {
 	w, file := newNotes(t)
 	mark := func(version byte) {
 		t.Helper()
-		if _, err := call[control.ServiceRequest, control.ServiceStatus](w, control.VerbStop, control.ServiceRequest{Service: "notes"}); err != nil {
+		if _, err := stage.Call[control.ServiceRequest, control.ServiceStatus](w.System, control.VerbStop, control.ServiceRequest{Service: "notes"}); err != nil {
 			t.Fatal(err)
 		}
 		f, err := os.OpenFile(file, os.O_WRONLY, 0)
@@ -142,7 +143,7 @@ func TestDatabaseReadOnly(t *testing.T) {
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := call[control.ServiceRequest, control.ServiceStatus](w, control.VerbStart, control.ServiceRequest{Service: "notes"}); err != nil {
+		if _, err := stage.Call[control.ServiceRequest, control.ServiceStatus](w.System, control.VerbStart, control.ServiceRequest{Service: "notes"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -158,10 +159,10 @@ func TestDatabaseReadOnly(t *testing.T) {
 		w.ask("POST", "/notes", `{"text": "no"}`, "Content-Type", media).refused(t, 503, "the database cannot be written at present")
 		w.ask("POST", "/notes/http", "").refused(t, 503, "the database cannot be written at present")
 	}
-	if s := w.service("notes"); s.Ready != 2 {
+	if s := w.Service("notes"); s.Ready != 2 {
 		t.Errorf("the service cannot be read any more: %+v", s)
 	}
-	_, out := w.command("logs", "notes")
+	_, out := w.Command("logs", "notes")
 	contains(t, "the service's log", out, "attempt to write a readonly database")
 
 	mark(2)
@@ -177,16 +178,16 @@ func TestDatabaseReadOnly(t *testing.T) {
 func TestDatabaseDamaged(t *testing.T) {
 	t.Parallel()
 	w, file := newNotes(t)
-	if code, out := w.command("down"); code != 0 {
+	if code, out := w.Command("down"); code != 0 {
 		t.Fatal(out)
 	}
-	w.wait()
+	w.Wait()
 	if err := os.WriteFile(file, []byte("this is no database, whatever its name says, and it is long enough to be looked at as one\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w.start()
-	eventually(t, "status says why the service does not run", func() bool {
-		_, out := w.command("status")
+	w.Start()
+	stage.Eventually(t, "status says why the service does not run", func() bool {
+		_, out := w.Command("status")
 		return containsAll(out, `open database "notes"`, "not a database")
 	})
 }

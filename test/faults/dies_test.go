@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"fairlead/test/stage"
 )
 
 // TestServiceDiesDuringARequest: what may be repeated is, and its client sees
@@ -31,8 +33,8 @@ routes:
   POST /single: {request: single.ask, timeout: 3s}
   POST /again: {request: mortal.ask, retry: true}
 `)
-	w.start()
-	w.ready()
+	w.Start()
+	w.Ready()
 	tests := []struct {
 		name, method, path string
 		inBody             bool
@@ -47,7 +49,7 @@ routes:
 	}
 	last := func() int { // the highest number that an instance has
 		most := 0
-		for _, i := range w.service("mortal").Instance {
+		for _, i := range w.Service("mortal").Instance {
 			var n int
 			if _, err := fmt.Sscanf(i.ID, "mortal-%d", &n); err != nil {
 				t.Fatal(err)
@@ -58,8 +60,8 @@ routes:
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			poison := w.path("poison-" + strings.ReplaceAll(tt.name, " ", "-"))
-			w.write(strings.TrimPrefix(poison, w.dir+"/"), "")
+			poison := w.Path("poison-" + strings.ReplaceAll(tt.name, " ", "-"))
+			w.Write(strings.TrimPrefix(poison, w.Dir+"/"), "")
 			path, body := tt.path+"?poison="+url.QueryEscape(poison), ""
 			if tt.inBody {
 				path, body = tt.path, `{"poison": "`+poison+`"}`
@@ -73,16 +75,16 @@ routes:
 			} else {
 				a.refused(t, tt.status, tt.detail)
 			}
-			eventually(t, "the dead one is replaced", func() bool { return last() == before+1 })
+			stage.Eventually(t, "the dead one is replaced", func() bool { return last() == before+1 })
 		})
 	}
 	for method, status := range map[string]int{"GET": 200, "POST": 502} {
 		t.Run(method+" of the only instance", func(t *testing.T) {
-			w.ready()
-			w.write("poison-"+method, "")
-			path, body := "/single?poison="+url.QueryEscape(w.path("poison-"+method)), ""
+			w.Ready()
+			w.Write("poison-"+method, "")
+			path, body := "/single?poison="+url.QueryEscape(w.Path("poison-"+method)), ""
 			if method == "POST" {
-				path, body = "/single", `{"poison": "`+w.path("poison-POST")+`"}`
+				path, body = "/single", `{"poison": "`+w.Path("poison-POST")+`"}`
 			}
 			a := w.ask(method, path, body, "Content-Type", "application/json")
 			t.Log(a, a.took)
@@ -99,9 +101,9 @@ routes:
 		})
 	}
 	t.Run("in the middle of its answer", func(t *testing.T) {
-		poison := w.path("poison-half")
-		w.write("poison-half", "")
-		resp, err := client.Get(w.url + "/mortal/half?poison=" + url.QueryEscape(poison))
+		poison := w.Path("poison-half")
+		w.Write("poison-half", "")
+		resp, err := client.Get(w.URL + "/mortal/half?poison=" + url.QueryEscape(poison))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,7 +114,7 @@ routes:
 		}
 	})
 	t.Run("afterwards", func(t *testing.T) {
-		w.ready()
+		w.Ready()
 		for range 12 {
 			if a := w.ask("POST", "/ask", "{}", "Content-Type", "application/json"); a.status != 200 {
 				t.Errorf("the answer is %v", a)

@@ -25,8 +25,8 @@ services:
 routes:
   /: {service: flood}
 `)
-	w.start()
-	w.ready()
+	w.Start()
+	w.Ready()
 	const lines = 200_000 // more than two files of 10 MiB
 	follower := w.follow(t)
 	stuck := w.follow(t) // nobody reads what it writes
@@ -60,7 +60,7 @@ routes:
 		t.Errorf("the follower that did not read was cut: %v", err)
 	}
 	var size int64
-	files, err := filepath.Glob(w.path(".fairlead/logs/flood/*"))
+	files, err := filepath.Glob(w.Path(".fairlead/logs/flood/*"))
 	if err != nil || len(files) < 2 {
 		t.Errorf("the log was not rotated: %v, %v", files, err)
 	}
@@ -77,7 +77,7 @@ routes:
 // follow runs `logs -f` and waits until it follows.
 func (w *world) follow(t *testing.T) io.Reader {
 	t.Helper()
-	c := exec.CommandContext(t.Context(), program, "-C", w.dir, "logs", "-f", "-n", "-1", "flood")
+	c := exec.CommandContext(t.Context(), program, "-C", w.Dir, "logs", "-f", "-n", "-1", "flood")
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/wire"
+	"fairlead/test/stage"
 )
 
 // guarded has the commerce system's own service for tokens.
@@ -70,9 +71,9 @@ func newSigned(t *testing.T) *signed {
 		t.Fatal(err)
 	}
 	s := &signed{world: newWorld(t, strings.Replace(guarded, "INIT", script, 1))}
-	s.start()
-	s.ready()
-	password, err := os.ReadFile(s.path(".fairlead/secrets/ADMIN_PASSWORD"))
+	s.Start()
+	s.Ready()
+	password, err := os.ReadFile(s.Path(".fairlead/secrets/ADMIN_PASSWORD"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +87,7 @@ func newSigned(t *testing.T) *signed {
 	}
 	s.access, s.refresh = tokens.Access, tokens.Refresh
 	// The key is taken from the service's database, as the worst thief would.
-	db, err := sql.Open("sqlite", "file:"+s.path(".fairlead/databases/auth/auth.db")+"?mode=ro")
+	db, err := sql.Open("sqlite", "file:"+s.Path(".fairlead/databases/auth/auth.db")+"?mode=ro")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +284,7 @@ func TestForgedIdentity(t *testing.T) {
 		for what, value := range values {
 			m := nats.NewMsg("clerk.who")
 			m.Header.Set(wire.HeaderIdentity, value)
-			reply, err := nc.RequestMsg(m, patience)
+			reply, err := nc.RequestMsg(m, stage.Patience)
 			if err != nil || reply.Header.Get(wire.HeaderErrorCode) != "401" || reply.Header.Get(wire.HeaderError) != "the identity is not valid" {
 				t.Errorf("%s: %v %v, want 401", what, reply, err)
 			}
@@ -295,7 +296,7 @@ func TestForgedIdentity(t *testing.T) {
 // operator.
 func (w *world) operator(t *testing.T) *nats.Conn {
 	t.Helper()
-	b, err := os.ReadFile(w.path(".fairlead/operator.env"))
+	b, err := os.ReadFile(w.Path(".fairlead/operator.env"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"fairlead/internal/control"
+	"fairlead/test/stage"
 )
 
 const forking = `
@@ -34,7 +35,7 @@ func TestKilledAtOnce(t *testing.T) {
 	}{
 		{"down", downed},
 		{"node", nodeKilled},
-		{"node and up at once", func(_ *testing.T, w *world, _ control.Status) { w.kill() }}, // the keeper is still at work
+		{"node and up at once", func(_ *testing.T, w *world, _ control.Status) { w.Kill() }}, // the keeper is still at work
 		{"keeper", keeperKilled},
 		{"node and keeper", bothKilled},
 	}
@@ -42,21 +43,21 @@ func TestKilledAtOnce(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, forking)
-			w.start()
-			st := w.ready()
-			if n := len(w.processes()); n != family {
-				t.Fatalf("%d processes run, want %d: %v", n, family, w.processes())
+			w.Start()
+			st := w.Ready()
+			if n := len(w.Processes()); n != family {
+				t.Fatalf("%d processes run, want %d: %v", n, family, w.Processes())
 			}
 			tt.do(t, w, st)
 
-			before := w.processes()
-			if w.up == nil {
-				w.start()
+			before := w.Processes()
+			if w.Up == nil {
+				w.Start()
 			} else {
 				before = nil // it runs on
 			}
-			w.ready()
-			now := w.processes()
+			w.Ready()
+			now := w.Processes()
 			for pid := range before {
 				if args, still := now[pid]; still {
 					t.Errorf("of the run before: %d %s", pid, args)
@@ -74,33 +75,33 @@ func TestKilledAtOnce(t *testing.T) {
 
 func downed(t *testing.T, w *world, st control.Status) {
 	t.Helper()
-	if code, out := w.command("down"); code != 0 || !strings.Contains(out, "stopped") {
+	if code, out := w.Command("down"); code != 0 || !strings.Contains(out, "stopped") {
 		t.Errorf("down: %d %s", code, out)
 	}
-	if code := w.wait(); code != 0 {
-		t.Errorf("up ended with %d:\n%s", code, w.output)
+	if code := w.Wait(); code != 0 {
+		t.Errorf("up ended with %d:\n%s", code, w.Written())
 	}
-	contains(t, "what up writes", w.output.String(), "killed: it had not ended within its grace period")
+	contains(t, "what up writes", w.Written(), "killed: it had not ended within its grace period")
 	if alive(st.KeeperPID) {
 		t.Error("the keeper is left")
 	}
-	w.nothingLeft()
+	w.NothingLeft()
 }
 
 func nodeKilled(t *testing.T, w *world, st control.Status) {
 	t.Helper()
-	w.kill()
-	eventually(t, "the keeper has ended all that ran, and itself", func() bool { return len(w.processes()) == 0 && !alive(st.KeeperPID) })
+	w.Kill()
+	stage.Eventually(t, "the keeper has ended all that ran, and itself", func() bool { return len(w.Processes()) == 0 && !alive(st.KeeperPID) })
 }
 
 func keeperKilled(t *testing.T, w *world, st control.Status) {
 	t.Helper()
-	before := w.processes()
+	before := w.Processes()
 	if err := syscall.Kill(st.KeeperPID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "nothing of the old instances is left", func() bool {
-		now := w.processes()
+	stage.Eventually(t, "nothing of the old instances is left", func() bool {
+		now := w.Processes()
 		for pid := range before {
 			if _, still := now[pid]; still && pid != st.PID {
 				return false
@@ -108,14 +109,14 @@ func keeperKilled(t *testing.T, w *world, st control.Status) {
 		}
 		return true
 	})
-	eventually(t, "there is another keeper", func() bool {
-		now, err := w.status()
+	stage.Eventually(t, "there is another keeper", func() bool {
+		now, err := w.Status()
 		return err == nil && now.KeeperPID != 0 && now.KeeperPID != st.KeeperPID
 	})
-	if next := w.ready(); next.PID != st.PID || next.Address != st.Address {
+	if next := w.Ready(); next.PID != st.PID || next.Address != st.Address {
 		t.Errorf("the status was %+v, is %+v", st, next)
 	}
-	contains(t, "what up writes", w.output.String(), "it ended together with the keeper")
+	contains(t, "what up writes", w.Written(), "it ended together with the keeper")
 }
 
 func bothKilled(t *testing.T, w *world, st control.Status) {
@@ -126,9 +127,9 @@ func bothKilled(t *testing.T, w *world, st control.Status) {
 	if err := syscall.Kill(st.KeeperPID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	w.kill()
-	eventually(t, "the instances ended with the keeper", func() bool {
-		now := w.processes()
+	w.Kill()
+	stage.Eventually(t, "the instances ended with the keeper", func() bool {
+		now := w.Processes()
 		for _, i := range st.Services[0].Instance {
 			if _, still := now[i.PID]; still {
 				return false
@@ -136,7 +137,7 @@ func bothKilled(t *testing.T, w *world, st control.Status) {
 		}
 		return true
 	})
-	if left := w.processes(); len(left) != 2 {
+	if left := w.Processes(); len(left) != 2 {
 		t.Errorf("%v are left, want the two grandchildren, for the next up to find", left)
 	}
 }

@@ -23,17 +23,17 @@ func TestPortInUse(t *testing.T) {
 		t.Run(room, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, "system: crowded\n"+strings.ReplaceAll(text, "ADDRESS", l.Addr().String())+"\nservices: {flood: {command: [SELF, part, flood]}}\n")
-			w.start()
-			if code := w.wait(); code != 1 {
+			w.Start()
+			if code := w.Wait(); code != 1 {
 				t.Errorf("up ended with %d", code)
 			}
-			contains(t, "what up writes", w.output.String(), l.Addr().String())
-			contains(t, "what up writes", w.output.String(), "process "+strconv.Itoa(os.Getpid()))
-			w.nothingLeft()
+			contains(t, "what up writes", w.Written(), l.Addr().String())
+			contains(t, "what up writes", w.Written(), "process "+strconv.Itoa(os.Getpid()))
+			w.NothingLeft()
 			// The same folder serves as soon as the fault is gone.
-			w.write("fairlead.yaml", strings.ReplaceAll(w.read("fairlead.yaml"), l.Addr().String(), "127.0.0.1:0"))
-			w.start()
-			w.ready()
+			w.Write("fairlead.yaml", strings.ReplaceAll(w.Read("fairlead.yaml"), l.Addr().String(), "127.0.0.1:0"))
+			w.Start()
+			w.Ready()
 		})
 	}
 }

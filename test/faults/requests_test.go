@@ -24,8 +24,8 @@ routes:
   GET /any/{what}: {request: "silent.{what}", timeout: 3s}
   GET /off: {request: off.any, timeout: 300ms}
 `)
-	w.start()
-	w.ready()
+	w.Start()
+	w.Ready()
 	w.ask("GET", "/any/some", "").refused(t, 504, "did not answer in time")
 	a := w.ask("GET", "/any/other", "")
 	a.refused(t, 503, "no instance of the service is ready")
@@ -37,10 +37,10 @@ routes:
 		t.Errorf("a path without a route: %v", a)
 	}
 	w.ask("POST", "/any/some", "").refused(t, 405, "")
-	if code, out := w.command("request", "silent.other"); code != 1 || !strings.Contains(out, "nobody answers silent.other") {
+	if code, out := w.Command("request", "silent.other"); code != 1 || !strings.Contains(out, "nobody answers silent.other") {
 		t.Errorf("request: %d %s", code, out)
 	}
-	if code, out := w.command("request", "no.such"); code != 1 || !strings.Contains(out, "nobody answers no.such") {
+	if code, out := w.Command("request", "no.such"); code != 1 || !strings.Contains(out, "nobody answers no.such") {
 		t.Errorf("request: %d %s", code, out)
 	}
 }
@@ -67,8 +67,8 @@ routes:
   POST /nest: {request: silent.some}
   POST /http: {service: mirror, timeout: 500ms}
 `)
-	w.start()
-	w.ready()
+	w.Start()
+	w.Ready()
 	const media = "application/json"
 	large := strings.Repeat("x", 3<<20)
 	tests := []struct {
@@ -97,7 +97,7 @@ routes:
 		t.Errorf("a reply that fits: %d with %d bytes", a.status, len(a.body))
 	}
 	t.Run("why the reply was refused", func(t *testing.T) {
-		if _, out := w.command("logs", "clerk"); !strings.Contains(out, "above the bus's limit") {
+		if _, out := w.Command("logs", "clerk"); !strings.Contains(out, "above the bus's limit") {
 			t.Errorf("the service's log does not say what to do:\n%s", out)
 		}
 	})

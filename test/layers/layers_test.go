@@ -35,7 +35,7 @@ var allowed = map[string][]string{
 	"service":      {"internal/wire"},
 	"stacks":       {"service"},
 	"bench":        {"service", "internal/cli"},
-	"test":         {"service", "internal/cli", "internal/wire"},
+	"test":         {"service", "internal/cli", "internal/control", "internal/wire"},
 }
 
 // banned are names of packages that say nothing about what belongs there.

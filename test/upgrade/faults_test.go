@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"fairlead/internal/control"
+	"fairlead/test/stage"
 )
 
 // TestCannotTakeOver gives programs that are of no use; nothing changes.
 func TestCannotTakeOver(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
-	before := w.ready()
+	before := w.Ready()
 	tests := []struct{ name, binary, says string }{
 		{"no file", "/nowhere/fairlead", "no such file"},
 		{"no program of ours", foreign, "does not answer as fairlead does"},
@@ -28,7 +29,7 @@ func TestCannotTakeOver(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}
-	if now := w.ready(); now.PID != before.PID || now.Version != before.Version {
+	if now := w.Ready(); now.PID != before.PID || now.Version != before.Version {
 		t.Errorf("status was %+v, is %+v", before, now)
 	}
 }
@@ -40,11 +41,11 @@ func TestWhileAnotherChangeGoesOn(t *testing.T) {
 	c := w.socket() // keeps the restart going for its drain time
 	restarted := make(chan error, 1)
 	go func() {
-		_, err := call[control.ServiceRequest, control.Receipt](w, control.VerbRestart, control.ServiceRequest{Service: "echo"})
+		_, err := stage.Call[control.ServiceRequest, control.Receipt](w.System, control.VerbRestart, control.ServiceRequest{Service: "echo"})
 		restarted <- err
 	}()
-	eventually(t, "an instance drains", func() bool {
-		st, err := w.status()
+	stage.Eventually(t, "an instance drains", func() bool {
+		st, err := w.Status()
 		if err != nil {
 			return false
 		}
@@ -86,7 +87,7 @@ func TestStepsThatFail(t *testing.T) {
 			// Some steps are the former process's, some the next one's: only the
 			// first has the environment of these.
 			w := newWorld(t, nil, "FAIRLEAD_FAULT="+tt.step+"="+tt.how)
-			before, pid := w.instances(), w.ready().PID
+			before, pid := w.instances(), w.Ready().PID
 			c := w.socket()
 			l := w.begin()
 			begun := time.Now()
@@ -95,13 +96,13 @@ func TestStepsThatFail(t *testing.T) {
 			} else if took := time.Since(begun); took > 15*time.Second {
 				t.Errorf("after %v it says %v", took, err)
 			}
-			if st := w.ready(); st.PID != pid {
+			if st := w.Ready(); st.PID != pid {
 				t.Errorf("process %d runs the system, before it was %d", st.PID, pid)
 			}
 			if err := echoes(c); err != nil {
 				t.Errorf("a WebSocket of before: %v", err)
 			}
-			eventually(t, "the bus is asked again", func() bool { return l.once(http.DefaultClient, "GET", "/bus") == "" })
+			stage.Eventually(t, "the bus is asked again", func() bool { return l.once(http.DefaultClient, "GET", "/bus") == "" })
 			l.endAfter(tt.how == "kill" && tt.step == "door")
 			if now := w.instances(); !maps.Equal(before, now) {
 				t.Errorf("instances were %v, are %v", before, now)
@@ -113,12 +114,12 @@ func TestStepsThatFail(t *testing.T) {
 // endAfter is end, for a load of which the next process may have taken some
 // connections with it when it was killed.
 func (l *load) endAfter(lossy bool) {
-	l.w.t.Helper()
+	l.w.T.Helper()
 	if lossy {
 		l.mu.Lock()
 		l.failures = nil
 		l.mu.Unlock()
-		l.w.t.Log("what the killed process had accepted is lost")
+		l.w.T.Log("what the killed process had accepted is lost")
 	}
 	l.end(1)
 }
@@ -133,18 +134,18 @@ func TestKills(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = w.up.Process.Kill()
-		<-w.ended
-		w.up = nil
+		_ = w.Up.Process.Kill()
+		<-w.Ended
+		w.Up = nil
 		l := w.begin()
-		if st := w.ready(); st.PID != r.PID {
+		if st := w.Ready(); st.PID != r.PID {
 			t.Errorf("process %d runs the system, not %d", st.PID, r.PID)
 		}
 		l.end(0)
 		if now := w.instances(); !maps.Equal(before, now) {
 			t.Errorf("instances were %v, are %v", before, now)
 		}
-		if _, err := call[control.Empty, control.DownReply](w, control.VerbDown, control.Empty{}); err != nil {
+		if _, err := stage.Call[control.Empty, control.DownReply](w.System, control.VerbDown, control.Empty{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -158,11 +159,11 @@ func TestKills(t *testing.T) {
 		if err := syscall.Kill(r.PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		<-w.ended // as after any crash: the keeper ends all, the stand-in tells how
-		if code := w.up.ProcessState.ExitCode(); code != 137 && code != 1 {
+		<-w.Ended // as after any crash: the keeper ends all, the stand-in tells how
+		if code := w.Up.ProcessState.ExitCode(); code != 137 && code != 1 {
 			t.Errorf("it ended with %d", code)
 		}
-		eventually(t, "nothing is left", func() bool { return len(w.processes()) == 0 })
+		stage.Eventually(t, "nothing is left", func() bool { return len(w.Processes()) == 0 })
 		w.start()
 	})
 	t.Run("the former process while the next one takes over", func(t *testing.T) {
@@ -172,14 +173,14 @@ func TestKills(t *testing.T) {
 		if _, err := w.upgrade(two); err == nil {
 			t.Error("a killed process answered")
 		}
-		<-w.ended
-		w.up = nil
-		st := w.ready()
+		<-w.Ended
+		w.Up = nil
+		st := w.Ready()
 		if st.Version != versionTwo || !maps.Equal(before, w.instances()) {
 			t.Errorf("status is %+v", st)
 		}
 		w.begin().end(0)
-		if _, err := call[control.Empty, control.DownReply](w, control.VerbDown, control.Empty{}); err != nil {
+		if _, err := stage.Call[control.Empty, control.DownReply](w.System, control.VerbDown, control.Empty{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -189,8 +190,8 @@ func TestKills(t *testing.T) {
 		if _, err := w.upgrade(two); err == nil {
 			t.Error("a killed process answered")
 		}
-		<-w.ended // as after any crash
-		eventually(t, "nothing is left", func() bool { return len(w.processes()) == 0 })
+		<-w.Ended // as after any crash
+		stage.Eventually(t, "nothing is left", func() bool { return len(w.Processes()) == 0 })
 		w.start()
 	})
 }

@@ -4,14 +4,12 @@
 package upgrade_test
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -25,6 +23,7 @@ import (
 	"golang.org/x/net/websocket"
 
 	"fairlead/internal/control"
+	"fairlead/test/stage"
 )
 
 // one and two are the fairlead command in two versions; two fails where the
@@ -50,11 +49,11 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	one, two, foreign, old = filepath.Join(dir, "one"), filepath.Join(dir, "two"), filepath.Join(dir, "foreign"), filepath.Join(dir, "old")
 	for _, args := range [][]string{
-		{"build", "-tags", "faults", "-o", one, "fairlead/cmd/fairlead"},
-		{"build", "-tags", "faults", "-ldflags", "-X fairlead/internal/cli.Version=" + versionTwo, "-o", two, "fairlead/cmd/fairlead"},
+		{"-tags", "faults", "-o", one, "fairlead/cmd/fairlead"},
+		{"-tags", "faults", "-ldflags", "-X fairlead/internal/cli.Version=" + versionTwo, "-o", two, "fairlead/cmd/fairlead"},
 	} {
-		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+		if err := stage.Build(args...); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 	}
@@ -141,133 +140,40 @@ routes:
   /: {service: echo}
 `
 
-const patience = 15 * time.Second
-
-// eventually waits for a condition.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-limit.C:
-			t.Fatalf("it did not come to pass: %s", what)
-		}
-	}
-}
-
-// buffer is written by a command and read by a test.
-type buffer struct {
-	mu sync.Mutex // guards b
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
-// world is a folder with a system in it that runs.
-type world struct {
-	t      *testing.T
-	dir    string
-	url    string
-	up     *exec.Cmd // the process that was started first
-	ended  chan struct{}
-	output string // path of what up writes
-}
+// world is a system that runs.
+type world struct{ *stage.System }
 
 // newWorld starts the system with the first version, in an environment with more
 // variables, and waits until it is ready.
 func newWorld(t *testing.T, replace []string, env ...string) *world {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &world{t: t, dir: t.TempDir(), output: filepath.Join(t.TempDir(), "up.txt")}
-	text := strings.NewReplacer(append(replace, "SELF", self, "DRAIN", "30s", "WAIT", "50ms")...).Replace(systemText)
-	if err := os.WriteFile(filepath.Join(w.dir, "fairlead.yaml"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	w := &world{stage.New(t, one, systemText, append(replace, "DRAIN", "30s", "WAIT", "50ms")...)}
 	t.Cleanup(w.end)
 	w.start(env...)
 	return w
 }
 
 func (w *world) start(env ...string) {
-	w.t.Helper()
-	w.ended = make(chan struct{})
-	// A file, no pipe: the processes that take over write to it, too.
-	output, err := os.OpenFile(w.output, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		w.t.Fatal(err)
+	w.T.Helper()
+	w.Start(env...)
+	w.Ready()
+}
+
+// end stops what runs. Former processes may end a moment after the first one.
+func (w *world) end() {
+	if w.Up != nil {
+		_ = w.Up.Process.Signal(syscall.SIGTERM) // it may just have ended
+		w.Wait()
 	}
-	defer output.Close()
-	w.up = exec.Command(one, "up", w.dir)
-	w.up.Env = append(os.Environ(), env...)
-	w.up.Stdout, w.up.Stderr = output, output
-	if err := w.up.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	go func() {
-		_ = w.up.Wait()
-		close(w.ended)
-	}()
-	w.url = w.ready().Address
-}
-
-func (w *world) written() string {
-	text, _ := os.ReadFile(w.output) // as far as it came
-	return string(text)
-}
-
-// ready waits until every instance takes traffic.
-func (w *world) ready() (st control.Status) {
-	w.t.Helper()
-	eventually(w.t, "all is ready", func() bool {
-		select {
-		case <-w.ended:
-			if _, err := w.status(); err != nil {
-				w.t.Fatalf("up ended:\n%s", w.written())
-			}
-		default:
-		}
-		var err error
-		st, err = w.status()
-		if err != nil || st.Revision == 0 || st.Phase != control.PhaseRunning {
-			return false
-		}
-		for _, s := range st.Services {
-			if s.Ready != s.Wanted {
-				return false
-			}
-		}
-		return len(st.Services) > 0
-	})
-	return st
-}
-
-func (w *world) status() (control.Status, error) {
-	return call[control.Empty, control.Status](w, control.VerbStatus, control.Empty{})
+	stage.Eventually(w.T, "nothing is left of "+w.Dir, func() bool { return len(w.Processes()) == 0 })
 }
 
 // instances returns the process ids by instance.
 func (w *world) instances() map[string]int {
-	w.t.Helper()
-	st, err := w.status()
+	w.T.Helper()
+	st, err := w.Status()
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	pids := map[string]int{}
 	for _, s := range st.Services {
@@ -278,56 +184,8 @@ func (w *world) instances() map[string]int {
 	return pids
 }
 
-func call[Req, Rep any](w *world, verb string, req Req) (Rep, error) {
-	var none Rep
-	c, err := control.Dial(filepath.Join(w.dir, control.DataDir))
-	if err != nil {
-		return none, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	return control.Call[Req, Rep](ctx, c, verb, req, nil)
-}
-
 func (w *world) upgrade(binary string) (control.UpgradeReply, error) {
-	return call[control.UpgradeRequest, control.UpgradeReply](w, control.VerbUpgrade, control.UpgradeRequest{Binary: binary})
-}
-
-// end stops what runs and checks that nothing is left.
-func (w *world) end() {
-	if w.up != nil {
-		_ = w.up.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-w.ended:
-		case <-time.After(patience):
-			w.t.Errorf("it does not end when asked to")
-			_ = w.up.Process.Kill()
-		}
-	}
-	eventually(w.t, fmt.Sprintf("nothing is left of %s", w.dir), func() bool { return len(w.processes()) == 0 })
-	if w.t.Failed() {
-		w.t.Logf("up wrote:\n%s", w.written())
-		text, _ := os.ReadFile(filepath.Join(w.dir, control.DataDir, "logs", "fairlead.log"))
-		w.t.Logf("fairlead.log:\n%s", text[max(0, len(text)-4000):])
-	}
-}
-
-// processes returns those whose environment or arguments name the folder.
-func (w *world) processes() map[int]string {
-	found := map[int]string{}
-	all, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	for _, dir := range all {
-		env, _ := os.ReadFile(dir + "/environ") // it may just have ended
-		args, _ := os.ReadFile(dir + "/cmdline")
-		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err == nil && pid != os.Getpid() && bytes.Contains(append(env, args...), []byte(w.dir)) {
-			found[pid] = string(bytes.ReplaceAll(args, []byte{0}, []byte{' '}))
-		}
-	}
-	return found
+	return stage.Call[control.UpgradeRequest, control.UpgradeReply](w.System, control.VerbUpgrade, control.UpgradeRequest{Binary: binary})
 }
 
 // load is a mixture of requests that goes on until it is stopped.
@@ -348,8 +206,8 @@ type load struct {
 // over one for each request.
 func (w *world) begin() *load {
 	l := &load{w: w, stop: make(chan struct{})}
-	kept := &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
-	fresh := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	kept := &http.Client{Timeout: stage.Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	fresh := &http.Client{Timeout: stage.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	l.client = kept
 	for _, kind := range []struct{ method, path string }{
 		{"GET", "/"}, {"POST", "/"}, {"GET", "/bus"}, {"POST", "/bus"}, {"POST", "/other"},
@@ -386,7 +244,7 @@ func (l *load) ask(c *http.Client, method, path string) {
 }
 
 func (l *load) once(c *http.Client, method, path string) string {
-	req, err := http.NewRequestWithContext(context.Background(), method, l.w.url+path, strings.NewReader(`{"a":1}`))
+	req, err := http.NewRequestWithContext(context.Background(), method, l.w.URL+path, strings.NewReader(`{"a":1}`))
 	if err != nil {
 		return err.Error()
 	}
@@ -412,27 +270,27 @@ func (l *load) once(c *http.Client, method, path string) string {
 // another that is under way in the moment when the bus closes may be lost: one at
 // most of the one that asks, for each upgrade.
 func (l *load) end(upgrades int) {
-	l.w.t.Helper()
+	l.w.T.Helper()
 	close(l.stop)
 	l.wg.Wait()
 	l.client.CloseIdleConnections()
-	l.w.t.Logf("%d requests, the longest took %v; lost between services: %d", l.requests, l.longest, l.lost)
+	l.w.T.Logf("%d requests, the longest took %v; lost between services: %d", l.requests, l.longest, l.lost)
 	if l.lost > upgrades {
-		l.w.t.Errorf("%d requests between services were lost in %d upgrades", l.lost, upgrades)
+		l.w.T.Errorf("%d requests between services were lost in %d upgrades", l.lost, upgrades)
 	}
 	if len(l.failures) > 0 {
-		l.w.t.Errorf("%d of %d requests failed: %s", len(l.failures), l.requests, strings.Join(l.failures[:min(5, len(l.failures))], "\n"))
+		l.w.T.Errorf("%d of %d requests failed: %s", len(l.failures), l.requests, strings.Join(l.failures[:min(5, len(l.failures))], "\n"))
 	}
 }
 
 // socket is a WebSocket through the door.
 func (w *world) socket() *websocket.Conn {
-	w.t.Helper()
-	c, err := websocket.Dial(strings.Replace(w.url, "http", "ws", 1)+"/socket", "", w.url)
+	w.T.Helper()
+	c, err := websocket.Dial(strings.Replace(w.URL, "http", "ws", 1)+"/socket", "", w.URL)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	w.t.Cleanup(func() { _ = c.Close() })
+	w.T.Cleanup(func() { _ = c.Close() })
 	return c
 }
 

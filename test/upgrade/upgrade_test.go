@@ -18,13 +18,14 @@ import (
 	"golang.org/x/net/websocket"
 
 	"fairlead/internal/control"
+	"fairlead/test/stage"
 )
 
 // TestUnderLoad upgrades three times in a row.
 func TestUnderLoad(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
-	before, first := w.instances(), w.ready()
+	before, first := w.instances(), w.Ready()
 	sockets := []*websocket.Conn{w.socket(), w.socket(), w.socket()}
 	l := w.begin()
 	was := first
@@ -33,7 +34,7 @@ func TestUnderLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		st := w.ready()
+		st := w.Ready()
 		if st.PID != r.PID || st.PID == was.PID || st.Version != r.Version || r.From != was.Version || st.KeeperPID != first.KeeperPID {
 			t.Errorf("the upgrade says %+v, status %+v", r, st)
 		}
@@ -64,9 +65,9 @@ func TestUnderLoad(t *testing.T) {
 	if err := echoes(w.socket()); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "only the stand-in, the keeper, its instances and the last node run", func() bool {
-		list := w.processes()
-		return len(list) == 2+len(before) && standsIn(w.up.Process.Pid)
+	stage.Eventually(t, "only the stand-in, the keeper, its instances and the last node run", func() bool {
+		list := w.Processes()
+		return len(list) == 2+len(before) && standsIn(w.Up.Process.Pid)
 	})
 	checkLogs(t, w)
 }
@@ -81,7 +82,7 @@ func standsIn(pid int) bool {
 func checkLogs(t *testing.T, w *world) {
 	t.Helper()
 	for _, name := range []string{"access.log", "fairlead.log"} {
-		text, err := os.ReadFile(filepath.Join(w.dir, control.DataDir, "logs", name))
+		text, err := os.ReadFile(filepath.Join(w.Dir, control.DataDir, "logs", name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,15 +99,15 @@ func TestOpenRequestsFinish(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
 	l := &load{w: w}
-	client := &http.Client{Timeout: patience}
+	client := &http.Client{Timeout: stage.Patience}
 	results := make(chan string, 6)
 	for _, path := range []string{"/slow?for=7s", "/bus/slow/2s", "/bus/slow/8s"} {
 		for _, method := range []string{"GET", "POST"} {
 			go func() { results <- l.once(client, method, path) }()
 		}
 	}
-	eventually(t, "they are open", func() bool {
-		st, err := w.status()
+	stage.Eventually(t, "they are open", func() bool {
+		st, err := w.Status()
 		if err != nil {
 			return false
 		}
@@ -145,7 +146,7 @@ func TestChangeWhileTheFormerProcessFinishes(t *testing.T) {
 	if err := echoes(c); err != nil {
 		t.Error(err)
 	}
-	if _, err := call[control.ServiceRequest, control.Receipt](w, control.VerbRestart, control.ServiceRequest{Service: "echo"}); err != nil {
+	if _, err := stage.Call[control.ServiceRequest, control.Receipt](w.System, control.VerbRestart, control.ServiceRequest{Service: "echo"}); err != nil {
 		t.Error(err)
 	}
 	l.end(0)
@@ -155,11 +156,22 @@ func TestChangeWhileTheFormerProcessFinishes(t *testing.T) {
 func TestLogsGoOn(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), stage.Patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, one, "-C", w.dir, "logs", "-f", "echo")
-	var out buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd := exec.CommandContext(ctx, one, "-C", w.Dir, "logs", "-f", "echo")
+	out, err := os.Create(filepath.Join(t.TempDir(), "logs.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	shown := func() string {
+		text, err := os.ReadFile(out.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -172,17 +184,17 @@ func TestLogsGoOn(t *testing.T) {
 		if problem := l.once(http.DefaultClient, "GET", "/say?text="+text); problem != "" {
 			t.Fatal(problem)
 		}
-		eventually(t, "it shows "+text, func() bool { return strings.Contains(out.String(), "said "+text) })
+		stage.Eventually(t, "it shows "+text, func() bool { return strings.Contains(shown(), "said "+text) })
 		if i == 0 {
 			if _, err := w.upgrade(two); err != nil {
 				t.Fatal(err)
 			}
 			http.DefaultClient.CloseIdleConnections()
-			eventually(t, "the former process has finished", func() bool { return standsIn(w.up.Process.Pid) })
+			stage.Eventually(t, "the former process has finished", func() bool { return standsIn(w.Up.Process.Pid) })
 		}
 	}
-	if n := strings.Count(out.String(), "said before"); n != 1 {
-		t.Errorf("a line was shown %d times:\n%s", n, out.String())
+	if n := strings.Count(shown(), "said before"); n != 1 {
+		t.Errorf("a line was shown %d times:\n%s", n, shown())
 	}
 }
 
@@ -194,14 +206,14 @@ func TestSignals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.up.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := w.Up.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	<-w.ended
-	if code := w.up.ProcessState.ExitCode(); code != 0 || alive(r.PID) {
-		t.Errorf("it ended with %v, the node lives: %v", w.up.ProcessState, alive(r.PID))
+	<-w.Ended
+	if code := w.Up.ProcessState.ExitCode(); code != 0 || alive(r.PID) {
+		t.Errorf("it ended with %v, the node lives: %v", w.Up.ProcessState, alive(r.PID))
 	}
-	w.up = nil
+	w.Up = nil
 }
 
 // TestSystemd tells a service manager who the main process is, and leaves no stand-in.
@@ -213,7 +225,7 @@ func TestSystemd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer socket.Close()
-	_ = socket.SetReadDeadline(time.Now().Add(patience))
+	_ = socket.SetReadDeadline(time.Now().Add(stage.Patience))
 	next := func() string {
 		buf := make([]byte, 256)
 		n, err := socket.Read(buf)
@@ -238,12 +250,12 @@ func TestSystemd(t *testing.T) {
 		}
 		delete(want, got)
 	}
-	<-w.ended
-	if code := w.up.ProcessState.ExitCode(); code != 0 || !alive(r.PID) {
+	<-w.Ended
+	if code := w.Up.ProcessState.ExitCode(); code != 0 || !alive(r.PID) {
 		t.Errorf("the first process ended with %d, the next lives: %v", code, alive(r.PID))
 	}
-	w.up = nil
-	if _, err := call[control.Empty, control.DownReply](w, control.VerbDown, control.Empty{}); err != nil {
+	w.Up = nil
+	if _, err := stage.Call[control.Empty, control.DownReply](w.System, control.VerbDown, control.Empty{}); err != nil {
 		t.Error(err)
 	}
 	if got := next(); got != "STOPPING=1" {
