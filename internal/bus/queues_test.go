@@ -384,12 +384,7 @@ func TestNothingIsStoredUncheckedWhileTheBusMoves(t *testing.T) {
 	enough := func(b *Bus) {
 		t.Helper()
 		was := b.Refused()["data.vhf"].Accepted
-		for b.Refused()["data.vhf"].Accepted < was+5 {
-			if within(t).Err() != nil {
-				t.Fatal("nothing is accepted")
-			}
-			time.Sleep(time.Millisecond) // a poll
-		}
+		until(t, "five more are accepted", func() bool { return b.Refused()["data.vhf"].Accepted >= was+5 })
 	}
 	enough(b)
 	for range 3 {

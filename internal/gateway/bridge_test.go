@@ -368,7 +368,7 @@ func TestBridgeSubscribedLaterThanReady(t *testing.T) {
 
 func TestBridgeNobodyAnswersTheSubject(t *testing.T) {
 	g := newBusGateway(t, Config{Routes: []system.Route{
-		rawRoute("/x", system.Request{Subject: "flows.unknown"}, timeout(300*time.Millisecond)),
+		rawRoute("/x", system.Request{Subject: "flows.unknown"}, timeout(5*time.Second)),
 	}}, Options{WaitForReady: 50 * time.Millisecond})
 	begun := time.Now()
 	w := g.do("GET", "/x", "")

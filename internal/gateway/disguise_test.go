@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -141,6 +142,31 @@ func TestHTTP2QueriesDoNotBreakTheRequestLineOfHTTP1(t *testing.T) {
 	select {
 	case line := <-lines:
 		t.Errorf("the service got %q, too", line)
+	default:
+	}
+}
+
+func TestHTTP2LengthsThatAreNoneReachNoService(t *testing.T) {
+	d := openDoor(t, Options{Gateway: system.Gateway{Listeners: []system.Listener{{Address: "127.0.0.1:0", HTTP2: true}}}})
+	bodies := make(chan string, 16)
+	d.oneService("api", serviceOf(t, "api-1", func(_ http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		bodies <- fmt.Sprintf("%s %v", b, err)
+	}))
+	for _, length := range []string{"-1", "+2", "2, 2", "0x2", "two", "", "99999999999999999999"} {
+		if got := h2Raw(t, d, ":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/x", "content-length", length); got != "400" && got != "PROTOCOL_ERROR" {
+			t.Errorf("%q: %s", length, got)
+		}
+	}
+	if got := h2Raw(t, d, ":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/x", "content-length", "2"); got != "200" {
+		t.Errorf("the right length: %s", got)
+	}
+	if got := <-bodies; got != "hi <nil>" {
+		t.Errorf("the service got %q", got)
+	}
+	select {
+	case body := <-bodies:
+		t.Errorf("the service got %q, too", body)
 	default:
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -127,8 +128,8 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 		x.fail(w, r, http.StatusBadRequest, "the path is not clean: it must not hold empty or dot segments, or slashes and control characters in disguise")
 		return
 	}
-	if r.ProtoMajor > 1 && (!match.SafeQuery(r.URL.RawQuery) || r.Host == "") { // http1 has looked at its own
-		x.fail(w, r, http.StatusBadRequest, "the request must name its host, and its query must not hold spaces, control characters or #")
+	if r.ProtoMajor > 1 && (!match.SafeQuery(r.URL.RawQuery) || r.Host == "" || !soundLength(r)) { // http1 has looked at its own
+		x.fail(w, r, http.StatusBadRequest, "the request must name its host, a length only if it is that of its body, and its query must not hold spaces, control characters or #")
 		return
 	}
 	if x.preflight(w, r, path) {
@@ -176,6 +177,14 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 	default:
 		x.watch(w, r)
 	}
+}
+
+// soundLength reports whether the length that a client has named is the one that the
+// request is read with. The servers of HTTP/2 and HTTP/3 take what they do not
+// understand for 0.
+func soundLength(r *http.Request) bool {
+	named := r.Header["Content-Length"]
+	return len(named) == 0 || len(named) == 1 && named[0] == strconv.FormatInt(r.ContentLength, 10)
 }
 
 // unmatched answers a request that no route takes.

@@ -365,9 +365,9 @@ func TestAuthRoles(t *testing.T) {
 
 func TestKeysParse(t *testing.T) {
 	priv, key := tokentest.Key(t, "k1")
-	small, err := rsa.GenerateKey(rand.Reader, 1024) // to be refused
+	small, err := rsa.GenerateKey(rand.Reader, 1024) // the shortest that there is, to be refused
 	if err != nil {
-		t.Skip("this runtime makes no short RSA keys")
+		t.Fatal(err)
 	}
 	list := func(keys ...jose.JSONWebKey) string {
 		b, err := json.Marshal(jose.JSONWebKeySet{Keys: keys})
