@@ -35,8 +35,8 @@ func Build(args ...string) error {
 }
 
 // Eventually waits for a condition, and fails the test if that does not come.
-func Eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
+func Eventually(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
 	limit := time.NewTimer(Patience)
 	defer limit.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -45,7 +45,7 @@ func Eventually(t testing.TB, what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-limit.C:
-			t.Fatalf("it did not come to pass: %s", what)
+			tb.Fatalf("it did not come to pass: %s", what)
 		}
 	}
 }

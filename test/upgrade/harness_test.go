@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -19,8 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/nats-io/nats.go"
-	"golang.org/x/net/websocket"
 
 	"fairlead/internal/control"
 	"fairlead/test/stage"
@@ -119,7 +120,14 @@ func play(group, wait string) int {
 		}
 		_, _ = w.Write(m.Data)
 	})
-	mux.Handle("/socket", websocket.Handler(func(c *websocket.Conn) { _, _ = io.Copy(c, c) }))
+	mux.HandleFunc("/socket", func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+		if err != nil {
+			return
+		}
+		both := websocket.NetConn(context.Background(), c, websocket.MessageText)
+		_, _ = io.Copy(both, both)
+	})
 	go func() { _ = http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), mux) }()
 	terminate := make(chan os.Signal, 1)
 	signal.Notify(terminate, syscall.SIGTERM)
@@ -284,18 +292,21 @@ func (l *load) end(upgrades int) {
 }
 
 // socket is a WebSocket through the door.
-func (w *world) socket() *websocket.Conn {
+func (w *world) socket() net.Conn {
 	w.T.Helper()
-	c, err := websocket.Dial(strings.Replace(w.URL, "http", "ws", 1)+"/socket", "", w.URL)
+	c, resp, err := websocket.Dial(w.T.Context(), strings.Replace(w.URL, "http", "ws", 1)+"/socket", nil)
 	if err != nil {
 		w.T.Fatal(err)
 	}
-	w.T.Cleanup(func() { _ = c.Close() })
-	return c
+	if resp.Body != nil {
+		_ = resp.Body.Close()
+	}
+	w.T.Cleanup(func() { _ = c.CloseNow() })
+	return websocket.NetConn(context.Background(), c, websocket.MessageText)
 }
 
 // echoes reports whether a WebSocket lives.
-func echoes(c *websocket.Conn) error {
+func echoes(c net.Conn) error {
 	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
 	if _, err := io.WriteString(c, "hello"); err != nil {
 		return err

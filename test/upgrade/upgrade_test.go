@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/websocket"
-
 	"fairlead/internal/control"
 	"fairlead/test/stage"
 )
@@ -26,7 +24,7 @@ func TestUnderLoad(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
 	before, first := w.instances(), w.Ready()
-	sockets := []*websocket.Conn{w.socket(), w.socket(), w.socket()}
+	sockets := []net.Conn{w.socket(), w.socket(), w.socket()}
 	l := w.begin()
 	was := first
 	for i, binary := range []string{two, one, two} {
