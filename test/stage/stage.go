@@ -55,7 +55,7 @@ type System struct {
 	T       *testing.T
 	Program string // the fairlead command
 	Dir     string
-	URL     string // of the door, once it is ready
+	URL     string // of the door, once Ready has returned
 
 	Up    *exec.Cmd     // the process that was started first; nil: it does not run
 	Ended chan struct{} // closed when Up has ended
@@ -155,7 +155,9 @@ func (s *System) Ready() (st control.Status) {
 		}
 		return true
 	})
-	s.URL = st.Address
+	if s.URL != st.Address { // a load that runs reads it meanwhile
+		s.URL = st.Address
+	}
 	return st
 }
 
