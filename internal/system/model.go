@@ -407,11 +407,14 @@ type Route struct {
 	Host   string // "" for any; "*.example.com" for one label
 	Path   string // net/http's pattern syntax: {name}, {name...}, {$}, trailing slash
 
-	Targets  []Target // services that get the request over HTTP; several share it by weight
-	Request  *Request // request over the bus
-	Files    *Files
-	Redirect *Redirect
-	Monitor  Monitor
+	Targets   []Target // services that get the request over HTTP; several share it by weight
+	Request   *Request // request over the bus
+	Publish   *Publish
+	Subscribe *Subscribe
+	NATS      *NATS
+	Files     *Files
+	Redirect  *Redirect
+	Monitor   Monitor
 
 	StripPrefix bool   // the service sees the path without the route's literal prefix
 	Rewrite     string // path that the service sees, may hold {name} of the path; "" for the client's
@@ -457,6 +460,11 @@ type Subscribe struct {
 	Origins   []string      // of browsers that may open a WebSocket; default the door's own
 }
 
+// NATS lets clients speak NATS itself over a WebSocket, as users of the bus.
+type NATS struct {
+	Origins []string // of browsers that may open one; default the door's own
+}
+
 // Target is a service with its share of a route.
 type Target struct {
 	Service string
@@ -487,6 +495,9 @@ const (
 	MonitorBus     Monitor = "bus"     // /varz, /connz, /routez, /subsz, /jsz, /healthz below the route
 	MonitorMetrics Monitor = "metrics" // for Prometheus
 	MonitorHealth  Monitor = "health"  // 200 while the door serves
+
+	MonitorCatalogue Monitor = "catalogue" // the queues and their types, an AsyncAPI 3 document
+	MonitorClient    Monitor = "client"    // fairlead.js, for browsers
 )
 
 // Request is a request over the bus.
