@@ -76,7 +76,10 @@ func TestStrangersCannotTakeAllConnections(t *testing.T) {
 		}
 		t.Cleanup(func() { conn.Close() })
 	}
-	until(t, "the crowd is cut", func() bool { return b.server.Load().NumClients() <= strangers })
+	until(t, "all came, and the crowd is cut", func() bool {
+		z, err := b.server.Load().Varz(nil)
+		return err == nil && z.TotalConnections >= strangers+200 && b.server.Load().NumClients() <= strangers
+	})
 	if n := b.server.Load().NumClients(); n < strangers-10 {
 		t.Errorf("%d stay; want some %d", n, strangers)
 	}

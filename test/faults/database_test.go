@@ -107,8 +107,9 @@ func TestDatabaseLocked(t *testing.T) {
 	if a := w.ask("POST", "/notes", `{"text": "after"}`, "Content-Type", media); a.status != 200 {
 		t.Errorf("after the lock: %v", a)
 	}
-	if after := w.notes(t); before != "2" || after != "3" {
-		t.Errorf("there were %s notes, are %s, want 2 and 3", before, after)
+	// Who was answered 504 knows nothing: "too late" may have been written.
+	if after := w.notes(t); before+" "+after != "2 3" && before+" "+after != "3 4" {
+		t.Errorf("there were %s notes, are %s, want one more than 2, or 3 with the late one", before, after)
 	}
 	_, out := w.Command("logs", "notes")
 	contains(t, "the service's log", out, "database is locked")
