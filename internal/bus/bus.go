@@ -109,7 +109,8 @@ type Bus struct {
 	closed    bool
 	sys       *system.System
 	instances map[string]*instance
-	changes   uint64 // counts the changes of sys and instances
+	users     map[string]User // by name, those that have expired too; replaced as a whole
+	changes   uint64          // counts the changes of sys, instances and users
 	conns     []*nats.Conn
 	keeping   *keeper // of what services are asked while they are away; nil: they are not
 
@@ -124,10 +125,11 @@ type Bus struct {
 
 	health storeHealth
 	broken chan struct{} // holds a token when the store is to be mended
+	regard chan struct{} // holds a token when users have changed
 
 	life     sync.Mutex         // one of Suspend, Resume and Close at a time
 	unwatch  context.CancelFunc // ends the watches
-	watches  sync.WaitGroup     // mendStore and thinCrowds
+	watches  sync.WaitGroup     // mendStore, thinCrowds and expireUsers
 	ended    chan struct{}      // closed when a server that was suspended has ended
 	closing  sync.Once
 	finished chan struct{} // closed when the server has ended and the lock is free
@@ -165,6 +167,7 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 		sys:       o.Model,
 		instances: make(map[string]*instance),
 		broken:    make(chan struct{}, 1),
+		regard:    make(chan struct{}, 1),
 		finished:  make(chan struct{}),
 	}
 	b.operator = Credentials{User: "fairlead.operator", Password: secret()}
@@ -203,6 +206,7 @@ func (b *Bus) run(ctx context.Context, again bool, kept []Kept) (err error) {
 	watching, b.unwatch = context.WithCancel(context.WithoutCancel(ctx))
 	b.watches.Go(func() { b.mendStore(watching) })
 	b.watches.Go(func() { b.thinCrowds(watching) })
+	b.watches.Go(func() { b.expireUsers(watching) })
 	return nil
 }
 

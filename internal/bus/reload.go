@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
 )
 
@@ -83,14 +82,24 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 			peers = append(peers, p)
 		}
 	}
-	within := map[string]struct{}{jwt.ConnectionTypeInProcess: {}}
+	outside := b.liveUsers()
+	for i := range outside {
+		peers = append(peers, outside[i].party())
+	}
 	users := []*server.User{
-		{Username: b.operator.User, Password: b.operator.Password, AllowedConnectionTypes: within},
-		{Username: b.tools.User, Password: b.tools.Password, Permissions: toolsPermissions(b.sys)},
+		{Username: b.operator.User, Password: b.operator.Password, AllowedConnectionTypes: overPipe},
 		{
-			Username: b.gateway.User, Password: b.gateway.Password,
+			Username: b.tools.User, Password: b.tools.Password, AllowedConnectionTypes: overTCP,
+			Permissions: toolsPermissions(b.sys),
+		},
+		{
+			Username: b.gateway.User, Password: b.gateway.Password, AllowedConnectionTypes: overTCP,
 			Permissions: gatewayPermissions(b.inbox, jwksSubject(b.sys), peers),
 		},
+	}
+	for i := range outside {
+		u := &outside[i]
+		users = append(users, &server.User{Username: u.Name, Password: u.Password, Permissions: u.permissions(b.sys)})
 	}
 	for _, id := range live {
 		in := b.instances[id]
@@ -99,7 +108,7 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 			return nil, err
 		}
 		grantQueues(p.Publish, in.party.bus.Publishes, b.sys)
-		users = append(users, &server.User{Username: id, Password: in.password, Permissions: p})
+		users = append(users, &server.User{Username: id, Password: in.password, Permissions: p, AllowedConnectionTypes: overTCP})
 	}
 	return users, nil
 }

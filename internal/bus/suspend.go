@@ -24,6 +24,7 @@ type Former struct {
 	Tools     string // password of the operator's tools
 	Gateway   string // password of the gateway
 	Instances []FormerInstance
+	Users     []User
 	Kept      []Kept // what came for instances while they were away
 }
 
@@ -45,6 +46,7 @@ func (b *Bus) Former() *Former {
 	f := &Former{Port: b.base.Port, Inbox: b.inbox, Tools: b.tools.Password, Gateway: b.gateway.Password}
 	b.mu.Lock()
 	k := b.keeping
+	f.Users = slices.Collect(maps.Values(b.users))
 	b.mu.Unlock()
 	if k != nil {
 		f.Kept = k.rest()
@@ -76,6 +78,10 @@ func (in *instance) sum() uint64 {
 func (b *Bus) follow(f *Former) {
 	b.inbox = f.Inbox
 	b.tools.Password, b.gateway.Password, b.gateway.InboxPrefix = f.Tools, f.Gateway, f.Inbox
+	b.users = make(map[string]User, len(f.Users))
+	for _, u := range f.Users {
+		b.users[u.Name] = u
+	}
 	for _, was := range f.Instances {
 		in := &instance{
 			id: was.ID, party: party{was.Service, &was.Bus}, password: was.Password,

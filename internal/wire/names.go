@@ -42,6 +42,11 @@ const (
 // Hence one wildcard names the inboxes of all instances of one service.
 const InboxPrefix = "_FL"
 
+// UserInboxes is what the inboxes of users of the bus begin with, who are no
+// service: _FL.user.<name>. A service may be named "user", too; its instances end in
+// a number, and no user does.
+const UserInboxes = InboxPrefix + ".user"
+
 // Keys of structured logs, the same everywhere.
 const (
 	KeyService   = "service"

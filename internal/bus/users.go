@@ -1,0 +1,177 @@
+package bus
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats-server/v2/server"
+
+	"fairlead/internal/system"
+	"fairlead/internal/wire"
+)
+
+// User is a client of the bus that is no service of the system.
+type User struct {
+	system.BusUser
+	// Password is the password, or its bcrypt hash.
+	Password string
+}
+
+// SetUsers says who may use the bus besides the instances. It holds when it returns:
+// the connections of users that are no longer named, or have another password, are
+// cut; those of the others live on, with what they may do now. A user is cut at the
+// moment that it expires, too.
+//
+// A user may publish, ask and subscribe what it names, and await replies below
+// [UserInbox]. It may be the name of no instance: those end in a number, so a user's
+// must not. SetUsers returns an error, and changes nothing, if a name or a subject
+// could not safely become a permission, or a password is empty.
+func (b *Bus) SetUsers(users []User) error {
+	set := make(map[string]User, len(users))
+	for _, u := range users {
+		if err := checkUser(&u); err != nil {
+			return fmt.Errorf("set users of bus: user %q: %w", u.Name, err)
+		}
+		if _, twice := set[u.Name]; twice {
+			return fmt.Errorf("set users of bus: there are two users %q", u.Name)
+		}
+		set[u.Name] = u
+	}
+	err := b.change(func() error {
+		b.users = set
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("set users of bus: %w", err)
+	}
+	select {
+	case b.regard <- struct{}{}:
+	default: // it will look anyway
+	}
+	return nil
+}
+
+// UserInbox is the prefix below which a user of the bus awaits its replies. Every
+// client has an option for it.
+func UserInbox(name string) string { return wire.UserInboxes + "." + name }
+
+// Connections returns how many connections an instance or a user of the bus has, as
+// it was at most five milliseconds ago.
+func (b *Bus) Connections(user string) int {
+	conns, err := b.glimpse()
+	if err != nil {
+		return 0 // it is suspended, or closed
+	}
+	return len(conns[user])
+}
+
+// checkUser refuses what must not become a user of the server.
+func checkUser(u *User) error {
+	if u.Password == "" { // whoever knows the name would come in
+		return errors.New("the password is empty")
+	}
+	if NamesInstance(u.Name) {
+		return errors.New("the name could be an instance's")
+	}
+	return checkParty(u.party(), u.Name)
+}
+
+// NamesInstance reports whether a name ends as the ids of instances do: in a hyphen
+// and a number.
+func NamesInstance(name string) bool {
+	digits := 0
+	for digits < len(name) && '0' <= name[len(name)-1-digits] && name[len(name)-1-digits] <= '9' {
+		digits++
+	}
+	return digits > 0 && digits < len(name) && name[len(name)-1-digits] == '-'
+}
+
+// party is the user as whoever answers it sees it.
+func (u *User) party() party {
+	return party{usersParty, &system.ServiceBus{Asks: u.Asks, Publishes: u.Publishes, Subscribes: u.Subscribes}}
+}
+
+// usersParty stands for a service in the inboxes of users, see [wire.UserInboxes].
+const usersParty = "user"
+
+// live reports whether the user may connect now.
+func (u *User) live(now time.Time) bool { return u.Expires.IsZero() || now.Before(u.Expires) }
+
+// permissions are what a user may do. Unlike a service it answers nobody, not even
+// micro's discovery.
+func (u *User) permissions(sys *system.System) *server.Permissions {
+	inbox := UserInbox(u.Name) + ".>"
+	p := &server.Permissions{
+		// An empty list would allow everything.
+		Publish: &server.SubjectPermission{Allow: sorted(slices.Concat([]string{inbox}, u.Asks, u.Publishes))},
+		Subscribe: &server.SubjectPermission{
+			Allow: sorted(slices.Concat([]string{inbox}, u.Subscribes)),
+			Deny:  beyondStars(u.Subscribes),
+		},
+	}
+	grantQueues(p.Publish, u.Publishes, sys)
+	return p
+}
+
+// The ways to the server. What comes from outside comes over a pipe, so that only
+// users of the bus and the node's own connections can come that way.
+var (
+	overTCP  = map[string]struct{}{jwt.ConnectionTypeStandard: {}}
+	overPipe = map[string]struct{}{jwt.ConnectionTypeInProcess: {}}
+)
+
+// liveUsers are those who may connect now, sorted by name. b.mu is held.
+func (b *Bus) liveUsers() []User {
+	var live []User
+	now := time.Now()
+	for _, u := range b.users {
+		if u.live(now) {
+			live = append(live, u)
+		}
+	}
+	slices.SortFunc(live, func(x, y User) int { return cmp.Compare(x.Name, y.Name) })
+	return live
+}
+
+// expireUsers cuts users as they expire, until ctx ends.
+func (b *Bus) expireUsers(ctx context.Context) {
+	for {
+		var timer <-chan time.Time
+		next := b.nextExpiry()
+		if !next.IsZero() {
+			timer = time.After(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.regard:
+			continue
+		case <-timer:
+		}
+		if err := b.change(func() error { return nil }); err != nil {
+			if ctx.Err() == nil {
+				b.log.ErrorContext(ctx, "expired users of the bus are not cut", slog.String(wire.KeyError, err.Error()))
+			}
+			return
+		}
+		b.log.InfoContext(ctx, "users of the bus have expired", slog.Time("at", next))
+	}
+}
+
+// nextExpiry is when the next user expires, zero for never.
+func (b *Bus) nextExpiry() (next time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, u := range b.liveUsers() {
+		if !u.Expires.IsZero() && (next.IsZero() || u.Expires.Before(next)) {
+			next = u.Expires
+		}
+	}
+	return next
+}
