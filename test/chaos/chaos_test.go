@@ -352,7 +352,10 @@ func (w *world) kill() error {
 				w.mu.Lock()
 				w.kills = append(w.kills, time.Now())
 				w.mu.Unlock()
-				return syscall.Kill(i.PID, syscall.SIGKILL)
+				if err := syscall.Kill(i.PID, syscall.SIGKILL); !errors.Is(err, syscall.ESRCH) {
+					return err
+				}
+				return nil // it has just been killed, which nobody has noticed yet
 			}
 		}
 	}
