@@ -249,22 +249,10 @@ func (n *Node) compare(old *revision, oldGrants, g *grants, sys *system.System, 
 			p.removed = append(p.removed, svc.Name)
 		}
 	}
-	p.credentials = oldGrants != nil && slices.ContainsFunc(credentials(&sys.Gateway), func(of system.Credential) bool {
-		return oldGrants.secrets[of.Secret] != g.secrets[of.Secret]
+	p.credentials = oldGrants != nil && slices.ContainsFunc(sys.DoorSecrets(), func(name string) bool {
+		return oldGrants.secrets[name] != g.secrets[name]
 	})
 	return p
-}
-
-// credentials are those of a door in all ways to log in.
-func credentials(door *system.Gateway) []system.Credential {
-	var all []system.Credential
-	if door.Auth.Basic != nil {
-		all = append(all, door.Auth.Basic.Users...)
-	}
-	if door.Auth.Keys != nil {
-		all = append(all, door.Auth.Keys.Keys...)
-	}
-	return all
 }
 
 func grantsEqual(a, b *grants, svc *system.Service) bool {

@@ -80,14 +80,7 @@ func (r *reader) credentials(parent *node, s schema, n *node, key string) []Cred
 				continue
 			}
 		}
-		c.Secret, _ = r.text(secret)
-		if r.secrets[c.Secret] == nil {
-			// What stands here may be a password, and is not repeated.
-			advice := "declare it under secrets and name it here: the file never holds a password"
-			if best, ok := nearest(c.Secret, names(r.secrets)); ok {
-				advice = "did you mean " + quote(best) + "?"
-			}
-			r.refer("secrets", secret.at, secret.path, unknownSecret, "of this name", advice)
+		if c.Secret = r.secret(secret); c.Secret == "" {
 			continue
 		}
 		if other, ok := secretOf[c.Secret]; ok && s.what == keysSchema.what {

@@ -24,7 +24,8 @@ func (r *reader) check(doc *node) {
 			r.reached(forward.Service, n.at, n.path)
 		}
 	}
-	r.checkAsks()
+	r.checkAsks(doc)
+	r.checkBusUsers(doc.member("bus").member("users"))
 	r.checkQueues()
 	if jwt := r.sys.Gateway.Auth.JWT; jwt != nil {
 		if subject, ok := strings.CutPrefix(jwt.JWKS, "bus:"); ok {
@@ -132,6 +133,10 @@ func (r *reader) checkTarget(t *routed) {
 		if t.route.Request.Subject != "" {
 			r.checkRequest(t)
 		}
+	case "publish":
+		r.checkPublish(t)
+	case "subscribe":
+		r.checkSubscribe(t)
 	case "monitor":
 		guarded := len(t.route.Roles)+len(t.route.Auth) > 0
 		switch t.route.Monitor {
@@ -139,11 +144,11 @@ func (r *reader) checkTarget(t *routed) {
 			if !guarded {
 				r.rec.add(n.at, n.path, openMonitor, "it tells who is connected to the bus: add role or auth")
 			}
-		case MonitorMetrics:
+		case MonitorMetrics, MonitorCatalogue:
 			if !guarded && len(t.route.Filters.Allow) == 0 {
 				r.rec.add(n.at, n.path, openMonitor, "add role, auth or allow, as in allow: [127.0.0.1]")
 			}
-		case MonitorHealth:
+		case MonitorHealth, MonitorClient:
 		}
 	}
 }
@@ -166,9 +171,7 @@ func (r *reader) reached(service string, at place, path string) {
 func (r *reader) checkRequest(t *routed) {
 	req := t.route.Request
 	request := t.fields["request"]
-	if limit := t.fields["limits"].member("body"); limit != nil && t.route.Limits.Body > mostOverBus {
-		r.rec.add(limit.at, limit.path, bodyOverBus, limit.text)
-	}
+	r.checkBodyOverBus(t)
 	pattern, _ := template(req.Subject)
 	services := r.whoAnswers(pattern)
 	switch len(services) {
@@ -189,14 +192,29 @@ func (r *reader) checkRequest(t *routed) {
 	}
 }
 
+// checkBodyOverBus tells that a route lets in what the bus does not carry.
+func (r *reader) checkBodyOverBus(t *routed) {
+	if limit := t.fields["limits"].member("body"); limit != nil && t.route.Limits.Body > mostOverBus {
+		r.rec.add(limit.at, limit.path, bodyOverBus, limit.text)
+	}
+}
+
 // checkAsks tells which subjects are asked that nobody answers: the system is closed.
-func (r *reader) checkAsks() {
+func (r *reader) checkAsks(doc *node) {
 	for _, m := range r.services {
-		asks := r.patternsQuietly(m.member("bus").member("asks"))
-		for _, item := range asks {
-			if strings.HasPrefix(item.subject, "$") || len(r.whoAnswers(item.subject)) > 0 {
-				continue
-			}
+		r.checkAsked(m.member("bus").member("asks"))
+	}
+	if users := doc.member("bus").member("users"); users != nil && users.kind == mapping {
+		for _, m := range users.items {
+			r.checkAsked(m.member("asks"))
+		}
+	}
+}
+
+// checkAsked is checkAsks for one list of subjects.
+func (r *reader) checkAsked(asks *node) {
+	for _, item := range r.patternsQuietly(asks) {
+		if !strings.HasPrefix(item.subject, "$") && len(r.whoAnswers(item.subject)) == 0 {
 			r.refer("services", item.node.at, item.node.path, unanswered, quote(item.subject), r.nearestAnswer(item.subject))
 		}
 	}

@@ -21,7 +21,8 @@ var around = []struct{ section, text string }{
   shop: {command: shop}
   shop-next: {command: shop}
 `},
-	{"secrets", "secrets: {ADMIN_PASSWORD: {generate: 24}, OPS_PASSWORD: {generate: 24}, PARTNER_KEY: {generate: 24}}\n"},
+	{"secrets", "secrets: {ADMIN_PASSWORD: {generate: 24}, OPS_PASSWORD: {generate: 24}, PARTNER_KEY: {generate: 24}, LAB_PASSWORD: {generate: 24}, HOOK_KEY: {env: HOOK_KEY}, BUS_KEY: {env: BUS_KEY}}\n"},
+	{"queues", "queues: {orders.*: {}, data.*: {}}\n"},
 }
 
 // examples returns the blocks of YAML of a page, each as a whole file.
@@ -82,7 +83,7 @@ func TestExamplesAreValid(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for name, text := range map[string]string{"goods.sql": "", "init.sqlite.sql": "", "schemas/data-notification.json": "{}"} {
+		for name, text := range map[string]string{"goods.sql": "", "init.sqlite.sql": "", "schemas/data-notification.json": "{}", "cert.pem": "", "key.pem": ""} {
 			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}

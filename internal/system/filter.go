@@ -77,17 +77,7 @@ func (r *reader) readCORS(n *node) *CORS {
 	if f["origins"] == nil {
 		r.missing(n, corsSchema, "origins", "name the origins that browsers may ask from, as in [https://app.example.com]")
 	}
-	for _, item := range r.texts(f["origins"], true) {
-		origin, advice := parseOrigin(item.text)
-		if advice != "" {
-			r.rec.add(item.at, item.path, badOrigin, quote(item.text), advice)
-			continue
-		}
-		if origin == "*" && out.Credentials {
-			r.rec.add(item.at, item.path, anyOrigin)
-		}
-		out.Origins = append(out.Origins, origin)
-	}
+	out.Origins = r.origins(f["origins"], out.Credentials, "credentials")
 	if f["methods"] != nil {
 		out.Methods = nil
 		for _, item := range r.texts(f["methods"], false) {
@@ -97,6 +87,24 @@ func (r *reader) readCORS(n *node) *CORS {
 	out.Headers = r.corsHeaders(f["headers"])
 	out.Expose = r.corsHeaders(f["expose"])
 	out.MaxAge = r.seconds(f["max_age"], 0)
+	return out
+}
+
+// origins reads a list of origins; asUser says that their pages ask as the user, by
+// what, so that "*" is refused.
+func (r *reader) origins(n *node, asUser bool, what string) []string {
+	var out []string
+	for _, item := range r.texts(n, true) {
+		origin, advice := parseOrigin(item.text)
+		if advice != "" {
+			r.rec.add(item.at, item.path, badOrigin, quote(item.text), advice)
+			continue
+		}
+		if origin == "*" && asUser {
+			r.rec.add(item.at, item.path, anyOrigin, what)
+		}
+		out = append(out, origin)
+	}
 	return out
 }
 

@@ -90,18 +90,8 @@ func newRecorder(file string, src []byte) *recorder {
 
 // add records a finding. Its problem and advice are those of the code with args.
 func (r *recorder) add(at place, field string, c code, args ...any) {
-	// The YAML library is not exact about a place after some multi-line texts.
-	at.line = min(max(at.line, 1), len(r.width))
-	at.column = min(max(at.column, 1), r.width[at.line-1]+1)
-
-	words, ok := problems[c]
-	if !ok {
-		panic("system: no words for the problem " + string(c))
-	}
-	f := Finding{
-		File: r.file, Line: at.line, Column: at.column, Field: field, Code: string(c),
-		Problem: fill(words.problem, args), Advice: fill(words.advice, args),
-	}
+	f := r.finding(at, field, c, args...)
+	at = place{f.Line, f.Column}
 	key := spot{at, field, string(c)}
 	if pass, ok := r.told[key]; ok && (pass != r.pass || slices.ContainsFunc(r.findings, func(g Finding) bool {
 		return g.Line == f.Line && g.Column == f.Column && g.Field == f.Field && strings.HasPrefix(g.Problem, f.Problem)
@@ -122,6 +112,22 @@ func (r *recorder) add(at place, field string, c code, args ...any) {
 			File: r.file, Line: len(r.width), Column: r.width[len(r.width)-1] + 1, Code: string(tooManyProblems),
 			Problem: fill(last.problem, []any{maxFindings}), Advice: last.advice,
 		})
+	}
+}
+
+// finding makes a finding whose words are those of the code with args.
+func (r *recorder) finding(at place, field string, c code, args ...any) Finding {
+	// The YAML library is not exact about a place after some multi-line texts.
+	at.line = min(max(at.line, 1), len(r.width))
+	at.column = min(max(at.column, 1), r.width[at.line-1]+1)
+
+	words, ok := problems[c]
+	if !ok {
+		panic("system: no words for the problem " + string(c))
+	}
+	return Finding{
+		File: r.file, Line: at.line, Column: at.column, Field: field, Code: string(c),
+		Problem: fill(words.problem, args), Advice: fill(words.advice, args),
 	}
 }
 

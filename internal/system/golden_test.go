@@ -17,7 +17,8 @@ import (
 var update = flag.Bool("update", false, "write what was found into the goldens")
 
 // TestFindings reads testdata/*.txtar: a fairlead.yaml, the files it names, and what
-// is wanted: one line for each finding with its code. "environment: NAME" on the
+// is wanted: one line for each finding with its code, or for each warning of a file that
+// is valid. "environment: NAME" on the
 // first line of the archive chooses one. Every code must be wanted somewhere.
 func TestFindings(t *testing.T) {
 	covered := map[string]bool{}
@@ -33,7 +34,7 @@ func TestFindings(t *testing.T) {
 			}
 			dir := t.TempDir()
 			src, want := unpack(t, ar, dir)
-			_, err = Parse(FileName, src, dir, optionsOf(ar))
+			sys, err := Parse(FileName, src, dir, optionsOf(ar))
 			var got strings.Builder
 			var findings Findings
 			if err != nil && !errors.As(err, &findings) {
@@ -42,6 +43,12 @@ func TestFindings(t *testing.T) {
 			for _, f := range findings {
 				covered[f.Code] = true
 				fmt.Fprintf(&got, "%s [%s]\n", f, f.Code)
+			}
+			if err == nil {
+				for _, f := range sys.Warnings {
+					covered[f.Code] = true
+					fmt.Fprintf(&got, "warning: %s [%s]\n", f, f.Code)
+				}
 			}
 			if *update {
 				writeWant(t, archive, ar, got.String())

@@ -26,6 +26,9 @@ type System struct {
 	Types     []Type     // sorted by name
 	Queues    []Queue    // sorted by name
 
+	// Warnings are what is valid in the file, but weakens the system.
+	Warnings Findings
+
 	// Source is the text of the file, kept so that a revision can be applied again.
 	Source []byte
 	// Files are the texts of the schemas that the file names, in any environment, by
@@ -247,7 +250,8 @@ type Outside struct {
 
 // BusServer is a NATS server that something else runs.
 type BusServer struct {
-	URL        string // nats:// or tls://
+	URL        string // nats:// or tls://, without user and password; "": it is in a secret
+	URLSecret  string // name of the secret that holds the URL, instead of URL
 	SigningKey string // name of the secret that holds the account's signing key (seed); "": permissions cannot be enforced
 }
 
@@ -287,7 +291,7 @@ type Queue struct {
 	MaxBytes int64         // 0: as much as the disk has; the oldest go first
 	MaxCount int64         // messages, 0: any number; the oldest go first
 	Dedupe   time.Duration // window in which a repeated Nats-Msg-Id is dropped, default 2 min
-	Replicas int           // 1
+	Replicas int           // servers that keep it: 1, with [Bus.Server] to 5; default 1
 }
 
 // UpdateOrder says whether a new instance starts before the old one stops.

@@ -64,6 +64,10 @@ const (
 	badURL         code = "bad-url"
 	badEmail       code = "bad-email"
 	badText        code = "bad-text"
+	badDate        code = "bad-date"
+	badField       code = "bad-field"
+	secretInFile   code = "secret-in-file"
+	loginHeader    code = "login-header"
 
 	// About routes.
 	badRoute        code = "bad-route"
@@ -93,6 +97,16 @@ const (
 	badSchema      code = "bad-schema"
 	sharedSubjects code = "shared-subjects"
 	queueAnswered  code = "queue-answered"
+	noQueue        code = "no-queue"
+	outsideQueue   code = "outside-queue"
+	answeredHeard  code = "answered-heard"
+	claimless      code = "claim-without-user"
+
+	// About the bus.
+	takenUser     code = "taken-user"
+	grantsNothing code = "grants-nothing"
+	doorListener  code = "door-listener"
+	notEnforced   code = "permissions-not-enforced"
 
 	// About listeners and TLS.
 	sameListener     code = "same-listener"
@@ -167,6 +181,10 @@ var problems = map[code]words{
 	badURL:         {"must be a URL, is %[1]s", "%[2]s"},
 	badEmail:       {"must be an e-mail address, is %[1]s", "write it as in ops@example.org"},
 	badText:        {"must be a text of at most %[1]d characters without control characters", "shorten it"},
+	badDate:        {"must be a day or a time, is %[1]s", "write it as in 2027-01-31 or 2027-01-31T18:00:00Z"},
+	badField:       {"must be a field of the body or a header, is %[1]s", "write it as in body.id, body.order.number or header.X-Event-Id"},
+	secretInFile:   {"holds a user or password", "the file never holds one: put the whole URL into a secret, and write url: {secret: NAME}"},
+	loginHeader:    {"is %[1]s, with which clients log in", "remove it: whoever reads the queue could log in as they"},
 	badReference:   {"is not a value of the request: %[1]s", "write $body, $query or $path, one value of it as in $path.id, $query.page or $body.user.name, $user.sub or $user.roles; $$ begins a text with a dollar"},
 
 	badRoute:        {"is not a route: %[1]s", "%[2]s"},
@@ -182,7 +200,7 @@ var problems = map[code]words{
 	openMonitor:     {"would be open to everybody", "%[1]s"},
 	badTemplate:     {"must be %[1]s, is %[2]s", "%[3]s"},
 	noShare:         {"gives no service a share", "give at least one a weight above 0"},
-	bodyOverBus:     {"must be at most 1MiB for a request over the bus, is %[1]s", "send large bodies to a service over HTTP: service: NAME"},
+	bodyOverBus:     {"must be at most 1MiB over the bus, is %[1]s", "send large bodies to a service over HTTP: service: NAME"},
 
 	unknownService:  {"there is no service %[1]s", "%[2]s"},
 	unknownSecret:   {"there is no secret %[1]s", "%[2]s"},
@@ -195,12 +213,22 @@ var problems = map[code]words{
 	sharedSubjects: {"shares subjects with %[1]s at %[2]s", "a message is kept in one queue: make the subjects of one of the two narrower"},
 	queueAnswered:  {"is answered by %[1]s too", "what is published to a queue is stored and confirmed by the bus, and is no request: use another subject for one of the two"},
 
+	noQueue:       {"is in no queue: %[1]s", "%[2]s"},
+	outsideQueue:  {"is not always in the queue %[1]s", "make the queue wider, or the subject narrower: what is published here must be kept"},
+	answeredHeard: {"is answered by %[1]s: clients would see the requests of others", "name subjects that services publish, and none that one answers"},
+	claimless:     {"uses {claim:%[1]s}, %[2]s", "%[3]s"},
+
+	takenUser:     {"is the name of %[1]s on the bus", "choose another name"},
+	grantsNothing: {"is granted nothing", "name what the user publishes, subscribes or asks"},
+	doorListener:  {"is the address %[1]s, which the gateway takes too", "keep one of the two"},
+	notEnforced:   {"is a bus on which permissions are not enforced: each service can do there what the credentials of the URL can", "add bus.signing_key, the secret with the account's signing key"},
+
 	sameListener:     {"is the address %[1]s, which the listener at %[2]s takes too", "keep one of the two"},
 	withoutTLS:       {"needs TLS, and this listener has none", "%[1]s"},
 	redirectNowhere:  {"redirects to https, but no listener speaks TLS", "add gateway.tls and a listener for it, or remove redirect"},
 	noCertificate:    {"names no source of certificates", "add certificate and key, acme, or internal: true"},
 	acmeWithoutHosts: {"has no host to ask a certificate for", "write hosts: [shop.example.com], or name hosts in routes"},
-	anyOrigin:        {`lets pages of every origin ask as the user`, "name the origins, or remove credentials"},
+	anyOrigin:        {`lets pages of every origin ask as the user`, "name the origins, or remove %[1]s"},
 	sharedKey:        {"is the secret %[1]s, which %[2]s has too", "a key must tell who sends it: give each its own secret"},
 
 	removesNothing: {"removes what is not there", "%[1]s"},

@@ -126,7 +126,7 @@ func (r *reader) readQueues(n *node) {
 		q.MaxBytes = r.size(f["max_bytes"], 0, 1<<10, 1<<50)
 		q.MaxCount = int64(r.int(f["max_messages"], 0, 1, 1<<40, ""))
 		q.Dedupe = r.duration(f["dedupe"], min(defaultDedup, q.Keep), 100*time.Millisecond, min(longestDedup, q.Keep))
-		q.Replicas = r.int(f["replicas"], 1, 1, 1, "the bus runs on one node so far")
+		q.Replicas = r.replicas(f["replicas"])
 		q.Enforce = Enforce(r.oneOf(f["enforce"], string(EnforceReject), string(EnforceReject), string(EnforceQuarantine), string(EnforceObserve)))
 		if t := f["type"]; t != nil {
 			q.Type, _ = r.text(t)
@@ -142,6 +142,14 @@ func (r *reader) readQueues(n *node) {
 		}
 	}
 	slices.SortFunc(r.sys.Queues, func(a, b Queue) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// replicas reads on how many servers a queue is kept: the bus in fairlead is one.
+func (r *reader) replicas(n *node) int {
+	if r.sys.Bus.Server != nil {
+		return r.int(n, 1, 1, 5, "NATS keeps at most 5")
+	}
+	return r.int(n, 1, 1, 1, "the bus runs on one node so far")
 }
 
 // queueName tells whether a queue can have that name, and which other has its subjects.

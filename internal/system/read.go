@@ -122,6 +122,11 @@ func (r *reader) refer(section string, at place, path string, c code, args ...an
 	}
 }
 
+// warn tells what is valid but should be known.
+func (r *reader) warn(at place, path string, c code, args ...any) {
+	r.sys.Warnings = append(r.sys.Warnings, r.rec.finding(at, path, c, args...))
+}
+
 // entries returns the members of a map whose keys are names of the user's choice.
 func (r *reader) entries(n *node, what string) []*node {
 	return r.entriesWith(n, what, orRemove)
@@ -380,35 +385,6 @@ func (r *reader) path(n *node) (string, bool) {
 		s = filepath.Join(r.dir, s)
 	}
 	return filepath.Clean(s), true
-}
-
-// subject reads a subject that stands as a text, or as JSON text of a NestJS pattern.
-func (r *reader) subject(n *node, dollar bool) (string, bool) {
-	s := n.text
-	if strings.HasPrefix(s, "{") {
-		canonical, err := nestText(s)
-		if err != nil {
-			r.rec.add(n.at, n.path, badPattern, err)
-			return "", false
-		}
-		return canonical, true
-	}
-	if err := checkSubject(s, true); err != nil {
-		r.rec.add(n.at, n.path, badSubject, err)
-		return "", false
-	}
-	switch {
-	case s[0] == '*' || s[0] == '>':
-		r.rec.add(n.at, n.path, wideSubject)
-		return "", false
-	case s[0] == '_':
-		r.rec.add(n.at, n.path, closedSubject, s[:1], "inboxes are granted by themselves: begin with a word of your own")
-		return "", false
-	case s[0] == '$' && (!dollar || !strings.HasPrefix(s, "$SRV.")):
-		r.rec.add(n.at, n.path, closedSubject, s[:1], "begin with a word of your own")
-		return "", false
-	}
-	return s, true
 }
 
 // notEmpty reads a text of at least one character.

@@ -40,7 +40,7 @@ func TestReference(t *testing.T) {
 		clientSchema, limitsSchema, maintenanceSchema, rateSchema, corsSchema, headersSchema, authSchema, jwtSchema,
 		basicSchema, keysSchema, credentialSchema, forwardSchema, busSchema, serviceSchema, buildSchema,
 		updateSchema, poolSchema, serviceBusSchema, healthcheckSchema, secretSchema, databaseSchema, routeSchema,
-		filesSchema, redirectSchema, queueSchema,
+		filesSchema, redirectSchema, queueSchema, busUserSchema, outsideSchema, urlSchema, signatureSchema,
 	} {
 		for _, key := range s.keys {
 			if !strings.Contains(reference, "`"+key+"`") && !strings.Contains(reference, "."+key+"`") &&

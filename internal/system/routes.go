@@ -14,18 +14,18 @@ var (
 	routeSchema = schema{
 		what: "a route",
 		keys: []string{
-			"service", "request", "files", "redirect", "monitor", "strip_prefix", "rewrite", "sticky", "headers",
+			"service", "request", "publish", "subscribe", "nats", "files", "redirect", "monitor", "strip_prefix", "rewrite", "sticky", "headers",
 			"role", "auth", "timeout", "limits", "retry", "data", "errors",
 			"allow", "deny", "rate", "cors", "compress", "maintenance",
+			"dedupe", "signature", "carry", "buffer", "heartbeat", "origins",
 		},
-		unbuilt: map[string]string{"publish": forNow, "subscribe": forNow, "dedupe": forNow},
 	}
 	filesSchema    = schema{what: "files", keys: []string{"dir", "fallback", "precompressed", "max_age"}}
 	redirectSchema = schema{what: "redirect", keys: []string{"to", "status"}}
 )
 
 // targets are the keys that say where a route leads.
-var targets = []string{"service", "request", "files", "redirect", "monitor"}
+var targets = []string{"service", "request", "publish", "subscribe", "nats", "files", "redirect", "monitor"}
 
 const (
 	maxRoutes  = 5000
@@ -79,6 +79,27 @@ func (r *reader) misplacedIn(t *routed) {
 	for _, key := range []string{"strip_prefix", "rewrite", "sticky"} {
 		only(key, "it is about a request to a service over HTTP", "service")
 	}
+	for _, key := range []string{"dedupe", "signature", "carry"} {
+		only(key, "it is about what is stored in a queue", "publish")
+	}
+	for _, key := range []string{"buffer", "heartbeat"} {
+		only(key, "it is about a stream of messages", "subscribe")
+	}
+	only("origins", "it is about WebSockets that fairlead answers itself", "subscribe", "nats")
+	if n := t.fields["timeout"]; n != nil && (t.leads == "subscribe" || t.leads == "nats") {
+		r.rec.add(n.keyAt, n.path, misplaced, "in a route with "+t.leads, "a stream has no end: remove it")
+	}
+	r.methodOf(t, "publish", "POST", "PUT")
+	r.methodOf(t, "subscribe", "GET")
+	r.methodOf(t, "nats", "GET")
+}
+
+// methodOf tells that what a route leads to is not asked with the route's method.
+func (r *reader) methodOf(t *routed, leads string, methods ...string) {
+	if t.leads == leads && t.route.Method != "" && !slices.Contains(methods, t.route.Method) {
+		n := t.fields[leads]
+		r.rec.add(n.keyAt, n.path, misplaced, "in a route of "+t.route.Method, "write "+methods[0]+", or no method")
+	}
 }
 
 func (r *reader) readRoute(f map[string]*node, out *routed) {
@@ -117,8 +138,16 @@ func (r *reader) readRoute(f map[string]*node, out *routed) {
 	route.Filters = r.readFilters(f)
 	route.Maintenance = r.readMaintenance(f["maintenance"])
 	route.Retry = r.bool(f["retry"])
-	if out.leads == "request" {
+	// What these say depends on who may come, which is read by now.
+	switch out.leads {
+	case "request":
 		r.readRequest(f, out)
+	case "publish":
+		route.Publish = r.readPublish(f, out)
+	case "subscribe":
+		route.Subscribe = r.readSubscribe(f, out)
+	case "nats":
+		route.NATS = r.readNATS(f, out)
 	}
 }
 
@@ -289,7 +318,8 @@ func (r *reader) template(n *node, p pattern) bool {
 
 func (r *reader) readMonitor(out *routed) {
 	n := out.fields["monitor"]
-	out.route.Monitor = Monitor(r.oneOf(n, "", string(MonitorBus), string(MonitorMetrics), string(MonitorHealth)))
+	out.route.Monitor = Monitor(r.oneOf(n, "", string(MonitorBus), string(MonitorMetrics), string(MonitorHealth),
+		string(MonitorCatalogue), string(MonitorClient)))
 	if out.route.Monitor == MonitorBus && !strings.HasSuffix(out.route.Path, "/") {
 		r.rec.add(n.at, n.path, misplaced, "on a route that does not end with /", "its pages lie below the route: write "+out.route.Path+"/")
 	}
@@ -323,34 +353,7 @@ func (r *reader) readSubject(out *routed) {
 		}
 		req.Subject = s
 	default:
-		if err := checkSubject(n.text, false); err != nil {
-			r.rec.add(n.at, n.path, badSubject, err)
-			return
-		}
-		for token := range strings.SplitSeq(n.text, ".") {
-			if strings.ContainsAny(strings.TrimSuffix(strings.TrimPrefix(token, "{"), "}"), "{}") ||
-				strings.HasPrefix(token, "{") != strings.HasSuffix(token, "}") {
-				r.rec.add(n.at, n.path, badSubject, "a path value must be a whole token")
-				return
-			}
-		}
-		pattern, used := template(n.text)
-		if pattern[0] == '*' {
-			r.rec.add(n.at, n.path, badSubject, "the first token must be written out")
-			return
-		}
-		if pattern[0] == '$' || pattern[0] == '_' {
-			r.rec.add(n.at, n.path, closedSubject, pattern[:1], "name a subject that a service answers")
-			return
-		}
-		known := out.pattern.values()
-		for _, name := range used {
-			if !slices.Contains(known, name) {
-				r.rec.add(n.at, n.path, unknownValue, name, suggest(name, known, "add {"+name+"} to the path"))
-				return
-			}
-		}
-		req.Subject = n.text
+		req.Subject, _ = r.subjectTemplate(n, out.pattern, false, "name a subject that a service answers")
 	}
 }
 

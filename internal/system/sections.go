@@ -15,10 +15,6 @@ var (
 			"alerts": forNow, "profiles": forNow, "nodes": forNow,
 		},
 	}
-	busSchema = schema{
-		what: "bus", keys: []string{"listen"},
-		unbuilt: map[string]string{"tls": forNow, "cluster": forNow, "url": forNow, "signing_key": forNow},
-	}
 	secretSchema   = schema{what: "a secret", keys: []string{"generate", "env", "file"}}
 	databaseSchema = schema{
 		what: "a database", keys: []string{"engine", "init", "owner"},
@@ -36,12 +32,7 @@ func (r *reader) read(doc *node) {
 	}
 	r.readSecrets(top["secrets"])
 	r.readGateway(top["gateway"])
-	r.sys.Bus = Bus{Listen: "127.0.0.1:0"}
-	if n := r.fields(top["bus"], busSchema)["listen"]; n != nil {
-		if host, ok := r.address(n, &r.sys.Bus.Listen); ok && !loopback(host) {
-			r.rec.add(n.at, n.path, notLoopback, quote(n.text))
-		}
-	}
+	r.readBus(top["bus"])
 	r.readDatabases(top["databases"])
 	r.readTypes(top["types"])
 	r.readQueues(top["queues"])

@@ -16,17 +16,24 @@ func (r *reader) readServiceBus(service string, n *node) *ServiceBus {
 	}
 	out.Format = Format(r.oneOf(f["format"], string(Raw), string(Raw), string(Nest)))
 	out.SharedInbox = r.oneOf(f["inbox"], "private", "private", "shared") == "shared"
-	for key, to := range map[string]*[]string{
-		"answers": &out.Answers, "asks": &out.Asks, "publishes": &out.Publishes, "subscribes": &out.Subscribes,
-	} {
-		for _, item := range r.texts(r.patternsAsText(f[key]), false) {
-			if s, ok := r.subject(item, key == "asks"); ok {
-				*to = append(*to, s)
-			}
-		}
-	}
+	out.Answers = r.subjects(f["answers"], false)
+	out.Asks = r.subjects(f["asks"], true)
+	out.Publishes = r.subjects(f["publishes"], false)
+	out.Subscribes = r.subjects(f["subscribes"], false)
 	for _, s := range out.Answers {
 		r.answers = append(r.answers, answer{service, s})
+	}
+	return out
+}
+
+// subjects reads a list of subjects that are granted on the bus. dollar allows those
+// of NATS's discovery of services.
+func (r *reader) subjects(n *node, dollar bool) []string {
+	var out []string
+	for _, item := range r.texts(r.patternsAsText(n), false) {
+		if s, ok := r.subject(item, dollar); ok {
+			out = append(out, s)
+		}
 	}
 	return out
 }

@@ -31,7 +31,7 @@ func checkSubject(s string, wildcards bool) error {
 			return errors.New("it has an empty token")
 		case t == "*" || t == ">":
 			if !wildcards {
-				return errors.New("it has a wildcard, but a request goes to one subject")
+				return errors.New("it has a wildcard, where one subject is meant")
 			}
 			if t == ">" && i != len(tokens)-1 {
 				return errors.New("> is not its last token")
@@ -39,6 +39,69 @@ func checkSubject(s string, wildcards bool) error {
 		}
 	}
 	return nil
+}
+
+// subject reads a subject that is granted, as a text or as JSON text of a NestJS
+// pattern. dollar allows those of NATS's discovery of services.
+func (r *reader) subject(n *node, dollar bool) (string, bool) {
+	s, c, args := grantable(n.text, dollar)
+	if c != "" {
+		r.rec.add(n.at, n.path, c, args...)
+		return "", false
+	}
+	return s, true
+}
+
+// ParseGrant reads a subject that somebody is granted on the bus: what the file accepts
+// under publishes and subscribes and, with asks, under asks. A NestJS pattern is
+// returned in its canonical form. The error says what is wrong and what to do.
+func ParseGrant(s string, asks bool) (string, error) {
+	s, c, args := grantable(s, asks)
+	if c != "" {
+		words := problems[c]
+		return "", errors.New(fill(words.problem, args) + "; " + fill(words.advice, args))
+	}
+	return s, nil
+}
+
+// grantable returns a subject that can be granted, or why it cannot.
+func grantable(s string, dollar bool) (canonical string, c code, args []any) {
+	if strings.HasPrefix(s, "{") {
+		canonical, err := nestText(s)
+		if err != nil {
+			return "", badPattern, []any{err}
+		}
+		return canonical, "", nil
+	}
+	if err := checkSubject(s, true); err != nil {
+		return "", badSubject, []any{err}
+	}
+	switch {
+	case s[0] == '*' || s[0] == '>':
+		return "", wideSubject, nil
+	case s[0] == '_':
+		return "", closedSubject, []any{s[:1], "inboxes are granted by themselves: begin with a word of your own"}
+	case s[0] == '$' && (!dollar || !strings.HasPrefix(s, "$SRV.")):
+		return "", closedSubject, []any{s[:1], "begin with a word of your own"}
+	}
+	return s, "", nil
+}
+
+// subjectCovers reports whether all subjects that match b match a.
+func subjectCovers(a, b string) bool {
+	for {
+		at, restA, moreA := strings.Cut(a, ".")
+		bt, restB, moreB := strings.Cut(b, ".")
+		switch {
+		case at == ">":
+			return true
+		case bt == ">" || at != bt && at != "*":
+			return false
+		case !moreA || !moreB:
+			return moreA == moreB
+		}
+		a, b = restA, restB
+	}
 }
 
 // subjectsMeet reports whether some subject matches both patterns.

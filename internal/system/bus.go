@@ -1,0 +1,259 @@
+package system
+
+import (
+	"cmp"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+var (
+	busSchema = schema{
+		what: "bus", keys: []string{"listen", "users", "outside", "url", "signing_key"},
+		unbuilt: map[string]string{
+			"tls":     "connections from other machines are encrypted under outside",
+			"cluster": "the bus runs on one node for now; url leads to a cluster of your own",
+		},
+	}
+	busUserSchema = schema{what: "a user of the bus", keys: []string{"secret", "publishes", "subscribes", "asks", "expires"}}
+	outsideSchema = schema{what: "bus.outside", keys: []string{"listen", "certificate", "key"}}
+	urlSchema     = schema{what: "bus.url", keys: []string{"secret"}}
+)
+
+// mostBusUsers bounds the users of the bus in the file.
+const mostBusUsers = 1000
+
+func (r *reader) readBus(n *node) {
+	f := r.fields(n, busSchema)
+	r.sys.Bus = Bus{Listen: "127.0.0.1:0"}
+	if f["url"] != nil || f["signing_key"] != nil {
+		r.readBusServer(n, f)
+	}
+	if n := f["listen"]; n != nil {
+		if host, ok := r.address(n, &r.sys.Bus.Listen); ok && !loopback(host) {
+			r.rec.add(n.at, n.path, notLoopback, quote(n.text))
+		}
+	}
+	if n := f["outside"]; n != nil {
+		r.sys.Bus.Outside = r.readOutside(n, f["listen"])
+	}
+	r.readBusUsers(f["users"])
+}
+
+// readBusServer reads where the bus is that something else runs.
+func (r *reader) readBusServer(bus *node, f map[string]*node) {
+	if f["url"] == nil {
+		r.missing(bus, busSchema, "url", "name the server that the key is for, as in nats://10.0.3.4:4222, or remove signing_key")
+		return
+	}
+	for _, key := range []string{"listen", "outside", "users"} {
+		if n := f[key]; n != nil {
+			r.rec.add(n.keyAt, n.path, misplaced, "beside url", "it is about the bus in fairlead itself: set it on the server that url names, or remove url")
+		}
+	}
+	out := &BusServer{}
+	r.sys.Bus.Server = out
+	if n := f["url"]; n.kind == mapping {
+		if name := r.fields(n, urlSchema)["secret"]; name != nil {
+			out.URLSecret = r.secret(name)
+		} else {
+			r.missing(n, urlSchema, "secret", "name the secret that holds the URL with user and password")
+		}
+	} else if s, ok := r.text(n); ok {
+		out.URL = r.busURL(n, s)
+	}
+	if n := f["signing_key"]; n != nil {
+		out.SigningKey = r.secret(n)
+	} else {
+		r.warn(f["url"].keyAt, f["url"].path, notEnforced)
+	}
+}
+
+// busURL tells whether s can be the URL of a bus. One with a password is not repeated.
+func (r *reader) busURL(n *node, s string) string {
+	u, err := url.Parse(s)
+	switch {
+	case strings.Contains(s, "@"):
+		r.rec.add(n.at, n.path, secretInFile)
+	case err != nil, u.Scheme != "nats" && u.Scheme != "tls", u.Hostname() == "", u.Path != "" && u.Path != "/", u.RawQuery != "", u.Fragment != "":
+		r.rec.add(n.at, n.path, badURL, quote(s), "write it as in nats://10.0.3.4:4222 or tls://nats.example.com:4222")
+	default:
+		return s
+	}
+	return ""
+}
+
+// readOutside reads the listener for clients on other machines. listen is the bus's
+// own, nil if the file does not say.
+func (r *reader) readOutside(n, listen *node) *Outside {
+	f := r.fields(n, outsideSchema)
+	out := &Outside{}
+	if n.kind != mapping {
+		return out
+	}
+	if at := f["listen"]; at == nil {
+		r.missing(n, outsideSchema, "listen", `write it as in listen: ":4223"`)
+	} else if _, ok := r.address(at, &out.Listen); ok {
+		if listen != nil && sameAddress(out.Listen, r.sys.Bus.Listen) {
+			r.rec.add(at.at, at.path, sameListener, out.Listen, listen.at)
+		}
+		for _, l := range r.sys.Gateway.Listeners {
+			if sameAddress(out.Listen, l.Address) {
+				r.rec.add(at.at, at.path, doorListener, l.Address)
+				break
+			}
+		}
+	}
+	for _, c := range r.readCertificate(n, outsideSchema, f, nil) {
+		out.Certificate, out.Key = c.Certificate, c.Key
+	}
+	return out
+}
+
+// readBusUsers reads the clients of the bus that are no services. Whether their names
+// are free and what they ask is answered is known later: checkBusUsers.
+func (r *reader) readBusUsers(n *node) {
+	entries := r.entries(n, "users by name")
+	if len(entries) > mostBusUsers {
+		r.rec.add(n.keyAt, n.path, tooMany, "1000", len(entries), "add them at run time: fairlead bus user add")
+		return
+	}
+	for _, m := range entries {
+		r.name(m.keyAt, m.path, m.key)
+		f := r.fields(m, busUserSchema)
+		if m.kind != mapping {
+			continue
+		}
+		u := BusUser{Name: m.key, Expires: r.date(f["expires"])}
+		if f["secret"] == nil {
+			r.missing(m, busUserSchema, "secret", "name the secret that holds the password")
+		} else {
+			u.Secret = r.secret(f["secret"])
+		}
+		if len(f) == len(m.items) && f["publishes"] == nil && f["subscribes"] == nil && f["asks"] == nil {
+			r.rec.add(m.keyAt, m.path, grantsNothing)
+		}
+		u.Publishes = r.subjects(f["publishes"], false)
+		u.Subscribes = r.subjects(f["subscribes"], false)
+		u.Asks = r.subjects(f["asks"], true)
+		r.sys.Bus.Users = append(r.sys.Bus.Users, u)
+	}
+	slices.SortFunc(r.sys.Bus.Users, func(a, b BusUser) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// checkBusUsers tells which users of the bus have a name that is taken.
+func (r *reader) checkBusUsers(n *node) {
+	for _, u := range r.sys.Bus.Users {
+		if by, taken := r.sys.TakenOnBus(u.Name); taken {
+			m := n.member(u.Name)
+			r.rec.add(m.keyAt, m.path, takenUser, by)
+		}
+	}
+}
+
+// TakenOnBus says who has a name on the bus already, so that no user of it may: fairlead
+// itself, a service, or an instance of one. Other users of the file do not count.
+func (s *System) TakenOnBus(name string) (by string, taken bool) {
+	if slices.Contains(ownNames, name) {
+		return "fairlead", true
+	}
+	for i := range s.Services {
+		service := s.Services[i].Name
+		number, ok := strings.CutPrefix(name, service+"-")
+		switch {
+		case name == service:
+			return "the service " + service, true
+		case ok && number != "" && strings.Trim(number, "0123456789") == "":
+			return "an instance of the service " + service, true
+		}
+	}
+	return "", false
+}
+
+// BusUser finds a user of the bus by its name.
+func (s *System) BusUser(name string) (*BusUser, bool) {
+	for i := range s.Bus.Users {
+		if s.Bus.Users[i].Name == name {
+			return &s.Bus.Users[i], true
+		}
+	}
+	return nil, false
+}
+
+// BusSecrets are the names of the secrets that the bus itself is given, sorted: the
+// passwords of its users, and how to reach and sign for one that is elsewhere.
+func (s *System) BusSecrets() []string {
+	var out []string
+	for _, u := range s.Bus.Users {
+		out = append(out, u.Secret)
+	}
+	if b := s.Bus.Server; b != nil {
+		out = append(out, b.URLSecret, b.SigningKey)
+	}
+	return sortedNames(out)
+}
+
+// DoorSecrets are the names of the secrets that the gateway itself is given, sorted:
+// passwords and keys of its users, and those that webhooks are signed with.
+func (s *System) DoorSecrets() []string {
+	var out []string
+	if basic := s.Gateway.Auth.Basic; basic != nil {
+		for _, c := range basic.Users {
+			out = append(out, c.Secret)
+		}
+	}
+	if keys := s.Gateway.Auth.Keys; keys != nil {
+		for _, c := range keys.Keys {
+			out = append(out, c.Secret)
+		}
+	}
+	for i := range s.Routes {
+		if p := s.Routes[i].Publish; p != nil && p.Signature != nil {
+			out = append(out, p.Signature.Secret)
+		}
+	}
+	return sortedNames(out)
+}
+
+// sortedNames sorts names and leaves out what is empty or there twice.
+func sortedNames(names []string) []string {
+	names = slices.DeleteFunc(names, func(s string) bool { return s == "" })
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// date reads a day, which begins at midnight UTC, or a time of RFC 3339.
+func (r *reader) date(n *node) time.Time {
+	s, ok := r.text(n)
+	if !ok {
+		return time.Time{}
+	}
+	t, err := time.Parse(time.DateOnly, s)
+	if err != nil {
+		t, err = time.Parse(time.RFC3339, s)
+	}
+	if err != nil {
+		r.rec.add(n.at, n.path, badDate, quote(s))
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
+// secret reads the name of a secret, "" if there is none. What stands there may be the
+// secret itself, and is not repeated.
+func (r *reader) secret(n *node) string {
+	s, ok := r.text(n)
+	if !ok {
+		return ""
+	}
+	if r.secrets[s] == nil {
+		advice := "declare it under secrets and name it here: the file never holds a password"
+		if best, ok := nearest(s, names(r.secrets)); ok {
+			advice = "did you mean " + quote(best) + "?"
+		}
+		r.refer("secrets", n.at, n.path, unknownSecret, "of this name", advice)
+		return ""
+	}
+	return s
+}
