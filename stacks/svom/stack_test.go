@@ -1,0 +1,335 @@
+// Package svom_test runs the svom system as it is, by the fairlead program from its
+// file, and uses it through its door and its bus.
+package svom_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"fairlead/stacks/svom/notice"
+)
+
+const patience = 3 * time.Minute // for a slow machine that builds everything first
+
+// stack is the running system.
+type stack struct {
+	url, data, program string
+	http               *http.Client
+}
+
+// up builds fairlead, starts the svom system with it in a temporary folder on a free
+// port, and stops it at the end of the test.
+func up(t *testing.T) *stack {
+	t.Helper()
+	dir := t.TempDir()
+	s := &stack{data: filepath.Join(dir, "data"), program: filepath.Join(dir, "fairlead"), http: &http.Client{Timeout: patience}}
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", s.program, "fairlead/cmd/fairlead")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build fairlead: %v\n%s", err, out)
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(s.program, "up", here, "--data", s.data, "--listen", "127.0.0.1:0")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	output := &recorder{found: make(chan string, 1), look: regexp.MustCompile(`(?m)^\s*open\s+(http://\S+)`)}
+	cmd.Stdout, cmd.Stderr = output, output
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { s.down(t, cmd, ended, output) })
+	select {
+	case s.url = <-output.found:
+	case err := <-ended:
+		ended <- err
+		t.Fatalf("the system ended: %v\n%s", err, output)
+	case <-time.After(patience):
+		t.Fatalf("the system is not ready\n%s", output)
+	}
+	return s
+}
+
+// down stops the system as Ctrl-C does, and shows what it logged if the test failed.
+func (s *stack) down(t *testing.T, cmd *exec.Cmd, ended chan error, output *recorder) {
+	t.Helper()
+	_ = cmd.Process.Signal(syscall.SIGINT)
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("the system did not end well: %v\n%s", err, output)
+		}
+	case <-time.After(time.Minute):
+		t.Errorf("the system does not end\n%s", output)
+		_ = cmd.Process.Kill()
+	}
+	if !t.Failed() {
+		return
+	}
+	logs, err := filepath.Glob(filepath.Join(s.data, "logs", "*", "*"))
+	if err != nil {
+		t.Error(err)
+	}
+	for _, name := range logs {
+		if b, err := os.ReadFile(name); err == nil && len(b) > 0 {
+			t.Logf("%s:\n%s", name, b[max(0, len(b)-4000):])
+		}
+	}
+}
+
+// recorder keeps what the program prints and sends the first match.
+type recorder struct {
+	mu    sync.Mutex // guards all below
+	buf   bytes.Buffer
+	look  *regexp.Regexp
+	found chan string
+	sent  bool
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.buf.Write(b)
+	if m := r.look.FindSubmatch(r.buf.Bytes()); m != nil && !r.sent && bytes.HasSuffix(b, []byte("\n")) {
+		r.sent = true
+		r.found <- string(m[1])
+	}
+	return len(b), nil
+}
+
+func (r *recorder) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.buf.String()
+}
+
+// run runs a verb of the program and returns what it printed, and whether it was
+// done.
+func (s *stack) run(t *testing.T, args ...string) (string, bool) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), s.program, append([]string{"--data", s.data}, args...)...).CombinedOutput()
+	return string(out), err == nil
+}
+
+// ask sends a request through the door and returns the answer's status and body.
+func (s *stack) ask(t *testing.T, method, path, body string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, s.url+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := s.http.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(time.Minute); !ok(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("it did not come to pass: %s", what)
+		}
+	}
+}
+
+// input are notices as they come: the real ones where there are some, and invented
+// ones of 5 bursts; all of them several times, in no order.
+func input(t *testing.T) (documents []string, want map[string][]string) {
+	t.Helper()
+	var once []string
+	if dir := os.Getenv("FAIRLEAD_DATA"); dir != "" {
+		files, err := filepath.Glob(filepath.Join(dir, "svom-notices", "*.xml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			b, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			once = append(once, string(b))
+		}
+		t.Logf("%d real notices", len(files))
+	}
+	for burst := range 5 {
+		for i, kind := range []int{notice.GRMTrigger, notice.Wakeup, notice.Slewing, notice.MXTInitial, notice.MXTUpdate, notice.VT} {
+			id := fmt.Sprintf("xx2601010%d", burst)
+			once = append(once, fmt.Sprintf(`<voe:VOEvent xmlns:voe="http://www.ivoa.net/xml/VOEvent/v2.0" role="test" version="2.0" ivorn="ivo://org.example/test#%s_%d">
+				<Who><Date>2026-01-01T00:%02d:00+00:00</Date></Who>
+				<What><Param name="Packet_Type" value="%d"/><Param name="Pkt_Ser_Num" value="1"/><Param name="Instrument" value="ECLAIRs"/>
+				<Group name="Svom_Identifiers"><Param name="Burst_Id" value="%[1]s"/></Group></What></voe:VOEvent>`, id, kind, i, kind))
+		}
+	}
+	want = map[string][]string{}
+	for _, text := range once {
+		n, err := notice.Parse(strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[n.Burst] = append(want[n.Burst], n.ID)
+		for range 1 + rand.IntN(3) {
+			documents = append(documents, text)
+		}
+	}
+	rand.Shuffle(len(documents), func(i, j int) { documents[i], documents[j] = documents[j], documents[i] })
+	return documents, want
+}
+
+func TestSvom(t *testing.T) {
+	s := up(t)
+	t.Run("what the catalogue says", s.testCatalogue)
+	t.Run("what is wrong is refused", s.testWrong)
+	t.Run("services say how they are", s.testHeartbeats)
+	t.Run("every notice counts once", s.testNotices)
+}
+
+func (s *stack) testCatalogue(t *testing.T) {
+	out, ok := s.run(t, "queues", "--json")
+	var list struct{ Queues []struct{ Name, Type string } }
+	if err := json.Unmarshal([]byte(out), &list); !ok || err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	got := map[string]string{}
+	for _, q := range list.Queues {
+		got[q.Name] = q.Type
+	}
+	want := map[string]string{"data.mdb": "DataNotification", "data.vhf": "DataNotification", "data.xband": "DataNotification"}
+	for _, programme := range []string{"calibration", "core_program", "general_program", "infrastructure", "too"} {
+		want["activity."+programme], want["science."+programme] = "ServiceStatus", "DataNotification"
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// The messages of the presentation that this system is after.
+const (
+	seedStatus = `{"ServiceStatus": {"descriptor": {"name": "WEBSOCKET_GATEWAY", "creation_date": "2019-01-09T14:20:01",
+		"uri": "svom://natsgateway", "instrument": "ANY", "mode": "ANY", "version": 1.0}, "activity": "Running", "date": "2019-01-09T14:24:09"}}`
+	seedInner = `{\"CcsdsTmHeadr\": {\"CcsdsApid\": 576, \"CcsdsGFlag\": 3, \"CcsdsCounter\": 1, \"CcsdsPLength\": 87}, \"VhfTmHeader\": {\"DPacketTimeS\": 61},
+		\"IObservId\": {\"IObsType\": 0, \"NObsNumber\": 1}, \"Alert_MsgCount\": 0, \"Alert_TimeTbAbsSeconds\": 325, \"DalertTBAbF\": 4410433,
+		\"Alert_TimeTb\": 1279611476, \"Alert_SlewRequest\": 76, \"Alert_SkyTheta\": 3211333, \"Alert_SkyPhi\": 4410433, \"Alert_CatSrcNum\": 19525,
+		\"Alert_SkyYpix\": 82, \"Alert_SkyZpix\": 84, \"Alert_SkyVar\": 82, \"Alert_Quality\": 76, \"Alert_TriggerCriterium\": 6716,
+		\"Alert_DetCounts\": 4543060, \"Alert_DetBkg\": 4993280, \"Sat_PositionX\": 3124.7658, \"Sat_PositionY\": 5172.0, \"Sat_PositionZ\": 46399.0,
+		\"Sat_AttitudeQ0\": 204.25, \"Sat_AttitudeQ1\": 33.2685, \"Sat_AttitudeQ2\": 1.8e-09, \"Sat_AttitudeQ3\": 0.0, \"Sat_AttQuality\": 0,
+		\"Sat_AttRef\": 0, \"ZVhfPEC\": 52688}`
+	seedData = `{"DataNotification": {"source": "VHF", "data_type": "ECLALERTL1", "date": "2018-12-04T14:59:04.535Z", "message": "INNER",
+		"resource_locator": "32fef21a2cea43652fa28346de70b8"}}`
+)
+
+// testWrong publishes by hand, what the presentation shows and what it warns of.
+func (s *stack) testWrong(t *testing.T) {
+	inner := strings.NewReplacer("\n", " ", "\t", "").Replace(seedInner)
+	data := strings.Replace(seedData, "INNER", inner, 1)
+	for name, c := range map[string]struct{ subject, message, want string }{
+		"a status":                        {"activity.infrastructure", seedStatus, ""},
+		"a notification":                  {"data.xband", data, ""},
+		"no JSON":                         {"data.xband", "This is not a valid message", "not stored: "},
+		"a status among the data":         {"data.xband", seedStatus, "not stored: "},
+		"a date that is none":             {"activity.too", strings.Replace(seedStatus, `"date": "2019`, `"date": "19`, 1), "/ServiceStatus/date"},
+		"a text that holds no JSON":       {"data.xband", strings.Replace(seedData, "INNER", "bare", 1), "/DataNotification/message"},
+		"a field of the inner that lacks": {"data.xband", strings.Replace(data, "IObservId", "Observ", 1), "/DataNotification/message"},
+		"an inner number out of range":    {"data.xband", strings.Replace(data, `\"CcsdsApid\": 576`, `\"CcsdsApid\": 2048`, 1), "/DataNotification/message"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, ok := s.run(t, "publish", c.subject, c.message)
+			if ok != (c.want == "") || !strings.Contains(out, c.want) {
+				t.Errorf("got %q, want %q", out, c.want)
+			}
+		})
+	}
+	if status, body := s.ask(t, http.MethodPost, "/api/notices", "<VOEvent/>"); status != http.StatusUnprocessableEntity || !strings.Contains(body, "its ivorn is missing or wrong") {
+		t.Errorf("got %d %s", status, body)
+	}
+}
+
+func (s *stack) testHeartbeats(t *testing.T) {
+	for subject, name := range map[string]string{"activity.infrastructure": "VHF_RECEIVER", "activity.core_program": "BURSTS"} {
+		eventually(t, name+" has told that it runs", func() bool {
+			out, _ := s.run(t, "queue", subject, "peek")
+			return strings.Contains(out, name)
+		})
+	}
+}
+
+// testNotices sends every notice up to three times, from several clients at once, in
+// no order, while instances are restarted.
+func (s *stack) testNotices(t *testing.T) {
+	documents, want := input(t)
+	var wg sync.WaitGroup
+	for part := range 4 {
+		wg.Go(func() {
+			for i := part; i < len(documents); i += 4 {
+				resp, err := s.http.Post(s.url+"/api/notices", "application/xml", strings.NewReader(documents[i]))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				if resp.StatusCode != http.StatusAccepted {
+					t.Errorf("notice: %d", resp.StatusCode)
+				}
+			}
+		})
+	}
+	if out, ok := s.run(t, "restart", "bursts"); !ok {
+		t.Errorf("restart: %s", out)
+	}
+	wg.Wait()
+	for id, ids := range want {
+		slices.Sort(ids)
+		var got struct {
+			notice.Burst
+
+			All []notice.Notice
+		}
+		eventually(t, fmt.Sprintf("burst %s has %d notices", id, len(ids)), func() bool {
+			status, body := s.ask(t, http.MethodGet, "/api/bursts/"+id, "")
+			if status == http.StatusNotFound {
+				return false
+			}
+			if err := json.Unmarshal([]byte(body), &got); err != nil || status != http.StatusOK {
+				t.Fatalf("%d %v in %s", status, err, body)
+			}
+			return len(got.All) == len(ids)
+		})
+		var have []string
+		for _, n := range got.All {
+			have = append(have, n.ID)
+		}
+		if !slices.IsSortedFunc(got.All, notice.Compare) || got.Notices != len(ids) {
+			t.Errorf("got %+v", got)
+		}
+		if slices.Sort(have); !slices.Equal(have, ids) {
+			t.Errorf("burst %s: got %v, want %v", id, have, ids)
+		}
+	}
+}
