@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -23,6 +24,8 @@ type queues struct {
 	conn    *nats.Conn
 	js      jetstream.JetStream
 	checker *catalogue.Checker // nil: the model never had a queue
+
+	committer atomic.Pointer[catalogue.Committer] // nil as long as checker is
 }
 
 // ensureTime bounds how long the streams are made and changed.
@@ -73,7 +76,32 @@ func (b *Bus) openQueues(ctx context.Context, sys *system.System) error {
 		return ErrClosed
 	}
 	q.checker.Set(sys.Queues, types)
+	if q.committer.Load() == nil {
+		return b.openCommitter()
+	}
 	return nil
+}
+
+// openCommitter begins to store what the door publishes. It connects as the gateway
+// does, so that it comes back to the bus of the process that takes over; and it
+// buffers nothing, as the checker.
+func (b *Bus) openCommitter() error {
+	nc, err := b.connect("fairlead publishes", b.gateway, []nats.Option{nats.InProcessServer(nil), nats.ReconnectBufSize(-1)})
+	if err != nil {
+		return err
+	}
+	b.catalogue.committer.Store(catalogue.NewCommitter(b.catalogue.checker, nc))
+	return nil
+}
+
+// Publish stores a message in a queue that a route of the model publishes to, and
+// returns when it is synced; see [catalogue.Committer.Commit].
+func (b *Bus) Publish(ctx context.Context, m catalogue.Publication) (catalogue.Stored, error) {
+	c := b.catalogue.committer.Load()
+	if c == nil {
+		return catalogue.Stored{}, catalogue.ErrNoQueue
+	}
+	return c.Commit(ctx, m)
 }
 
 // hasStreams reports whether the store may hold streams, of queues too.
@@ -86,6 +114,9 @@ func (q *queues) close() {
 	q.mu.Lock()
 	checker := q.checker
 	q.mu.Unlock()
+	if c := q.committer.Load(); c != nil {
+		c.Close()
+	}
 	if checker != nil {
 		checker.Close()
 	}
@@ -189,13 +220,51 @@ func grantQueues(p *server.SubjectPermission, publishes []string, sys *system.Sy
 	p.Deny = sorted(append(slices.Clone(p.Deny), deny...))
 }
 
+// grantCommitter lets the gateway's user store what routes publish, with the markers
+// of their keys, and put it among the dead letters.
+func grantCommitter(p *server.Permissions, sys *system.System) {
+	if sys == nil {
+		return
+	}
+	for i := range sys.Routes {
+		to := sys.Routes[i].Publish
+		if to == nil {
+			continue
+		}
+		for j := range sys.Queues {
+			q := &sys.Queues[j]
+			both := catalogue.Meet(q.Name, pattern(to.Subject))
+			if both == "" {
+				continue
+			}
+			p.Publish.Allow = append(
+				p.Publish.Allow,
+				catalogue.Accepted+both, catalogue.Keys+"*."+both, catalogue.Dead+both,
+				"$JS.API.STREAM.MSG.GET."+catalogue.Stream(q.Name),
+			)
+		}
+	}
+	p.Publish.Allow = sorted(p.Publish.Allow)
+}
+
+// pattern is a route's subject with a wildcard for each token that holds {name}.
+func pattern(subject string) string {
+	tokens := strings.Split(subject, ".")
+	for i, t := range tokens {
+		if strings.Contains(t, "{") {
+			tokens[i] = "*"
+		}
+	}
+	return strings.Join(tokens, ".")
+}
+
 // toolsPermissions keep the operator's tools from publishing past the checker. All
 // else is theirs.
 func toolsPermissions(sys *system.System) *server.Permissions {
 	if sys == nil || len(sys.Queues) == 0 {
 		return nil
 	}
-	deny := []string{catalogue.Dead + ">"}
+	deny := []string{catalogue.Dead + ">", catalogue.Keys + ">"}
 	for i := range sys.Queues {
 		if q := &sys.Queues[i]; q.Type != "" {
 			deny = append(deny, catalogue.Accepted+q.Name)

@@ -86,16 +86,15 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 	for i := range outside {
 		peers = append(peers, outside[i].party())
 	}
+	gateway := gatewayPermissions(b.inbox, jwksSubject(b.sys), peers)
+	grantCommitter(gateway, b.sys)
 	users := []*server.User{
 		{Username: b.operator.User, Password: b.operator.Password, AllowedConnectionTypes: overPipe},
 		{
 			Username: b.tools.User, Password: b.tools.Password, AllowedConnectionTypes: overTCP,
 			Permissions: toolsPermissions(b.sys),
 		},
-		{
-			Username: b.gateway.User, Password: b.gateway.Password, AllowedConnectionTypes: overTCP,
-			Permissions: gatewayPermissions(b.inbox, jwksSubject(b.sys), peers),
-		},
+		{Username: b.gateway.User, Password: b.gateway.Password, AllowedConnectionTypes: overTCP, Permissions: gateway},
 	}
 	for i := range outside {
 		u := &outside[i]

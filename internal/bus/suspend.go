@@ -115,6 +115,9 @@ func (b *Bus) Suspend(ctx context.Context) error {
 		if err := b.keep(nil); err != nil {
 			b.log.WarnContext(ctx, "what services are asked is not kept", slog.String(wire.KeyError, err.Error()))
 		}
+		if c := b.catalogue.committer.Load(); c != nil {
+			c.Pause()
+		}
 	}
 	select {
 	case <-b.halt():

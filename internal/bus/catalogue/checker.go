@@ -79,6 +79,11 @@ type rule struct {
 	counts  *Counts // guarded by Checker.mu
 }
 
+// dead is the dead letter of a message that does not satisfy the rule.
+func (r *rule) dead(m *nats.Msg, fault *message.Fault, subject string) *nats.Msg {
+	return DeadLetter(m, Death{Queue: r.queue, Subject: subject, Cause: CauseType, Pointer: fault.Pointer, Reason: fault.Error(), Time: time.Now()})
+}
+
 // letter is a message on its way.
 type letter struct {
 	msg     *nats.Msg
@@ -202,20 +207,29 @@ func (c *Checker) check() {
 	for {
 		select {
 		case l := <-c.work:
-			l.rule = c.rules.Load().find(l.subject)
-			if l.rule != nil && l.rule.typ != nil {
-				if err := l.rule.typ.Check(l.msg.Data); err != nil {
-					var ok bool
-					if l.fault, ok = errors.AsType[*message.Fault](err); !ok {
-						l.fault = &message.Fault{Type: l.rule.typ.Name(), Reason: err.Error()}
-					}
-				}
-			}
+			l.rule, l.fault = c.judge(l.subject, l.msg.Data)
 			close(l.checked)
 		case <-c.stop:
 			return
 		}
 	}
+}
+
+// judge finds the rule for a subject, nil for none, and what is wrong with a message
+// there, nil for nothing.
+func (c *Checker) judge(subject string, data []byte) (*rule, *message.Fault) {
+	r := c.rules.Load().find(subject)
+	if r == nil || r.typ == nil {
+		return r, nil
+	}
+	err := r.typ.Check(data)
+	if err == nil {
+		return r, nil
+	}
+	if fault, ok := errors.AsType[*message.Fault](err); ok {
+		return r, fault
+	}
+	return r, &message.Fault{Type: r.typ.Name(), Reason: err.Error()}
 }
 
 // pass sends what was checked on its way, in the order in which it came.
@@ -245,17 +259,17 @@ func (c *Checker) decide(l *letter) {
 		c.send(l, &nats.Msg{Subject: Accepted + l.subject, Reply: l.msg.Reply, Header: l.msg.Header, Data: l.msg.Data})
 	case l.rule.enforce == system.EnforceObserve:
 		c.count(func() { l.rule.counts.Accepted++; l.rule.counts.Observed++ })
-		c.tell(l, "stored")
+		c.tell(l.rule, l.fault, l.subject, "stored")
 		c.send(l, &nats.Msg{Subject: Accepted + l.subject, Reply: l.msg.Reply, Header: l.msg.Header, Data: l.msg.Data})
 	case l.rule.enforce == system.EnforceQuarantine && l.msg.Header.Get(HeaderReplay) == "":
 		c.count(func() { l.rule.counts.Quarantined++ })
-		c.tell(l, "quarantined")
-		dead := DeadLetter(l.msg, Death{Queue: l.rule.queue, Subject: l.subject, Cause: CauseType, Pointer: l.fault.Pointer, Reason: l.fault.Error(), Time: time.Now()})
+		c.tell(l.rule, l.fault, l.subject, "quarantined")
+		dead := l.rule.dead(l.msg, l.fault, l.subject)
 		dead.Reply = l.msg.Reply
 		c.send(l, dead)
 	default:
 		c.count(func() { l.rule.counts.Refused++ })
-		c.tell(l, "refused")
+		c.tell(l.rule, l.fault, l.subject, "refused")
 		c.answer(l.msg.Reply, RefusedStatus, l.subject+": "+l.fault.Error())
 	}
 }
@@ -305,26 +319,26 @@ type Refusal struct {
 }
 
 // tell sends the advisory, and logs from time to time.
-func (c *Checker) tell(l *letter, fate string) {
+func (c *Checker) tell(r *rule, fault *message.Fault, subject, fate string) {
 	now := time.Now()
 	b, err := json.Marshal(Refusal{
-		Queue: l.rule.queue, Subject: l.subject, Type: l.fault.Type, Pointer: l.fault.Pointer,
-		Reason: l.fault.Reason, Fate: fate, Time: now,
+		Queue: r.queue, Subject: subject, Type: fault.Type, Pointer: fault.Pointer,
+		Reason: fault.Reason, Fate: fate, Time: now,
 	})
 	if err == nil {
-		_ = c.nc.Publish(Refused+l.subject, b) // who listens may miss one
+		_ = c.nc.Publish(Refused+subject, b) // who listens may miss one
 	}
 	c.mu.Lock()
-	due := now.Sub(c.logged[l.rule.queue]) >= quiet
+	due := now.Sub(c.logged[r.queue]) >= quiet
 	if due {
-		c.logged[l.rule.queue] = now
+		c.logged[r.queue] = now
 	}
-	n := *l.rule.counts
+	n := *r.counts
 	c.mu.Unlock()
 	if due {
 		c.log.Warn("message does not satisfy its type",
-			slog.String("queue", l.rule.queue), slog.String(wire.KeySubject, l.subject), slog.String("fate", fate),
-			slog.String("pointer", l.fault.Pointer), slog.String("type", l.fault.Type),
+			slog.String("queue", r.queue), slog.String(wire.KeySubject, subject), slog.String("fate", fate),
+			slog.String("pointer", fault.Pointer), slog.String("type", fault.Type),
 			slog.String("so_far", strconv.FormatUint(n.Refused+n.Quarantined+n.Observed, 10)))
 	}
 }

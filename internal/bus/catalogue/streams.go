@@ -121,7 +121,7 @@ func config(q *system.Queue) jetstream.StreamConfig {
 	}
 	return jetstream.StreamConfig{
 		Name: Stream(q.Name), Description: "queue " + q.Name, Metadata: map[string]string{queueKey: q.Name},
-		Subjects:         []string{Accepted + q.Name},
+		Subjects:         []string{Accepted + q.Name, Keys + "*." + q.Name},
 		SubjectTransform: &jetstream.SubjectTransformConfig{Source: Accepted + ">", Destination: ">"},
 		RePublish:        &jetstream.RePublish{Source: q.Name, Destination: references(q.Name)},
 		Storage:          jetstream.FileStorage, Replicas: max(q.Replicas, 1), Discard: jetstream.DiscardOld,
@@ -135,6 +135,7 @@ func deadConfig() jetstream.StreamConfig {
 		Name: DeadLetters, Description: "dead letters of all queues", Subjects: []string{Dead + ">"},
 		Storage: jetstream.FileStorage, Replicas: 1, Discard: jetstream.DiscardOld,
 		MaxAge: deadKeep, MaxBytes: deadBytes, MaxMsgs: -1, Duplicates: 2 * time.Minute,
+		AllowAtomicPublish: true,
 	}
 }
 
@@ -184,7 +185,8 @@ type State struct {
 	Queue     string
 	Apart     bool // it is not in the file any more
 	Messages  uint64
-	Bytes     uint64
+	Markers   uint64    // of keys, stored beside the messages; see [Committer]
+	Bytes     uint64    // of both
 	First     uint64    // sequence of the oldest message, of the next one if there is none
 	Last      uint64    // sequence of the newest message that there was
 	Oldest    time.Time // zero: there is none
@@ -200,12 +202,50 @@ func States(ctx context.Context, js jetstream.JetStream) ([]State, error) {
 	}
 	var all []State
 	for _, is := range have {
-		if queue := is.Config.Metadata[queueKey]; queue != "" {
-			all = append(all, stateOf(queue, is))
+		queue := is.Config.Metadata[queueKey]
+		if queue == "" {
+			continue
 		}
+		s := stateOf(queue, is)
+		if s.Markers, err = markers(ctx, js, is.Config.Name); err != nil {
+			return nil, err
+		}
+		s.Messages -= min(s.Messages, s.Markers)
+		all = append(all, s)
 	}
 	slices.SortFunc(all, func(a, b State) int { return cmp.Compare(a.Queue, b.Queue) })
 	return all, nil
+}
+
+// markers counts the markers of keys in a stream.
+func markers(ctx context.Context, js jetstream.JetStream, stream string) (uint64, error) {
+	some, err := get(ctx, js, stream, map[string]any{"seq": 1, "next_by_subj": Keys + ">"})
+	if err != nil || some == nil {
+		return 0, err
+	}
+	return Count(ctx, js, stream, Keys+">", time.Time{})
+}
+
+// Count returns how many messages of a stream are on subjects that match the filter
+// and were stored at a time or later; the zero time counts all. It asks a consumer,
+// which knows without listing the subjects.
+func Count(ctx context.Context, js jetstream.JetStream, stream, filter string, since time.Time) (uint64, error) {
+	c := jetstream.ConsumerConfig{
+		FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: time.Second,
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+	}
+	if !since.IsZero() {
+		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
+	}
+	made, err := js.CreateConsumer(ctx, stream, c)
+	if err != nil {
+		return 0, fmt.Errorf("count messages of %s: %w", stream, err)
+	}
+	n := made.CachedInfo().NumPending
+	if err := js.DeleteConsumer(ctx, stream, made.CachedInfo().Name); err != nil {
+		return 0, fmt.Errorf("count messages of %s: %w", stream, err)
+	}
+	return n, nil
 }
 
 func stateOf(queue string, is *jetstream.StreamInfo) State {

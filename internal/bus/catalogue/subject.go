@@ -11,6 +11,7 @@ import (
 const (
 	Incoming = "$FLQ.in."      // from publishers to the checker
 	Accepted = "$FLQ.ok."      // into the queue's stream; nobody but the checker may publish there if the queue has a type
+	Keys     = "$FLQ.key."     // into the queue's stream too: markers of what was stored, see [Committer]
 	Dead     = "$FLQ.dead."    // into the dead letters
 	Refused  = "$FLQ.refused." // advisories: JSON of [Refusal]
 	kept     = "$FLQ.kept."    // of the streams of queues that are not in the file any more
