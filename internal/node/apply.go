@@ -44,6 +44,9 @@ func (n *Node) launch(ctx context.Context) error {
 	if err := n.swap(g.rev, nil, nil); err != nil { //nolint:contextcheck // certificates are asked for beyond the end of a reload
 		return err
 	}
+	if err := n.users.follow(g.rev.sys, g.secrets); err != nil {
+		return err
+	}
 	for _, svc := range g.rev.sys.Services {
 		n.startsFrom(g.rev, []string{svc.Name}, nil)
 	}
@@ -220,7 +223,8 @@ type plan struct {
 	replace []string // services whose instances are replaced
 	removed []string // services that end
 	scale   []string // services of which only the number changes
-	// credentials is true when what the door compares passwords and keys with changes.
+	// credentials is true when what the door, or the bus, compares passwords and keys
+	// with changes.
 	credentials bool
 }
 
@@ -249,7 +253,7 @@ func (n *Node) compare(old *revision, oldGrants, g *grants, sys *system.System, 
 			p.removed = append(p.removed, svc.Name)
 		}
 	}
-	p.credentials = oldGrants != nil && slices.ContainsFunc(sys.DoorSecrets(), func(name string) bool {
+	p.credentials = oldGrants != nil && slices.ContainsFunc(slices.Concat(sys.DoorSecrets(), sys.BusSecrets()), func(name string) bool {
 		return oldGrants.secrets[name] != g.secrets[name]
 	})
 	return p
@@ -445,7 +449,7 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 		errs = append(errs, n.lock.announce(url))
 		n.tell(control.Event{Kind: control.EventListening, Text: url})
 	}
-	errs = append(errs, n.state.apply(ctx, rev.record), n.forgetOverrides(ctx, cleared), n.keepMaintenance(ctx, old.sys, rev.sys))
+	errs = append(errs, n.users.follow(rev.sys, g.secrets), n.state.apply(ctx, rev.record), n.forgetOverrides(ctx, cleared), n.keepMaintenance(ctx, old.sys, rev.sys))
 	replaced, err := change.Commit(ctx)
 	errs = append(errs, err)
 	for _, name := range p.scale {

@@ -77,6 +77,7 @@ type Node struct {
 	sup      *supervise.Supervisor
 	host     *host
 	bans     *bans
+	users    *users // of the bus
 	control  *control.Server
 
 	events   sync.Mutex                        // one event at a time; guards watchers
@@ -291,7 +292,10 @@ func (n *Node) openDoor(ctx context.Context, inherited []listen.Socket) (err err
 	if err := n.loadMaintenance(ctx); err != nil {
 		return err
 	}
-	n.bans, err = openBans(ctx, n.state, n.gate.SetBans)
+	if n.bans, err = openBans(ctx, n.state, n.gate.SetBans); err != nil {
+		return err
+	}
+	n.users, err = openUsers(ctx, n.state, n.bus)
 	return err
 }
 

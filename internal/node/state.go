@@ -24,6 +24,7 @@ import (
 //	override.<service>    what `stop` decided
 //	maintenance           what `maintenance` decided, by route
 //	ban.<network>         who is kept out of the door, see banKey
+//	user.<name>           a user of the bus that was added by hand
 //	next.<service>        the highest number of an instance that may have been given
 //
 // Every put is synced before it returns. While the bus's store takes no writes, a

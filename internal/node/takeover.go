@@ -196,8 +196,11 @@ func (n *Node) take(ctx context.Context, t taking, link *os.File) (at taken, err
 	}
 	n.gate.HoldBus()
 	n.host.inherit(t)
-	applied := n.host.grants[n.opts.Offer.offer.Applied].rev
-	if err := n.swap(applied, t.Instances.Serving(), nil); err != nil { //nolint:contextcheck // certificates live on after ctx
+	g := n.host.grants[n.opts.Offer.offer.Applied]
+	if err := n.users.follow(g.rev.sys, g.secrets); err != nil {
+		return at, err
+	}
+	if err := n.swap(g.rev, t.Instances.Serving(), nil); err != nil { //nolint:contextcheck // certificates live on after ctx
 		return at, err
 	}
 	n.newSupervisor()
