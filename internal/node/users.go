@@ -107,6 +107,9 @@ func (u *users) add(ctx context.Context, req control.BusUserAddRequest, _ func(c
 		Name: req.Name, Publishes: req.Publishes, Subscribes: req.Subscribes, Asks: req.Asks,
 		Expires: req.Expires, Since: time.Now(),
 	}
+	if err := one.readSubjects(); err != nil {
+		return control.BusCredentials{}, &control.Error{Code: control.CodeBadRequest, Message: err.Error()}
+	}
 	password, err := one.newPassword()
 	if err != nil {
 		return control.BusCredentials{}, err
@@ -135,6 +138,24 @@ func (u *users) add(ctx context.Context, req control.BusUserAddRequest, _ func(c
 	return c, nil
 }
 
+// readSubjects checks the subjects as those of the file are.
+func (u *addedUser) readSubjects() error {
+	for _, kind := range []struct {
+		what string
+		list []string
+		asks bool
+	}{{"publish", u.Publishes, false}, {"subscribe", u.Subscribes, false}, {"ask", u.Asks, true}} {
+		for i, s := range kind.list {
+			subject, err := system.ParseGrant(s, kind.asks)
+			if err != nil {
+				return fmt.Errorf("%s %q: %w", kind.what, s, err)
+			}
+			kind.list[i] = subject
+		}
+	}
+	return nil
+}
+
 // newPassword makes a password and keeps its hash. The password is 256 random bits,
 // which nobody guesses: a costly hash would only slow down each reload of the server,
 // which compares them for every connection.
@@ -158,6 +179,7 @@ func (u *users) fits(one *addedUser) error {
 	_, ofFile := u.ofFile[one.Name]
 	_, added := u.added[one.Name]
 	subjects := [][]string{one.Publishes, one.Subscribes, one.Asks}
+	by, taken := u.taken(one.Name)
 	many := func(list []string) bool { return len(list) > mostSubjects }
 	switch {
 	case !userName.MatchString(one.Name):
@@ -166,8 +188,8 @@ func (u *users) fits(one *addedUser) error {
 		return refuse(control.CodeBadRequest, one.Name+" could be the name of an instance, which ends in a hyphen and a number", "")
 	case ofFile:
 		return refuse(control.CodeConflict, "the file names a user "+one.Name, "change bus.users in the file, then: fairlead reload")
-	case u.isService(one.Name):
-		return refuse(control.CodeConflict, "there is a service "+one.Name, "")
+	case taken:
+		return refuse(control.CodeConflict, one.Name+" is the name of "+by, "")
 	case added:
 		return refuse(control.CodeConflict, "there is a user "+one.Name+" already", "for a new password: fairlead bus user revoke "+one.Name+", then add it again")
 	case !one.Expires.IsZero() && !time.Now().Before(one.Expires):
@@ -182,13 +204,12 @@ func (u *users) fits(one *addedUser) error {
 	return nil
 }
 
-// isService reports whether a service has that name. The mutex is held.
-func (u *users) isService(name string) bool {
+// taken says who has that name in the system. The mutex is held.
+func (u *users) taken(name string) (by string, taken bool) {
 	if u.sys == nil {
-		return false
+		return "", false
 	}
-	_, ok := u.sys.Service(name)
-	return ok
+	return u.sys.TakenOnBus(name)
 }
 
 func (u *users) revoke(ctx context.Context, req control.BusUserRevokeRequest, _ func(control.Event)) (control.BusUser, error) {

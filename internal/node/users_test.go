@@ -58,8 +58,8 @@ func TestUsersThatMakeNoSenseAreRefused(t *testing.T) {
 		"an instance":       func(r *control.BusUserAddRequest) { r.Name = "tower-1" },
 		"do nothing":        func(r *control.BusUserAddRequest) { r.Name, r.Publishes = "idle", nil },
 		"expired already":   func(r *control.BusUserAddRequest) { r.Name, r.Expires = "late", time.Now().Add(-time.Hour) },
-		"wildcard":          func(r *control.BusUserAddRequest) { r.Name, r.Publishes = "all", []string{">"} },
-		"a service":         func(r *control.BusUserAddRequest) { r.Name = "echo" },
+		"publish \">\"":     func(r *control.BusUserAddRequest) { r.Name, r.Publishes = "all", []string{">"} },
+		"the service echo":  func(r *control.BusUserAddRequest) { r.Name = "echo" },
 	} {
 		req := good
 		change(&req)
