@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"fairlead/internal/bus/link"
 	"fairlead/internal/system"
 )
 
@@ -54,6 +55,9 @@ type Options struct {
 	// Model is what [Bus.Apply] would be given, in force before anybody connects;
 	// nil: none until Apply.
 	Model *system.System
+	// Elsewhere is a NATS server whose JetStream keeps what the bus keeps; then Dir
+	// holds no store. nil: the bus keeps it itself.
+	Elsewhere *link.Server
 	// Former is what the bus of another process that had the store before knew. Its
 	// port and its users are those of the new bus. nil: there was none.
 	Former *Former
@@ -98,6 +102,7 @@ type Bus struct {
 	server atomic.Pointer[server.Server] // nil while suspended
 	base   *server.Options               // without the instances' users; cloned for every reload
 	lock   *os.File
+	link   *toElsewhere // nil: the store is here
 	url    string
 
 	operator Credentials // for connections of this process
@@ -178,6 +183,11 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 		port = o.Former.Port
 	}
 	b.base = serverOptions(o, host, port)
+	if o.Elsewhere != nil {
+		if b.link, err = b.linkTo(ctx, *o.Elsewhere, o.System); err != nil {
+			return nil, err
+		}
+	}
 	var kept []Kept
 	if o.Former != nil {
 		kept = append([]Kept{}, o.Former.Kept...)
@@ -185,10 +195,14 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 	if err := b.run(ctx, o.Former != nil, kept); err != nil {
 		return nil, err
 	}
-	if o.Model != nil {
-		if err := b.openQueues(ctx, o.Model); err != nil {
-			return nil, errors.Join(err, b.Close(context.WithoutCancel(ctx)))
-		}
+	if b.link != nil {
+		err = b.awaitLink(ctx)
+	}
+	if err == nil && o.Model != nil {
+		err = b.openQueues(ctx, o.Model)
+	}
+	if err != nil {
+		return nil, errors.Join(err, b.Close(context.WithoutCancel(ctx)))
 	}
 	return b, nil
 }
@@ -199,12 +213,19 @@ func (b *Bus) run(ctx context.Context, again bool, kept []Kept) (err error) {
 	if b.lock, err = lockStore(b.base.StoreDir); err != nil {
 		return err
 	}
-	if err := b.await(ctx, again, kept); err != nil {
-		return errors.Join(err, b.lock.Close())
+	if err = b.link.arm(); err == nil {
+		err = b.await(ctx, again, kept)
+	}
+	if err != nil {
+		return errors.Join(err, b.link.disarm(), b.lock.Close())
 	}
 	var watching context.Context
 	watching, b.unwatch = context.WithCancel(context.WithoutCancel(ctx))
-	b.watches.Go(func() { b.mendStore(watching) })
+	if b.link != nil {
+		b.watches.Go(func() { b.watchLink(watching) })
+	} else {
+		b.watches.Go(func() { b.mendStore(watching) })
+	}
 	b.watches.Go(func() { b.thinCrowds(watching) })
 	b.watches.Go(func() { b.expireUsers(watching) })
 	return nil
@@ -250,7 +271,7 @@ func (b *Bus) start(ctx context.Context, kept []Kept) (err error) {
 	opts := b.base.Clone()
 	b.mu.Lock()
 	users, err := b.usersLocked()
-	known, mapped := b.changes, mappings(b.sys)
+	known, mapped := b.changes, b.mappings(b.sys)
 	b.mu.Unlock()
 	if err != nil {
 		return err
@@ -276,7 +297,7 @@ func (b *Bus) start(ctx context.Context, kept []Kept) (err error) {
 	b.reload.Lock()
 	b.mapped, b.applied = mapped, known
 	b.reload.Unlock()
-	log := newServerLog(b.log, b.settleHandshakes, b.storeFailed)
+	log := newServerLog(b.log, b.settleHandshakes, b.problem)
 	s.SetLoggerV2(log, false, false, false)
 	// Start returns once the store is read, or when it has told the log why not.
 	s.Start()

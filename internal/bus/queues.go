@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fairlead/internal/bus/catalogue"
+	"fairlead/internal/bus/link"
 	"fairlead/internal/system"
 )
 
@@ -60,7 +61,7 @@ func (b *Bus) openQueues(ctx context.Context, sys *system.System) error {
 			return err
 		}
 	}
-	if err := catalogue.Ensure(ctx, q.js, sys.Queues); err != nil {
+	if err := catalogue.Ensure(ctx, q.js, sys.Queues, b.link != nil); err != nil {
 		return err
 	}
 	if q.checker == nil && len(sys.Queues) == 0 {
@@ -107,7 +108,7 @@ func (b *Bus) Publish(ctx context.Context, m catalogue.Publication) (catalogue.S
 // hasStreams reports whether the store may hold streams, of queues too.
 func (b *Bus) hasStreams() bool {
 	s := b.server.Load()
-	return s == nil || s.GlobalAccount().JetStreamUsage().Streams > 0
+	return s == nil || b.link != nil || s.GlobalAccount().JetStreamUsage().Streams > 0
 }
 
 func (q *queues) close() {
@@ -134,14 +135,15 @@ func (b *Bus) Refused() map[string]catalogue.Counts {
 	return checker.Counts()
 }
 
-// mappings are the subjects of the model's queues with where the server shall map
-// what is published there to.
-func mappings(sys *system.System) map[string]string {
+// mappings are the subjects that the server shall map, with where to: those of the
+// model's queues, and those that lead to a JetStream elsewhere.
+func (b *Bus) mappings(sys *system.System) map[string]string {
 	m := map[string]string{}
 	if sys != nil {
-		for i := range sys.Queues {
-			m[sys.Queues[i].Name] = catalogue.Entrance(&sys.Queues[i])
-		}
+		m = catalogue.Mappings(sys.Queues, b.link != nil)
+	}
+	if b.link != nil {
+		maps.Copy(m, link.Mappings(b.link.place))
 	}
 	return m
 }

@@ -46,7 +46,7 @@ func (b *Bus) reloadServer() error {
 		return ErrClosed
 	}
 	users, err := b.usersLocked()
-	mapped := mappings(b.sys)
+	mapped := b.mappings(b.sys)
 	told := b.changes
 	b.mu.Unlock()
 	if err != nil {
@@ -109,6 +109,7 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 		grantQueues(p.Publish, in.party.bus.Publishes, b.sys)
 		users = append(users, &server.User{Username: id, Password: in.password, Permissions: p, AllowedConnectionTypes: overTCP})
 	}
+	b.link.redirect(users)
 	return users, nil
 }
 

@@ -39,8 +39,12 @@ const (
 // full, or what the system said. While it does not, publishing to a stream is
 // answered by nobody; reading, and all that is not stored, go on. The bus opens
 // the store again by itself once the disk takes writes (docs/decisions/0016), and
-// then Healthy returns nil again. It does no I/O.
+// then Healthy returns nil again. If the store is elsewhere, it says whether that can
+// be reached. It does no I/O.
 func (b *Bus) Healthy() error {
+	if b.link != nil {
+		return b.linked()
+	}
 	b.health.mu.Lock()
 	defer b.health.mu.Unlock()
 	return b.health.err

@@ -145,6 +145,9 @@ func (b *Bus) halt() <-chan struct{} {
 		b.lookAgain()
 		s.Shutdown()
 		s.WaitForShutdown()
+		if err := b.link.disarm(); err != nil {
+			b.log.Warn("credentials of the link stay", slog.String(wire.KeyError, err.Error()))
+		}
 		if err := b.lock.Close(); err != nil {
 			b.log.Warn("bus store stays locked", slog.String(wire.KeyError, err.Error()))
 		}

@@ -23,15 +23,20 @@ func TestStream(t *testing.T) {
 }
 
 func TestEntrance(t *testing.T) {
-	tests := []struct{ queue, typ, want string }{
-		{"data.vhf", "", "$FLQ.ok.data.vhf"},
-		{"data.vhf", "T", "$FLQ.in.data.vhf"},
-		{"a.*.b.*", "T", "$FLQ.in.a.{{wildcard(1)}}.b.{{wildcard(2)}}"},
-		{"a.*.>", "", "$FLQ.ok.a.{{wildcard(1)}}.>"},
+	tests := []struct {
+		queue, typ string
+		elsewhere  bool
+		want       string
+	}{
+		{"data.vhf", "", false, "$FLQ.ok.data.vhf"},
+		{"data.vhf", "T", false, "$FLQ.in.data.vhf"},
+		{"data.vhf", "", true, "$FLQ.in.data.vhf"},
+		{"a.*.b.*", "T", false, "$FLQ.in.a.{{wildcard(1)}}.b.{{wildcard(2)}}"},
+		{"a.*.>", "", false, "$FLQ.ok.a.{{wildcard(1)}}.>"},
 	}
 	for _, tt := range tests {
-		if got := Entrance(&system.Queue{Name: tt.queue, Type: tt.typ}); got != tt.want {
-			t.Errorf("Entrance(%s, %q) = %s, want %s", tt.queue, tt.typ, got, tt.want)
+		if got := Entrance(&system.Queue{Name: tt.queue, Type: tt.typ}, tt.elsewhere); got != tt.want {
+			t.Errorf("Entrance(%s, %q, %v) = %s, want %s", tt.queue, tt.typ, tt.elsewhere, got, tt.want)
 		}
 	}
 }
@@ -96,7 +101,7 @@ func FuzzRevive(f *testing.F) {
 
 func TestAStreamThatDiffersIsChanged(t *testing.T) {
 	q := system.Queue{Name: "data.vhf", Keep: time.Hour}
-	if differs(config(&q), config(&q)) {
+	if differs(config(&q, false), config(&q, false)) {
 		t.Error("a stream differs from itself")
 	}
 	for limit, change := range map[string]func(*system.Queue){
@@ -105,7 +110,7 @@ func TestAStreamThatDiffersIsChanged(t *testing.T) {
 	} {
 		other := q
 		change(&other)
-		if !differs(config(&q), config(&other)) {
+		if !differs(config(&q, false), config(&other, false)) {
 			t.Errorf("a stream with another %s does not differ", limit)
 		}
 	}

@@ -39,7 +39,8 @@ func (e *LossError) Error() string { return "queue " + e.Queue + ": " + e.Reason
 // changes those that differ, with all their messages, and sets those apart whose
 // queues are not there any more: they keep their messages and take no more. Before
 // it changes anything it returns all that would delete messages as [LossError]s.
-func Ensure(ctx context.Context, js jetstream.JetStream, queues []system.Queue) error {
+// elsewhere says that they are not on the bus's own server, see [Mappings].
+func Ensure(ctx context.Context, js jetstream.JetStream, queues []system.Queue, elsewhere bool) error {
 	have, err := streams(ctx, js)
 	if err != nil {
 		return err
@@ -48,7 +49,7 @@ func Ensure(ctx context.Context, js jetstream.JetStream, queues []system.Queue) 
 	var errs []error
 	names := map[string]bool{}
 	for i := range queues {
-		c := config(&queues[i])
+		c := config(&queues[i], elsewhere)
 		names[c.Name] = true
 		is := have[c.Name]
 		if is == nil {
@@ -110,7 +111,11 @@ func apart(c jetstream.StreamConfig) bool {
 
 // config is the stream of a queue. It is read without direct gets, which race with
 // reloads of the server's options (nats-server 2.15).
-func config(q *system.Queue) jetstream.StreamConfig {
+func config(q *system.Queue, elsewhere bool) jetstream.StreamConfig {
+	tell := references(q.Name)
+	if elsewhere {
+		tell = Stored + tell
+	}
 	count := q.MaxCount
 	if count == 0 {
 		count = -1
@@ -123,7 +128,7 @@ func config(q *system.Queue) jetstream.StreamConfig {
 		Name: Stream(q.Name), Description: "queue " + q.Name, Metadata: map[string]string{queueKey: q.Name},
 		Subjects:         []string{Accepted + q.Name, Keys + "*." + q.Name},
 		SubjectTransform: &jetstream.SubjectTransformConfig{Source: Accepted + ">", Destination: ">"},
-		RePublish:        &jetstream.RePublish{Source: q.Name, Destination: references(q.Name)},
+		RePublish:        &jetstream.RePublish{Source: q.Name, Destination: tell},
 		Storage:          jetstream.FileStorage, Replicas: max(q.Replicas, 1), Discard: jetstream.DiscardOld,
 		MaxAge: q.Keep, MaxBytes: size, MaxMsgs: count, Duplicates: q.Dedupe,
 		AllowAtomicPublish: true,

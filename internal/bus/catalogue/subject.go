@@ -14,6 +14,7 @@ const (
 	Keys     = "$FLQ.key."     // into the queue's stream too: markers of what was stored, see [Committer]
 	Dead     = "$FLQ.dead."    // into the dead letters
 	Refused  = "$FLQ.refused." // advisories: JSON of [Refusal]
+	Stored   = "$FLQ.new."     // from a stream elsewhere to us: what it has stored
 	kept     = "$FLQ.kept."    // of the streams of queues that are not in the file any more
 )
 
@@ -34,11 +35,29 @@ func Stream(queue string) string {
 }
 
 // Entrance is where the server maps what is published on the queue's subjects to.
-func Entrance(q *system.Queue) string {
-	if q.Type == "" {
+// Where the streams are elsewhere, all goes by the checker: what comes from there
+// would not be sent back to there.
+func Entrance(q *system.Queue, elsewhere bool) string {
+	if q.Type == "" && !elsewhere {
 		return Accepted + references(q.Name)
 	}
 	return Incoming + references(q.Name)
+}
+
+// Mappings are the subjects that the server must map, with where to: those of the
+// queues to their entrances and, where the streams are elsewhere, what these say that
+// they have stored to the queues' subjects. On the subjects themselves they cannot say
+// it: the server would take that for a message to store.
+func Mappings(queues []system.Queue, elsewhere bool) map[string]string {
+	m := map[string]string{}
+	for i := range queues {
+		q := &queues[i]
+		m[q.Name] = Entrance(q, elsewhere)
+		if elsewhere {
+			m[Stored+q.Name] = references(q.Name)
+		}
+	}
+	return m
 }
 
 // references is a pattern as the destination of a mapping from itself.
