@@ -114,7 +114,7 @@ func apart(c jetstream.StreamConfig) bool {
 func config(q *system.Queue, elsewhere bool) jetstream.StreamConfig {
 	tell := references(q.Name)
 	if elsewhere {
-		tell = Stored + tell
+		tell = Told + tell
 	}
 	count := q.MaxCount
 	if count == 0 {

@@ -14,7 +14,7 @@ const (
 	Keys     = "$FLQ.key."     // into the queue's stream too: markers of what was stored, see [Committer]
 	Dead     = "$FLQ.dead."    // into the dead letters
 	Refused  = "$FLQ.refused." // advisories: JSON of [Refusal]
-	Stored   = "$FLQ.new."     // from a stream elsewhere to us: what it has stored
+	Told     = "$FLQ.new."     // from a stream elsewhere to us: what it has stored
 	kept     = "$FLQ.kept."    // of the streams of queues that are not in the file any more
 )
 
@@ -54,7 +54,7 @@ func Mappings(queues []system.Queue, elsewhere bool) map[string]string {
 		q := &queues[i]
 		m[q.Name] = Entrance(q, elsewhere)
 		if elsewhere {
-			m[Stored+q.Name] = references(q.Name)
+			m[Told+q.Name] = references(q.Name)
 		}
 	}
 	return m
