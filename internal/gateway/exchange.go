@@ -59,10 +59,15 @@ type exchange struct {
 // service. Once an answer has begun it can only be broken off, which fail does
 // by panicking with [http.ErrAbortHandler].
 func (x *exchange) fail(w http.ResponseWriter, r *http.Request, status int, detail string) {
+	x.problem(w, r, wire.Problem{Status: status, Detail: detail})
+}
+
+// problem is fail with more to say.
+func (x *exchange) problem(w http.ResponseWriter, r *http.Request, p wire.Problem) {
 	if x.cause == "" {
-		x.cause = detail
+		x.cause = p.Detail
 	}
-	x.failure(status)
+	x.failure(p.Status)
 	if x.answer.status >= http.StatusOK {
 		panic(http.ErrAbortHandler)
 	}
@@ -72,12 +77,13 @@ func (x *exchange) fail(w http.ResponseWriter, r *http.Request, status int, deta
 			delete(h, name)
 		}
 	}
-	if status == http.StatusServiceUnavailable && h.Get("Retry-After") == "" {
+	if p.Status == http.StatusServiceUnavailable && h.Get("Retry-After") == "" {
 		h.Set("Retry-After", strconv.Itoa(retryAfter))
 	}
 	x.leaveBody(w, r)
 	x.answer.own = true
-	wire.WriteProblem(w, r, wire.Problem{Status: status, Detail: detail, RequestID: x.id})
+	p.RequestID = x.id
+	wire.WriteProblem(w, r, p)
 }
 
 // clientLeft reports whether nobody waits for the answer any more.

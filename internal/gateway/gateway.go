@@ -43,6 +43,7 @@ import (
 	"fairlead/internal/gateway/lasting"
 	"fairlead/internal/gateway/listen"
 	"fairlead/internal/gateway/meter"
+	"fairlead/internal/gateway/publish"
 	"fairlead/internal/gateway/token"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
@@ -55,11 +56,12 @@ type Options struct {
 	Certificates *certs.Store    // nil: no listener may have TLS; the caller closes it after Stop
 	Inherited    []listen.Socket // from the process before; Start takes those it needs and closes the rest
 
-	Logger    *slog.Logger // nil: logs nothing
-	AccessLog io.Writer    // one JSON line per request; nil: none
-	Bus       BusConn      // *nats.Conn satisfies it; nil: no bus routes
-	Signer    *wire.Signer // signs the identity of users; nil: services are told no user
-	System    string       // the system's name
+	Logger    *slog.Logger   // nil: logs nothing
+	AccessLog io.Writer      // one JSON line per request; nil: none
+	Bus       BusConn        // *nats.Conn satisfies it; nil: no bus routes
+	Queues    publish.Queues // stores what routes publish; nil: none do
+	Signer    *wire.Signer   // signs the identity of users; nil: services are told no user
+	System    string         // the system's name
 	// Monitors answer the routes that say monitor, with the route's prefix stripped.
 	// The gateway itself knows system.MonitorHealth.
 	Monitors map[system.Monitor]http.Handler

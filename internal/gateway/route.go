@@ -9,6 +9,7 @@ import (
 
 	"fairlead/internal/gateway/match"
 	"fairlead/internal/gateway/meter"
+	"fairlead/internal/gateway/publish"
 	"fairlead/internal/gateway/rewrite"
 	"fairlead/internal/gateway/static"
 	"fairlead/internal/system"
@@ -22,6 +23,7 @@ type route struct {
 	// Where it leads: to exactly one of these.
 	split    *split         // services over HTTP
 	bus      *busRoute      // a request on the bus
+	publish  *publish.Route // a queue
 	files    *static.Folder // a folder
 	redirect *rewrite.Redirect
 	monitor  http.Handler // something that fairlead itself answers
@@ -43,13 +45,13 @@ type route struct {
 const defaultTimeout = 30 * time.Second
 
 // compile fills in a route, which is zero.
-func (g *Gateway) compile(r *route, def *system.Route, pools map[string]*pool, door *system.Gateway) error {
+func (g *Gateway) compile(r *route, def *system.Route, pools map[string]*pool, secrets map[string]string, door *system.Gateway) error {
 	r.def = def
 	r.meter = g.meters.Of(def.Key)
 	r.timeout = cmp.Or(def.Timeout, defaultTimeout)
 	r.body = cmp.Or(def.Limits.Body, door.Limits.Body, defaultLimits.Body)
 	r.compress = compresses(door.Filters.Compress, def.Filters.Compress)
-	err := g.lead(r, pools)
+	err := g.lead(r, pools, secrets)
 	if err == nil {
 		err = r.readPath()
 	}
@@ -63,7 +65,7 @@ func (g *Gateway) compile(r *route, def *system.Route, pools map[string]*pool, d
 }
 
 // lead compiles where a route leads.
-func (g *Gateway) lead(r *route, pools map[string]*pool) (err error) {
+func (g *Gateway) lead(r *route, pools map[string]*pool, secrets map[string]string) (err error) {
 	def := r.def
 	switch {
 	case len(def.Targets) > 0:
@@ -78,6 +80,11 @@ func (g *Gateway) lead(r *route, pools map[string]*pool) (err error) {
 			return fmt.Errorf("there is no service %q", def.Request.Service)
 		}
 		r.bus, err = newBusRoute(def)
+	case def.Publish != nil:
+		if g.opts.Queues == nil || g.opts.Bus == nil {
+			return errors.New("there is no bus")
+		}
+		r.publish, err = publish.New(def, secrets)
 	case def.Files != nil:
 		r.files, err = static.Open(def.Files, def.Path, len(def.Roles)+len(def.Auth) > 0)
 	case def.Redirect != nil:

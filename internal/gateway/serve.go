@@ -170,6 +170,8 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 			defer x.givePlace()
 			x.g.bridge.serve(w, r, x)
 		}
+	case x.route.publish != nil:
+		x.store(w, r)
 	case x.route.files != nil:
 		x.serveFile(w, r)
 	case x.route.redirect != nil:

@@ -21,7 +21,7 @@ type Config struct {
 	// keeps the endpoints it has. Those of external services the gateway finds
 	// itself.
 	Endpoints map[string][]Endpoint
-	// Secrets are the values of the secrets that gateway.auth names.
+	// Secrets are the values of the secrets that gateway.auth and signatures name.
 	Secrets map[string]string
 }
 
@@ -89,7 +89,7 @@ func (g *Gateway) Apply(c Config) error {
 	for i := range c.Routes {
 		def := &c.Routes[i]
 		patterns[i] = match.Pattern{Key: def.Key, Method: def.Method, Host: def.Host, Path: def.Path, ReadOnly: def.Files != nil}
-		if err := g.compile(&routes[i], def, pools, &c.Gateway); err != nil {
+		if err := g.compile(&routes[i], def, pools, c.Secrets, &c.Gateway); err != nil {
 			faults = append(faults, err)
 		}
 	}

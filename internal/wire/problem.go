@@ -20,6 +20,11 @@ type Problem struct {
 	Detail    string `json:"detail,omitempty"`     // what is wrong with this request
 	Instance  string `json:"instance,omitempty"`   // URI of this occurrence
 	RequestID string `json:"request_id,omitempty"` // to find it in the logs
+
+	// Of a message that a queue does not take: its type, and where in the body the
+	// fault is (RFC 6901), "" for the whole.
+	MessageType string `json:"message_type,omitempty"`
+	Pointer     string `json:"pointer,omitempty"`
 }
 
 var problemPage = template.Must(template.New("problem").Parse(`<!doctype html>

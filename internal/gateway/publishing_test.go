@@ -1,0 +1,163 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"fairlead/internal/gateway/publish"
+	"fairlead/internal/system"
+	"fairlead/internal/wire"
+)
+
+// shelf takes messages, or answers with an error.
+type shelf struct {
+	mu     sync.Mutex
+	stored []publish.Message
+	err    error
+	wait   bool // until the context ends
+}
+
+func (s *shelf) Publish(ctx context.Context, m publish.Message) (publish.Receipt, error) {
+	if s.wait {
+		<-ctx.Done()
+		return publish.Receipt{}, errors.Join(publish.ErrUnknown, context.Cause(ctx))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return publish.Receipt{}, s.err
+	}
+	s.stored = append(s.stored, m)
+	return publish.Receipt{Stream: "orders", Sequence: uint64(len(s.stored))}, nil
+}
+
+// publishing is a door with a route that publishes.
+func publishing(t *testing.T, s *shelf, p system.Publish, change func(*system.Route)) *door {
+	t.Helper()
+	d := openDoor(t, Options{Bus: busConnect(t, busServer(t)), Queues: s})
+	route := system.Route{Key: "/hooks", Path: "/hooks", Publish: &p}
+	if change != nil {
+		change(&route)
+	}
+	if err := d.Apply(Config{Routes: []system.Route{route}, Secrets: map[string]string{"KEY": "secret"}}); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// send posts a body and returns the answer.
+func (d *door) send(method, body string, header ...string) (*http.Response, string) {
+	d.t.Helper()
+	r, err := http.NewRequestWithContext(d.t.Context(), method, d.URL()+"/hooks", strings.NewReader(body))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	resp, err := d.client.Do(r)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return resp, string(b)
+}
+
+func TestARequestBecomesAMessage(t *testing.T) {
+	s := &shelf{}
+	d := publishing(t, s, system.Publish{Subject: "orders.in", Headers: []string{"X-Event"}, Dedupe: []string{"body.id"}}, nil)
+	resp, body := d.send("POST", `{"id": 1}`, "X-Event", "e", "Nats-Msg-Id", "forged", "Fairlead-User", "forged")
+	if resp.StatusCode != http.StatusAccepted || body != `{"stream":"orders","sequence":1,"duplicate":false}`+"\n" || resp.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("answered %d %s %v", resp.StatusCode, body, resp.Header)
+	}
+	m := s.stored[0]
+	if m.Subject != "orders.in" || string(m.Data) != `{"id": 1}` || m.Key == "" || len(m.Header) != 3 ||
+		m.Header["X-Event"][0] != "e" || m.Header[wire.HeaderRequestID][0] != resp.Header.Get(wire.HeaderRequestID) || m.Header[wire.HeaderTrace][0] == "" {
+		t.Errorf("stored %+v", m)
+	}
+	if resp, _ := d.send("GET", ""); resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != "POST, PUT" {
+		t.Errorf("GET: %d", resp.StatusCode)
+	}
+	resp, body = d.send("PUT", `{}`)
+	var p wire.Problem
+	if err := json.Unmarshal([]byte(body), &p); err != nil || resp.StatusCode != http.StatusUnprocessableEntity || p.Pointer != "/id" {
+		t.Errorf("without a key: %d %s", resp.StatusCode, body)
+	}
+}
+
+func TestAMessageThatIsNotStored(t *testing.T) {
+	tests := []struct {
+		name   string
+		err    error
+		status int
+		detail string
+		retry  bool
+	}{
+		{"of another type", &publish.Fault{Type: "Order", Pointer: "/id", Reason: "orders.in: is no Order"}, 422, "is no Order", false},
+		{"too many wait", publish.ErrFull, 503, "too many", true},
+		{"too large", publish.ErrTooLarge, 413, "too large", false},
+		{"no space", publish.ErrUnavailable, 503, "cannot be stored now", true},
+		{"who knows", publish.ErrUnknown, 504, "not known", false},
+		{"something else", errors.New("the disk /dev/sda is full"), 503, "cannot be stored now", true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := publishing(t, &shelf{err: tt.err}, system.Publish{Subject: "orders.in"}, nil)
+			resp, body := d.send("POST", `{"id": 1}`)
+			if resp.StatusCode != tt.status || !strings.Contains(body, tt.detail) || strings.Contains(body, "sda") || (resp.Header.Get("Retry-After") != "") != tt.retry {
+				t.Errorf("answered %d %s %v", resp.StatusCode, body, resp.Header)
+			}
+			if tt.status == 422 && !strings.Contains(body, `"message_type":"Order","pointer":"/id"`) {
+				t.Errorf("the problem is %s", body)
+			}
+		})
+	}
+}
+
+func TestWhoMayNotPublish(t *testing.T) {
+	s := &shelf{}
+	d := publishing(t, s, system.Publish{Subject: "orders.in", Signature: &system.Signature{Kind: system.SignatureToken, Secret: "KEY", Header: "X-Token"}}, nil)
+	if resp, body := d.send("POST", `1`, "X-Token", "wrong"); resp.StatusCode != http.StatusUnauthorized || strings.Contains(body+d.log.String(), "secret") {
+		t.Errorf("a wrong token: %d %s", resp.StatusCode, body)
+	}
+	if resp, _ := d.send("POST", `1`, "X-Token", "secret"); resp.StatusCode != http.StatusAccepted {
+		t.Errorf("the token: %d", resp.StatusCode)
+	}
+	if d.Refused()["login"] != 1 || len(s.stored) != 1 {
+		t.Errorf("refused %v, stored %d", d.Refused(), len(s.stored))
+	}
+}
+
+func TestTheLimitsOfAMessage(t *testing.T) {
+	s := &shelf{}
+	d := publishing(t, s, system.Publish{Subject: "orders.in"}, func(r *system.Route) { r.Limits.Body = 2 << 20 })
+	if resp, _ := d.send("POST", string(bytes.Repeat([]byte("x"), 1<<20))); resp.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("beyond the bus's payload: %d", resp.StatusCode)
+	}
+	if len(s.stored) > 0 {
+		t.Error("it was stored")
+	}
+	d = publishing(t, &shelf{wait: true}, system.Publish{Subject: "orders.in"}, func(r *system.Route) { r.Timeout = 20e6 })
+	if resp, body := d.send("POST", "1"); resp.StatusCode != http.StatusGatewayTimeout {
+		t.Errorf("after the route's time: %d %s", resp.StatusCode, body)
+	}
+}
+
+func TestARouteWithoutQueues(t *testing.T) {
+	d := openDoor(t, Options{})
+	err := d.Apply(Config{Routes: []system.Route{{Key: "/a", Path: "/a", Publish: &system.Publish{Subject: "a.b"}}}})
+	if err == nil || !strings.Contains(err.Error(), "there is no bus") {
+		t.Errorf("applied: %v", err)
+	}
+}
