@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/bus/link"
+	"fairlead/internal/bus/outside"
 	"fairlead/internal/system"
 )
 
@@ -124,6 +125,7 @@ type Bus struct {
 	mapped  map[string]string // subjects of queues -> where the server maps them to; guarded by reload
 
 	catalogue queues
+	front     *outside.Front // for clients on other machines
 
 	looking sync.Mutex // guards shot
 	shot    snapshot
@@ -175,6 +177,7 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 		regard:    make(chan struct{}, 1),
 		finished:  make(chan struct{}),
 	}
+	b.front = outside.New(outside.Options{Dial: pipe{b}.InProcessConn, Hello: b.hello, Logger: o.Logger})
 	b.operator = Credentials{User: "fairlead.operator", Password: secret()}
 	b.tools = Credentials{User: "fairlead.tools", Password: secret(), InboxPrefix: sharedInboxes}
 	b.gateway = Credentials{User: "fairlead.gateway", Password: secret(), InboxPrefix: b.inbox}
@@ -200,6 +203,9 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 	}
 	if err == nil && o.Model != nil {
 		err = b.openQueues(ctx, o.Model)
+	}
+	if err == nil {
+		err = b.listenOutside(ctx, o.Model)
 	}
 	if err != nil {
 		return nil, errors.Join(err, b.Close(context.WithoutCancel(ctx)))

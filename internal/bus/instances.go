@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
@@ -39,6 +40,8 @@ type instance struct {
 // delete messages is refused with a [catalogue.LossError]. What a live instance may
 // publish to queues follows the model at once.
 //
+// Clients on other machines are let in where the model says, once users were set.
+//
 // It returns an error, and changes nothing, if a permission cannot be derived.
 func (b *Bus) Apply(sys *system.System) error {
 	ps := parties(sys)
@@ -53,6 +56,9 @@ func (b *Bus) Apply(sys *system.System) error {
 		}
 	}
 	if err := b.prepareQueues(sys); err != nil {
+		return fmt.Errorf("apply model to bus: %w", err)
+	}
+	if err := b.listenOutside(context.Background(), sys); err != nil {
 		return fmt.Errorf("apply model to bus: %w", err)
 	}
 	err := b.change(func() error {

@@ -138,6 +138,7 @@ func (b *Bus) halt() <-chan struct{} {
 	b.unwatch()
 	go func() {
 		defer close(ended)
+		b.front.Close()
 		b.watches.Wait()
 		b.reload.Lock() // a reload under way ends first
 		defer b.reload.Unlock()
@@ -183,6 +184,12 @@ func (b *Bus) Resume(ctx context.Context) error {
 		return fmt.Errorf("resume bus: %w", err)
 	}
 	b.ended = nil
+	b.mu.Lock()
+	sys := b.sys
+	b.mu.Unlock()
+	if err := b.listenOutside(ctx, sys); err != nil { // the services go on
+		b.log.ErrorContext(ctx, "clients from outside are not let in", slog.String(wire.KeyError, err.Error()))
+	}
 	return nil
 }
 

@@ -43,10 +43,14 @@ func (b *Bus) SetUsers(users []User) error {
 		}
 		set[u.Name] = u
 	}
+	var sys *system.System
 	err := b.change(func() error {
-		b.users = set
+		b.users, sys = set, b.sys
 		return nil
 	})
+	if err == nil {
+		err = b.listenOutside(context.Background(), sys)
+	}
 	if err != nil {
 		return fmt.Errorf("set users of bus: %w", err)
 	}

@@ -29,8 +29,18 @@ func (n *Node) launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g, err := n.prepare(ctx, n.first, last+1, before)
+	if err := n.keepPrivate(n.first); err != nil {
+		return err
+	}
+	g, err := n.stock(ctx, n.first)
 	if err != nil {
+		return err
+	}
+	// Users of the bus may come already, and builds may take long.
+	if err := n.users.follow(n.first, g.secrets); err != nil {
+		return err
+	}
+	if g.rev, err = n.build(ctx, n.first, last+1, before); err != nil {
 		return err
 	}
 	g.rev, err = n.settleNumber(ctx, g.rev, last)
@@ -42,9 +52,6 @@ func (n *Node) launch(ctx context.Context) error {
 		return lossHint(err)
 	}
 	if err := n.swap(g.rev, nil, nil); err != nil { //nolint:contextcheck // certificates are asked for beyond the end of a reload
-		return err
-	}
-	if err := n.users.follow(g.rev.sys, g.secrets); err != nil {
 		return err
 	}
 	for _, svc := range g.rev.sys.Services {

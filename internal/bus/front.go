@@ -1,0 +1,54 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"runtime"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"fairlead/internal/system"
+)
+
+// Outside is the address where clients on other machines are let in, host:port; ""
+// if the model has none, and as long as no users were set.
+func (b *Bus) Outside() string { return b.front.Address() }
+
+// Serve lets a client speak NATS over a connection that is secured already, as far as
+// it shall be, until one of the two ends it, ctx ends, or the bus is suspended or
+// closed. It closes the connection. Only users of the bus can come that way
+// ([Bus.SetUsers]). from is the client's address, for the log.
+func (b *Bus) Serve(ctx context.Context, conn net.Conn, from string) {
+	b.front.Serve(ctx, conn, from)
+}
+
+// listenOutside lets clients on other machines in as the model says, once it is known
+// who may come: who is refused although it may come does not come again.
+func (b *Bus) listenOutside(ctx context.Context, sys *system.System) error {
+	b.mu.Lock()
+	known := b.users != nil && !b.closed
+	b.mu.Unlock()
+	if b.server.Load() == nil || sys == nil || !known {
+		return nil
+	}
+	return b.front.Listen(ctx, sys.Bus.Outside)
+}
+
+// hello is the INFO of the server that clients are told before they say who they are.
+// It names no address: there is none where they could come directly.
+func (b *Bus) hello(encrypted bool) ([]byte, error) {
+	s := b.server.Load()
+	if s == nil {
+		return nil, ErrSuspended
+	}
+	info, err := json.Marshal(server.Info{
+		ID: s.ID(), Name: s.Name(), Version: server.VERSION, GoVersion: runtime.Version(), Proto: 1, Headers: true,
+		AuthRequired: true, TLSRequired: encrypted, TLSAvailable: encrypted, MaxPayload: b.base.MaxPayload, JetStream: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode the server's greeting: %w", err)
+	}
+	return append([]byte("INFO "), info...), nil
+}
