@@ -49,7 +49,7 @@ type Front struct {
 	listens  system.Outside // that listener is for
 	shelf    *shelf         // of the certificate
 	conns    map[net.Conn]bool
-	count    int           // connections, those of Serve too
+	count    int            // connections, those of Serve too
 	running  sync.WaitGroup // of the listener and its connections
 }
 

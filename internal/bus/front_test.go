@@ -1,0 +1,122 @@
+package bus
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"fairlead/internal/system"
+)
+
+// openToOutside is the shop with a listener for clients on other machines, at a port
+// that is free now.
+func openToOutside(tb testing.TB) *system.System {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // bounded by the test
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer l.Close()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	dir := tb.TempDir()
+	out := &system.Outside{
+		Listen: l.Addr().String(), Certificate: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem"),
+	}
+	for name, block := range map[string]*pem.Block{
+		out.Key: {Type: "PRIVATE KEY", Bytes: private}, out.Certificate: {Type: "CERTIFICATE", Bytes: der},
+	} {
+		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	sys := shop()
+	sys.Bus.Outside = out
+	return sys
+}
+
+// from is how somebody connects from another machine.
+func from(sys *system.System, c Credentials, opts ...nats.Option) (*nats.Conn, error) {
+	return nats.Connect("nats://"+sys.Bus.Outside.Listen, append([]nats.Option{
+		nats.RootCAs(sys.Bus.Outside.Certificate), nats.UserInfo(c.User, c.Password), nats.CustomInboxPrefix(c.InboxPrefix),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
+	}, opts...)...)
+}
+
+func TestOnlyUsersComeFromOutside(t *testing.T) {
+	sys := openToOutside(t)
+	b := open(t, sys)
+	if at := b.Outside(); at != "" {
+		t.Fatalf("it listens at %s before anybody may come", at)
+	}
+	tower := guest("tower")
+	setUsers(t, b, tower)
+	nc, err := from(sys, as(b, tower), nats.NoReconnect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if err := nc.Flush(); err != nil {
+		t.Error(err)
+	}
+	for name, c := range map[string]Credentials{
+		"an instance": issue(t, b, "auth", "auth-1"), "the operator's tools": b.OperatorCredentials(), "the gateway": b.gateway,
+	} {
+		if _, err := from(sys, c); err == nil || !strings.Contains(strings.ToLower(err.Error()), "authorization") {
+			t.Errorf("%s came from outside: %v", name, err)
+		}
+	}
+	setUsers(t, b)
+	until(t, "the user is cut", nc.IsClosed)
+}
+
+func TestUsersFromOutsideComeBackAfterSuspend(t *testing.T) {
+	sys := openToOutside(t)
+	b := open(t, sys)
+	tower := guest("tower")
+	setUsers(t, b, tower)
+	nc, err := from(sys, as(b, tower), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if err := b.Suspend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it is cut", func() bool { return !nc.IsConnected() })
+	if at := b.Outside(); at != "" {
+		t.Errorf("a bus that is suspended listens at %s", at)
+	}
+	if err := b.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it is back", nc.IsConnected)
+	if err := nc.Flush(); err != nil {
+		t.Error(err)
+	}
+}

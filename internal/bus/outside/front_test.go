@@ -1,0 +1,294 @@
+package outside
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"go.uber.org/goleak"
+
+	"fairlead/internal/system"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// certificate writes a certificate for 127.0.0.1 that is its own authority, with that
+// serial number.
+func certificate(tb testing.TB, dir string, serial int64) (certFile, keyFile string) {
+	tb.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "bus"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for name, block := range map[string]*pem.Block{
+		keyFile: {Type: "PRIVATE KEY", Bytes: private}, certFile: {Type: "CERTIFICATE", Bytes: der},
+	} {
+		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return certFile, keyFile
+}
+
+// stand is a front before a server.
+type stand struct {
+	*Front
+	server *server.Server
+	file   system.Outside
+	opts   []nats.Option
+}
+
+func newStand(tb testing.TB) *stand {
+	tb.Helper()
+	s, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, DontListen: true, NoSigs: true, NoLog: true, Username: "tower", Password: "secret",
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(5 * time.Second) {
+		tb.Fatal("the server does not start")
+	}
+	f := New(Options{
+		Dial: s.InProcessConn,
+		Hello: func(encrypted bool) ([]byte, error) {
+			hello := `INFO {"server_id":"x","version":"2.15.2","proto":1,"headers":true,"auth_required":true,"max_payload":1048576`
+			if encrypted {
+				hello += `,"tls_required":true`
+			}
+			return []byte(hello + "}"), nil
+		},
+	})
+	st := &stand{Front: f, server: s, file: system.Outside{Listen: "127.0.0.1:0"}}
+	st.file.Certificate, st.file.Key = certificate(tb, tb.TempDir(), 1)
+	if err := f.Listen(tb.Context(), &st.file); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		f.Close()
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	st.opts = []nats.Option{nats.UserInfo("tower", "secret"), nats.RootCAs(st.file.Certificate), nats.NoReconnect()}
+	return st
+}
+
+func (s *stand) dial(tb testing.TB, opts ...nats.Option) *nats.Conn {
+	tb.Helper()
+	nc, err := nats.Connect("nats://"+s.Address(), append(opts, s.opts...)...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(nc.Close)
+	return nc
+}
+
+// speaks sends a message to itself.
+func speaks(tb testing.TB, nc *nats.Conn, size int) {
+	tb.Helper()
+	sub, err := nc.SubscribeSync("a.b")
+	if err == nil {
+		err = nc.Publish("a.b", make([]byte, size))
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	m, err := sub.NextMsg(5 * time.Second)
+	if err != nil || len(m.Data) != size {
+		tb.Fatalf("a message of %d bytes: %v", size, err)
+	}
+}
+
+func TestClientsComeIn(t *testing.T) {
+	s := newStand(t)
+	for name, opts := range map[string][]nats.Option{
+		"after INFO": nil,
+		"TLS first":  {nats.TLSHandshakeFirst()},
+		"verbose":    {func(o *nats.Options) error { o.Verbose = true; return nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nc := s.dial(t, opts...)
+			speaks(t, nc, 10)
+			speaks(t, nc, 900_000)
+			if state, err := nc.TLSConnectionState(); err != nil || state.Version < tls.VersionTLS12 {
+				t.Errorf("%v, %v", state.Version, err)
+			}
+		})
+	}
+}
+
+func TestServeCarriesWhatIsSecuredElsewhere(t *testing.T) {
+	s := newStand(t)
+	served := make(chan struct{})
+	nc, err := nats.Connect("nats://door", nats.UserInfo("tower", "secret"), nats.NoReconnect(), nats.InProcessServer(provider(func() (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go func() {
+			defer close(served)
+			s.Serve(context.Background(), theirs, "192.0.2.1")
+		}()
+		return ours, nil
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	speaks(t, nc, 100_000)
+	nc.Close()
+	<-served
+	if n := s.server.NumClients(); n != 0 && !within(func() bool { return s.server.NumClients() == 0 }) {
+		t.Errorf("the server has %d clients", n)
+	}
+}
+
+type provider func() (net.Conn, error)
+
+func (p provider) InProcessConn() (net.Conn, error) { return p() }
+
+func within(ok func() bool) bool {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(5 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			return false
+		}
+	}
+	return true
+}
+
+func TestWrongPasswordIsRefused(t *testing.T) {
+	s := newStand(t)
+	_, err := nats.Connect("nats://"+s.Address(), nats.UserInfo("tower", "guess"), nats.RootCAs(s.file.Certificate))
+	if err == nil || !strings.Contains(strings.ToLower(err.Error()), "authorization violation") {
+		t.Errorf("%v", err)
+	}
+	if !within(func() bool { return len(s.strangers) == 0 }) {
+		t.Errorf("%d places stay taken", len(s.strangers))
+	}
+}
+
+func TestStrangersCostTheServerNothing(t *testing.T) {
+	s := newStand(t)
+	for name, say := range map[string]string{
+		"nothing":      "",
+		"clear text":   "CONNECT {\"user\":\"tower\",\"pass\":\"secret\"}\r\nPING\r\n",
+		"another":      "GET / HTTP/1.1\r\n\r\n",
+		"half a hello": "\x16\x03\x01",
+	} {
+		c, err := net.Dial("tcp", s.Address()) //nolint:noctx // bounded by the test
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, say); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		defer c.Close()
+	}
+	if !within(func() bool { return len(s.strangers) > 0 }) {
+		t.Error("nobody came")
+	}
+	if n := s.server.NumClients(); n != 0 {
+		t.Errorf("the server has %d clients", n)
+	}
+	speaks(t, s.dial(t), 10)
+}
+
+func TestCutWhenListenerGoes(t *testing.T) {
+	s := newStand(t)
+	nc := s.dial(t)
+	at := s.file
+	if err := s.Listen(t.Context(), &at); err != nil { // the same
+		t.Fatal(err)
+	}
+	speaks(t, nc, 10)
+	bad := s.file
+	bad.Listen, bad.Key = "127.0.0.1:1", filepath.Join(t.TempDir(), "missing.pem")
+	if err := s.Listen(t.Context(), &bad); err == nil {
+		t.Error("it listens without a key")
+	}
+	speaks(t, nc, 10)
+	if err := s.Listen(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if !within(nc.IsClosed) {
+		t.Error("the client is still connected")
+	}
+	if s.Address() != "" {
+		t.Errorf("it still listens at %s", s.Address())
+	}
+}
+
+func TestCertificateIsReadAgain(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := certificate(t, dir, 1)
+	s, err := openShelf(cert, key, New(Options{}).opts.Logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial := func() int64 {
+		s.looked = time.Time{}
+		leaf, err := x509.ParseCertificate(s.current().Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return leaf.SerialNumber.Int64()
+	}
+	before := serial()
+	if err := os.WriteFile(cert, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := serial(); got != before {
+		t.Errorf("with half a certificate: %d", got)
+	}
+	certificate(t, dir, 2)
+	if got := serial(); got != 2 {
+		t.Errorf("after another one was written: %d", got)
+	}
+}
+
+func FuzzReadConnect(f *testing.F) {
+	f.Add([]byte("CONNECT {\"user\":\"a\"}\r\nPING\r\n"))
+	f.Add([]byte("connect\t{}\n"))
+	f.Add([]byte("CONNECT {"))
+	f.Add([]byte("\n"))
+	f.Add(bytes.Repeat([]byte("x"), 20_000))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		line, err := readConnect(bufio.NewReaderSize(bytes.NewReader(b), bufferSize))
+		if err == nil && (!bytes.HasPrefix(b, line) || len(line) > maxConnect || line[len(line)-1] != '\n' || bytes.Count(line, []byte("\n")) != 1) {
+			t.Errorf("%q of %q", line, b)
+		}
+	})
+}
