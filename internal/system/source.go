@@ -35,39 +35,48 @@ func document(src []byte, rec *recorder) *node {
 		return nil
 	}
 	src = bytes.TrimPrefix(src, []byte("\ufeff"))
-	tokens := lexer.Tokenize(string(src))
-	if !bounded(tokens, rec) {
+	root, ok := quickly(string(src))
+	if !ok {
+		root, _ = thorough(string(src), rec)
+	}
+	if root != nil && root.kind != mapping {
+		rec.add(root.at, "", wrongType, "a map of sections", root.kind, "begin with system: NAME")
 		return nil
+	}
+	return root
+}
+
+// thorough reads YAML with the library, as document does, and tells how many words and
+// signs it has.
+func thorough(src string, rec *recorder) (root *node, words int) {
+	tokens := lexer.Tokenize(src)
+	if !bounded(tokens, rec) {
+		return nil, len(tokens)
 	}
 	file, err := parse(tokens)
 	if err != nil {
 		fault := syntaxFault{place{1, 1}, oneLine(err.Error()), "check indentation, quotes and brackets"}
 		if syntax, ok := errors.AsType[*yaml.SyntaxError](err); ok {
-			fault = judgeSyntax(string(src), tokens, syntax)
+			fault = judgeSyntax(src, tokens, syntax)
 		}
 		rec.add(fault.at, "", syntaxError, fault.problem, fault.advice)
-		return nil
+		return nil, len(tokens)
 	}
-	var root *node
 	for _, doc := range file.Docs {
 		if doc.Body == nil || doc.Body.Type() == ast.CommentType {
 			continue
 		}
 		if root != nil {
 			rec.add(begin(doc.Body), "", secondDocument)
-			return nil
+			return nil, len(tokens)
 		}
 		root = convert(doc.Body, "", rec)
 	}
 	if root == nil || root.kind == null {
 		rec.add(place{1, 1}, "", emptyFile)
-		return nil
+		return nil, len(tokens)
 	}
-	if root.kind != mapping {
-		rec.add(root.at, "", wrongType, "a map of sections", root.kind, "begin with system: NAME")
-		return nil
-	}
-	return root
+	return root, len(tokens)
 }
 
 // parse is the library's parser, whose panics on malformed input become errors.

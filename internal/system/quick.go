@@ -1,0 +1,462 @@
+package system
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/goccy/go-yaml/token"
+)
+
+// The YAML library takes the square of the time for the keys of one map, and much for
+// each word: 5,000 routes take a quarter of a second. So what people write most, keys
+// and values of one line in plain letters, is read here, and the library reads only the
+// sections with something else, and all of a file in which something is wrong: every
+// finding about the text is the library's. FuzzQuick compares the two.
+
+// quickly reads a document, section by section. It reports false if the document must
+// be read as a whole.
+func quickly(src string) (*node, bool) {
+	sections, ok := cut(src)
+	if !ok {
+		return nil, false
+	}
+	root := &node{kind: mapping, at: place{sections[0].line, 1}}
+	first := map[string]bool{}
+	words := 0
+	for _, s := range sections {
+		m, n, ok := s.read()
+		words += n
+		if !ok || first[m.key] || words > maxWords {
+			return nil, false
+		}
+		first[m.key] = true
+		root.items = append(root.items, m)
+	}
+	return root, true
+}
+
+// part is the text of one section and the line that it begins in.
+type part struct {
+	text string
+	line int
+}
+
+// cut cuts a document before each line that begins with a letter.
+func cut(src string) ([]part, bool) {
+	const most = 100
+	var parts []part
+	begin, line, at := 0, 0, 0
+	for text := range strings.Lines(src) {
+		line++
+		c := text[0]
+		switch {
+		case letter(c) || c == '_':
+			if len(parts) > 0 {
+				parts[len(parts)-1].text = src[begin:at]
+			}
+			if len(parts) == most {
+				return nil, false
+			}
+			parts, begin = append(parts, part{line: line}), at
+		case strings.HasPrefix(text, "---"), strings.HasPrefix(text, "..."):
+			return nil, false
+		case c == '\n' || c == '#' || strings.HasPrefix(strings.TrimLeft(text, " "), "#"):
+		case c == ' ' && len(parts) > 0:
+		case len(parts) == 0 || c != '-' && c != '}' && c != ']':
+			return nil, false
+		}
+		at += len(text)
+	}
+	if len(parts) == 0 {
+		return nil, false
+	}
+	parts[len(parts)-1].text = src[begin:]
+	return parts, true
+}
+
+// read reads a section, here or with the library, and tells how many words it has.
+func (p part) read() (m *node, words int, ok bool) {
+	q := quick{src: p.text, line: p.line}
+	doc, ok := q.blockMap("")
+	words = q.words
+	if !ok || !q.done {
+		// Empty lines in front of it keep its places right.
+		text := strings.Repeat("\n", p.line-1) + p.text
+		rec := newRecorder("", []byte(text))
+		doc, words = thorough(text, rec)
+		if doc == nil || len(rec.findings) > 0 {
+			return nil, words, false
+		}
+	}
+	if doc.kind != mapping || len(doc.items) != 1 || doc.at.line != p.line {
+		return nil, words, false
+	}
+	return doc.items[0], words, true
+}
+
+// quick reads lines. Each of its methods reports false on whatever it does not know
+// for certain; then the library reads the section.
+type quick struct {
+	src   string
+	pos   int
+	line  int
+	start int // where the line begins
+	words int
+	depth int
+	done  bool // nothing is left
+}
+
+func (q *quick) column() int { return q.pos - q.start + 1 }
+
+func (q *quick) place() place { return place{q.line, q.column()} }
+
+// peek is the character that comes next, 0 at the end.
+func (q *quick) peek() byte {
+	if q.pos < len(q.src) {
+		return q.src[q.pos]
+	}
+	return 0
+}
+
+func (q *quick) spaces() {
+	for q.peek() == ' ' {
+		q.pos++
+	}
+}
+
+// breakLine steps over the end of a line.
+func (q *quick) breakLine() {
+	q.pos++
+	q.line++
+	q.start = q.pos
+}
+
+// next steps to what comes first on a later line, past comments. Only those may
+// stand before.
+func (q *quick) next() bool {
+	for {
+		blank := q.pos == q.start
+		for q.peek() == ' ' {
+			q.pos++
+			blank = true
+		}
+		switch c := q.peek(); {
+		case q.pos == len(q.src):
+			q.done = true
+			return true
+		case c == '#' && blank:
+			q.words++
+			if i := strings.IndexByte(q.src[q.pos:], '\n'); i >= 0 {
+				q.pos += i
+			} else {
+				q.pos = len(q.src)
+			}
+		case c == '\n':
+			q.breakLine()
+			q.spaces()
+			if c := q.peek(); c != 0 && c != '\n' && c != '#' {
+				return true
+			}
+			q.pos = q.start
+		default:
+			return false
+		}
+	}
+}
+
+// blockMap reads the keys that stand in the column of the one that comes next.
+func (q *quick) blockMap(path string) (*node, bool) {
+	out := &node{kind: mapping, path: path, at: q.place()}
+	column := q.column()
+	if q.depth++; q.depth > maxDepth/2 {
+		return nil, false
+	}
+	known := map[string]bool{}
+	for {
+		m := &node{keyAt: q.place()}
+		if !q.key(m, false) || known[m.key] || len(out.items) == maxKeys {
+			return nil, false
+		}
+		known[m.key] = true
+		m.path = join(path, m.key)
+		if !q.blockValue(m, column) {
+			return nil, false
+		}
+		out.items = append(out.items, m)
+		if q.done || q.column() < column {
+			q.depth--
+			return out, true
+		}
+		if q.column() > column {
+			return nil, false
+		}
+	}
+}
+
+// blockValue reads the value of a key of a block map in that column, and steps to the
+// line after it.
+func (q *quick) blockValue(m *node, column int) bool {
+	q.spaces()
+	if c := q.peek(); c != 0 && c != '\n' && c != '#' {
+		return q.value(m, column, false)
+	}
+	if !q.next() {
+		return false
+	}
+	switch {
+	case !q.done && q.column() >= column && strings.HasPrefix(q.src[q.pos:], "- "):
+		return q.blockList(m)
+	case !q.done && q.column() > column:
+		in, ok := q.blockMap(m.path)
+		if ok {
+			m.kind, m.items, m.at = in.kind, in.items, in.at
+		}
+		return ok
+	}
+	m.kind, m.at = null, m.keyAt
+	return true
+}
+
+// blockList reads the items that stand in the column of the one that comes next.
+func (q *quick) blockList(m *node) bool {
+	column := q.column()
+	m.kind, m.at = list, q.place()
+	if q.depth++; q.depth > maxDepth/2 {
+		return false
+	}
+	for !q.done && q.column() == column && strings.HasPrefix(q.src[q.pos:], "- ") {
+		q.pos++
+		q.words++
+		q.spaces()
+		item := &node{path: fmt.Sprintf("%s[%d]", m.path, len(m.items)), at: q.place()}
+		item.keyAt = item.at
+		if q.keyed() {
+			in, ok := q.blockMap(item.path)
+			if !ok {
+				return false
+			}
+			item.kind, item.items = in.kind, in.items
+		} else if !q.value(item, column, false) {
+			return false
+		}
+		m.items = append(m.items, item)
+	}
+	q.depth--
+	return q.done || q.column() < column || q.column() == column && column > 1
+}
+
+// keyed reports whether a key comes next.
+func (q *quick) keyed() bool {
+	ahead := *q
+	return ahead.key(&node{}, false)
+}
+
+// value reads a value that begins on this line. In a block, it steps to the line after
+// it, which must not go on with the value: it is not deeper than column.
+func (q *quick) value(m *node, column int, flow bool) bool {
+	m.at = q.place()
+	ok := false
+	switch c := q.peek(); c {
+	case '{':
+		ok = q.flowMap(m)
+	case '[':
+		ok = q.flowList(m)
+	case '"', '\'':
+		m.kind = text
+		m.text, ok = q.quoted()
+	default:
+		ok = q.plain(m, flow)
+	}
+	if !ok || flow {
+		return ok
+	}
+	return q.next() && (q.done || q.column() <= column)
+}
+
+// key reads a key and the colon after it.
+func (q *quick) key(m *node, flow bool) bool {
+	var ok bool
+	if c := q.peek(); c == '"' || c == '\'' {
+		m.key, ok = q.quoted()
+	} else {
+		m.key, ok = q.plainKey(flow)
+	}
+	if !ok || m.key == "" || q.peek() != ':' {
+		return false
+	}
+	q.pos++
+	q.words++
+	c := q.peek()
+	return c == ' ' || !flow && (c == '\n' || c == 0)
+}
+
+// plainKey reads a key without quotes up to its colon.
+func (q *quick) plainKey(flow bool) (string, bool) {
+	begin := q.pos
+	if c := q.peek(); !letter(c) && !digit(c) && c != '/' && c != '_' {
+		return "", false
+	}
+	for ; q.peek() != ':'; q.pos++ {
+		c := q.peek()
+		if !letter(c) && !digit(c) && strings.IndexByte("/_-.$* ", c) < 0 && (flow || c != '{' && c != '}') {
+			return "", false
+		}
+	}
+	key := q.src[begin:q.pos]
+	q.words++
+	if strings.HasSuffix(key, " ") {
+		return "", false
+	}
+	switch scalarKind(key) {
+	case text:
+		return key, true
+	case integer:
+		return key, strings.Trim(key, "0123456789") == ""
+	default:
+		return "", false
+	}
+}
+
+// quoted reads a text in quotes that ends on this line and holds no escapes.
+func (q *quick) quoted() (string, bool) {
+	quote := q.src[q.pos]
+	for i := q.pos + 1; i < len(q.src); i++ {
+		switch c := q.src[i]; {
+		case c == quote:
+			s := q.src[q.pos+1 : i]
+			q.pos = i + 1
+			q.words++
+			return s, q.peek() != quote
+		case c == '\\' || c < ' ' || c > '~':
+			return "", false
+		}
+	}
+	return "", false
+}
+
+// plain reads a scalar without quotes that ends on this line.
+func (q *quick) plain(m *node, flow bool) bool {
+	begin, end := q.pos, q.pos
+	if c := q.peek(); !letter(c) && !digit(c) && c != '/' && c != '.' && c != '_' && c != '$' {
+		return false
+	}
+loop:
+	for ; q.pos < len(q.src); q.pos++ {
+		switch c := q.src[q.pos]; {
+		case c == '\n' || c == ',' && flow || c == '}' && flow || c == ']' && flow:
+			break loop
+		case c == '#' && q.pos > end:
+			q.pos = end // what comes after it is a comment
+			break loop
+		case c == ' ':
+			continue
+		case c < ' ' || c > '~' || flow && strings.IndexByte(`{["'`, c) >= 0:
+			return false
+		case c == ':':
+			if after := q.pos + 1; after == len(q.src) || strings.IndexByte(" \n,[]{}", q.src[after]) >= 0 {
+				return false
+			}
+		}
+		end = q.pos + 1
+	}
+	m.text = q.src[begin:end]
+	m.kind = scalarKind(m.text)
+	q.words++
+	switch m.kind {
+	case null:
+		m.text, m.at = "", m.keyAt
+	case boolean:
+		m.text = strings.ToLower(m.text)
+	default:
+	}
+	return true
+}
+
+// flowSpace steps over spaces and ends of lines in brackets.
+func (q *quick) flowSpace() {
+	for {
+		switch q.peek() {
+		case ' ':
+			q.pos++
+		case '\n':
+			q.breakLine()
+		default:
+			return
+		}
+	}
+}
+
+func (q *quick) flowMap(m *node) bool {
+	m.kind = mapping
+	known := map[string]bool{}
+	return q.flow('}', func() bool {
+		in := &node{keyAt: q.place()}
+		if !q.key(in, true) || known[in.key] {
+			return false
+		}
+		known[in.key] = true
+		in.path = join(m.path, in.key)
+		m.items = append(m.items, in)
+		q.flowSpace()
+		return q.value(in, 0, true)
+	})
+}
+
+func (q *quick) flowList(m *node) bool {
+	m.kind = list
+	return q.flow(']', func() bool {
+		item := &node{path: fmt.Sprintf("%s[%d]", m.path, len(m.items)), keyAt: q.place()}
+		m.items = append(m.items, item)
+		return q.value(item, 0, true)
+	})
+}
+
+// flow reads entries with commas between, up to the bracket that closes them.
+func (q *quick) flow(closing byte, entry func() bool) bool {
+	if q.depth++; q.depth > maxDepth/2 {
+		return false
+	}
+	q.pos++
+	q.words += 2
+	q.flowSpace()
+	for q.peek() != closing {
+		if !entry() {
+			return false
+		}
+		q.flowSpace()
+		switch q.peek() {
+		case ',':
+			q.pos++
+			q.words++
+			if q.flowSpace(); q.peek() == closing {
+				return false
+			}
+		case closing:
+		default:
+			return false
+		}
+	}
+	q.pos++
+	q.depth--
+	return true
+}
+
+func letter(c byte) bool { return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' }
+
+func digit(c byte) bool { return c >= '0' && c <= '9' }
+
+// scalarKind is what a scalar without quotes is.
+func scalarKind(s string) kind {
+	switch token.New(s, s, nil).Type {
+	case token.NullType:
+		return null
+	case token.BoolType:
+		return boolean
+	case token.IntegerType, token.BinaryIntegerType, token.OctetIntegerType, token.HexIntegerType:
+		return integer
+	case token.FloatType, token.InfinityType, token.NanType:
+		return number
+	default:
+		return text
+	}
+}
