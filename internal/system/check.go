@@ -1,6 +1,7 @@
 package system
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,9 +14,13 @@ const mostOverBus = 1 << 20
 // subjects that are asked with those that are answered, databases with owners.
 func (r *reader) check(doc *node) {
 	r.checkRoutes()
-	for i := range r.routes {
-		r.checkTarget(&r.routes[i])
-		r.sys.Routes = append(r.sys.Routes, r.routes[i].route)
+	slices.SortFunc(r.routes, func(a, b *routed) int { return cmp.Compare(a.key.key, b.key.key) })
+	if len(r.routes) > 0 {
+		r.sys.Routes = make([]Route, 0, len(r.routes))
+	}
+	for _, t := range r.routes {
+		r.checkTarget(t)
+		r.sys.Routes = append(r.sys.Routes, t.route)
 	}
 	r.checkAuth()
 	r.checkACME(doc.member("gateway").member("tls").member("acme"))
@@ -52,7 +57,7 @@ func (r *reader) check(doc *node) {
 func (r *reader) checkRoutes() {
 	byHost := map[string]*crossing{}
 	for i := range r.routes {
-		q := &r.routes[i]
+		q := r.routes[i]
 		paths := byHost[q.pattern.host]
 		if paths == nil {
 			paths = &crossing{}
@@ -71,7 +76,7 @@ func (r *reader) checkRoutes() {
 			if how == crossed {
 				c = conflict
 			}
-			p := &r.routes[first]
+			p := r.routes[first]
 			r.rec.add(q.key.keyAt, q.key.path, c, quote(p.key.key), p.key.keyAt)
 		}
 		paths.add(q.pattern.segments, i)

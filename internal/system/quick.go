@@ -447,6 +447,9 @@ func digit(c byte) bool { return c >= '0' && c <= '9' }
 
 // scalarKind is what a scalar without quotes is.
 func scalarKind(s string) kind {
+	if letter(s[0]) && strings.IndexByte("nNtTfF", s[0]) < 0 || s[0] == '/' {
+		return text // as the library finds out, in more time
+	}
 	switch token.New(s, s, nil).Type {
 	case token.NullType:
 		return null

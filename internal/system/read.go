@@ -32,7 +32,7 @@ type reader struct {
 	stored bool
 
 	answers []answer
-	routes  []routed
+	routes  []*routed
 
 	// meant holds the sections that an unknown key was probably meant as: what
 	// follows from their absence is not told.

@@ -27,6 +27,8 @@ var (
 // targets are the keys that say where a route leads.
 var targets = []string{"service", "request", "publish", "subscribe", "nats", "files", "redirect", "monitor"}
 
+var oneTarget = enumerate(targets, "and")
+
 const (
 	maxRoutes  = 5000
 	maxTargets = 16
@@ -47,19 +49,19 @@ func (r *reader) readRoutes(n *node) {
 		if m.kind != mapping {
 			continue
 		}
-		out := routed{
+		out := &routed{
 			key: m, pattern: p, fields: f,
 			route: Route{Key: m.key, Method: p.method, Host: p.host, Path: p.path},
 		}
-		if r.exactlyOne(m, enumerate(targets, "and"), f, targets...) {
+		if r.exactlyOne(m, oneTarget, f, targets...) {
 			for _, key := range targets {
 				if f[key] != nil {
 					out.leads = key
 				}
 			}
-			r.misplacedIn(&out)
+			r.misplacedIn(out)
 		}
-		r.readRoute(f, &out)
+		r.readRoute(f, out)
 		if bad == nil {
 			r.routes = append(r.routes, out)
 		}

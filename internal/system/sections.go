@@ -41,7 +41,6 @@ func (r *reader) read(doc *node) {
 	r.check(doc)
 
 	slices.SortFunc(r.sys.Services, func(a, b Service) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(r.sys.Routes, func(a, b Route) int { return cmp.Compare(a.Key, b.Key) })
 	slices.SortFunc(r.sys.Secrets, func(a, b Secret) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(r.sys.Databases, func(a, b Database) int { return cmp.Compare(a.Name, b.Name) })
 }
