@@ -236,7 +236,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or a fault in the file.`,
 		a.upCommand(), a.checkCommand(), a.statusCommand(), a.logsCommand(),
 		a.startCommand(), a.stopCommand(), a.scaleCommand(), a.restartCommand(),
 		a.reloadCommand(), a.revisionsCommand(), a.rollbackCommand(), a.upgradeCommand(), a.downCommand(),
-		a.maintenanceCommand(), a.requestCommand(), a.publishCommand(), a.subscribeCommand(), a.queuesCommand(), a.queueCommand(), a.busCommand(), a.envCommand(), a.banCommand(), a.unbanCommand(), a.bansCommand(), a.versionCommand(),
+		a.maintenanceCommand(), a.requestCommand(), a.publishCommand(), a.subscribeCommand(), a.queuesCommand(), a.queueCommand(), a.busCommand(), a.backupCommand(), a.restoreCommand(), a.envCommand(), a.banCommand(), a.unbanCommand(), a.bansCommand(), a.versionCommand(),
 	)
 	for _, cmd := range root.Commands() {
 		cmd.SuggestFor = synonyms[cmd.Name()]

@@ -19,10 +19,10 @@ type target struct {
 	Data string // of the node
 }
 
-// find returns the system named by path, else by -C, else the nearest upward
-// from the working folder. With --data there need be no file.
-func (a *app) find(path string) (target, error) {
-	t, err := a.findFile(path)
+// find returns the system named by -C, else the nearest upward from the working
+// folder. With --data there need be no file.
+func (a *app) find() (target, error) {
+	t, err := a.findFile("")
 	if e, usage := errors.AsType[*usageError](err); usage && e != errTwice && t.Data != "" {
 		return t, nil
 	}
@@ -119,7 +119,7 @@ func upward() (string, error) {
 
 // dial connects to the node of the system.
 func (a *app) dial() (*control.Client, error) {
-	t, err := a.find("")
+	t, err := a.find()
 	if err != nil {
 		return nil, err
 	}

@@ -117,7 +117,7 @@ rotations and replaced instances, until Ctrl-C. Without -f the system need not r
 		Args: argsBetween(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Service = first(args)
-			t, err := a.find("")
+			t, err := a.find()
 			if err != nil {
 				return err
 			}
@@ -367,7 +367,7 @@ last process has ended. If nothing runs, there is nothing to do.`,
 		Example: "  fairlead down",
 		Args:    argsBetween(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			t, err := a.find("")
+			t, err := a.find()
 			if err != nil {
 				return err
 			}

@@ -55,6 +55,7 @@ func (n *Node) openControl(inherited *os.File) error {
 	control.Handle(server, control.VerbBusUsers, n.users.list)
 	control.HandleStream(server, control.VerbLogs, n.logs)
 	n.handleQueues(server)
+	control.Handle(server, control.VerbBackupBus, n.backupBus)
 	n.onStop("control socket", func(context.Context) error { return server.Close() })
 	return nil
 }

@@ -36,7 +36,7 @@ func Restore(ctx context.Context, r io.Reader, dir string, tell func(Progress)) 
 		to := &restorer{ctx: ctx, nc: nc, tell: tell}
 		c, err = read(r, to)
 		if err != nil && to.to != "" {
-			_, _ = to.send(nil) // else the server waits for more, 5 s long
+			_, _ = to.send(nil) //nolint:contextcheck // it has its own; else the server waits for more, 5 s long
 		}
 		return err
 	})
@@ -78,7 +78,7 @@ func serve(dir string, do func(*nats.Conn) error) error {
 // restorer gives the streams of a backup to a server. The protocol is that of
 // `nats stream restore` (nats-server, processStreamRestore).
 type restorer struct {
-	ctx    context.Context //nolint:containedctx // of one read
+	ctx    context.Context // of one read
 	nc     *nats.Conn
 	tell   func(Progress)
 	number int
