@@ -297,6 +297,8 @@ func fixed(old, next *system.System) error {
 		return refuse("system", old.Name, next.Name)
 	case old.Bus.Listen != next.Bus.Listen:
 		return refuse("bus.listen", old.Bus.Listen, next.Bus.Listen)
+	case elsewhereOf(old) != elsewhereOf(next):
+		return refuse("where the bus keeps its store", storeName(old), storeName(next))
 	}
 	return nil
 }

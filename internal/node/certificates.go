@@ -21,9 +21,11 @@ func (n *Node) openCertificates() (err error) {
 	dir := filepath.Join(n.data, "certificates")
 	n.certs, err = certs.Open(certs.Options{
 		Dir: dir, Logger: n.log,
-		Storage: func(ctx context.Context) (certs.Storage, error) { return openCertificatesBucket(ctx, n.operator, dir) },
-		Warn:    func(text string) { n.tell(control.Event{Kind: control.EventWarning, Text: text}) },
-		Made:    func(root string) { n.tell(control.Event{Kind: control.EventRoot, Text: root}) },
+		Storage: func(ctx context.Context) (certs.Storage, error) {
+			return openCertificatesBucket(ctx, n.operator, n.keeping(), dir)
+		},
+		Warn: func(text string) { n.tell(control.Event{Kind: control.EventWarning, Text: text}) },
+		Made: func(root string) { n.tell(control.Event{Kind: control.EventRoot, Text: root}) },
 	})
 	if err != nil {
 		return err
@@ -32,8 +34,8 @@ func (n *Node) openCertificates() (err error) {
 	return nil
 }
 
-func openCertificatesBucket(ctx context.Context, nc *nats.Conn, dir string) (certs.Storage, error) {
-	kv, err := openBucket(ctx, nc, certificatesBucket, "certificates of the door, encrypted")
+func openCertificatesBucket(ctx context.Context, nc *nats.Conn, k keeping, dir string) (certs.Storage, error) {
+	kv, err := openBucket(ctx, nc, k, certificatesBucket, "certificates of the door, encrypted")
 	if err != nil {
 		return nil, fmt.Errorf("open storage of certificates: %w", err)
 	}

@@ -88,7 +88,7 @@ func TestCertificatesBucketIsKept(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := openCertificatesBucket(ctx, nc, dir)
+		s, err := openCertificatesBucket(ctx, nc, keeping{}, dir)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -262,6 +262,9 @@ func (n *Node) ownLock() {
 // openBus opens the bus, and connects to it for the state.
 func (n *Node) openBus(ctx context.Context, o bus.Options) (err error) {
 	o.Dir, o.Listen, o.System, o.Logger = filepath.Join(n.data, "bus"), n.first.Bus.Listen, n.first.Name, n.log
+	if o.Elsewhere, err = n.elsewhere(); err != nil {
+		return fmt.Errorf("open bus: %w", err)
+	}
 	if n.bus, err = bus.Open(ctx, o); err != nil {
 		return err
 	}
@@ -334,7 +337,7 @@ func (n *Node) openState(ctx context.Context) (err error) {
 		return err
 	}
 	n.onStop("operator's connection", func(context.Context) error { n.operator.Close(); return nil })
-	if n.state, err = openState(ctx, n.operator); err != nil {
+	if n.state, err = openState(ctx, n.operator, n.keeping()); err != nil {
 		return err
 	}
 	n.state.health = n.bus.Healthy

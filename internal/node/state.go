@@ -73,16 +73,27 @@ type record struct {
 	Builds      map[string]string `json:"builds"` // service -> hash of what its build left
 }
 
-func openState(ctx context.Context, nc *nats.Conn) (*state, error) {
-	kv, err := openBucket(ctx, nc, stateBucket, "fairlead's own state")
+func openState(ctx context.Context, nc *nats.Conn, k keeping) (*state, error) {
+	kv, err := openBucket(ctx, nc, k, stateBucket, "fairlead's own state")
 	if err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
 	return &state{kv: kv, numbers: make(map[string]*numbers)}, nil
 }
 
-// openBucket opens a key-value bucket, and makes it if it is not there.
-func openBucket(ctx context.Context, nc *nats.Conn, name, description string) (jetstream.KeyValue, error) {
+// keeping says how buckets are kept.
+type keeping struct {
+	system    string // whose they are
+	elsewhere bool   // on a server that may have those of other systems
+	replicas  int    // servers that keep them, at least
+}
+
+// systemKey names the system in the metadata of a bucket's stream.
+const systemKey = "fairlead.system"
+
+// openBucket opens a key-value bucket, and makes it if it is not there. Elsewhere, it
+// is refused if it is another system's.
+func openBucket(ctx context.Context, nc *nats.Conn, k keeping, name, description string) (jetstream.KeyValue, error) {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, err
@@ -90,11 +101,23 @@ func openBucket(ctx context.Context, nc *nats.Conn, name, description string) (j
 	// The stream of a key-value bucket, but for AllowDirect: a direct get reads
 	// the server's options without their lock (nats-server 2.15, stream.go), and
 	// issuing credentials replaces them.
-	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	config := jetstream.StreamConfig{
 		Name: "KV_" + name, Description: description, Subjects: []string{"$KV." + name + ".>"},
 		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true, Storage: jetstream.FileStorage,
-	})
-	if err != nil {
+		Replicas: max(k.replicas, 1), Metadata: map[string]string{systemKey: k.system},
+	}
+	stream, err := js.Stream(ctx, config.Name)
+	switch {
+	case err == nil:
+		was := stream.CachedInfo().Config
+		if owner := was.Metadata[systemKey]; k.elsewhere && owner != "" && owner != k.system {
+			return nil, fmt.Errorf("the account elsewhere keeps the state of system %s; give system %s an account of its own", owner, k.system)
+		}
+		config.Replicas = max(config.Replicas, was.Replicas) // of whoever runs that server
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil, err
+	}
+	if _, err := js.CreateOrUpdateStream(ctx, config); err != nil {
 		return nil, err
 	}
 	return js.KeyValue(ctx, name)

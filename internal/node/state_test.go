@@ -223,7 +223,7 @@ func TestInstanceNumbersOverRuns(t *testing.T) {
 	}
 	run := func(first int) *state {
 		t.Helper()
-		s, err := openState(ctx, nc)
+		s, err := openState(ctx, nc, keeping{})
 		if err != nil {
 			t.Fatal(err)
 		}

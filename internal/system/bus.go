@@ -3,6 +3,7 @@ package system
 import (
 	"cmp"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -10,7 +11,7 @@ import (
 
 var (
 	busSchema = schema{
-		what: "bus", keys: []string{"listen", "users", "outside", "url", "signing_key"},
+		what: "bus", keys: []string{"listen", "users", "outside", "url", "credentials", "signing_key", "account"},
 		unbuilt: map[string]string{
 			"tls":     "connections from other machines are encrypted under outside",
 			"cluster": "the bus runs on one node for now; url leads to a cluster of your own",
@@ -21,14 +22,24 @@ var (
 	urlSchema     = schema{what: "bus.url", keys: []string{"secret"}}
 )
 
+// accountKey is the public key of an account of NATS.
+var accountKey = regexp.MustCompile(`^A[A-Z2-7]{55}$`)
+
 // mostBusUsers bounds the users of the bus in the file.
 const mostBusUsers = 1000
 
 func (r *reader) readBus(n *node) {
 	f := r.fields(n, busSchema)
 	r.sys.Bus = Bus{Listen: "127.0.0.1:0"}
-	if f["url"] != nil || f["signing_key"] != nil {
-		r.readBusServer(n, f)
+	if f["url"] != nil {
+		r.readBusServer(f)
+	} else {
+		for _, key := range []string{"credentials", "signing_key", "account"} {
+			if f[key] != nil {
+				r.missing(n, busSchema, "url", "name the server that "+key+" is for, as in nats://10.0.3.4:7422, or remove "+key)
+				break
+			}
+		}
 	}
 	if n := f["listen"]; n != nil {
 		if host, ok := r.address(n, &r.sys.Bus.Listen); ok && !loopback(host) {
@@ -41,17 +52,8 @@ func (r *reader) readBus(n *node) {
 	r.readBusUsers(f["users"])
 }
 
-// readBusServer reads where the bus is that something else runs.
-func (r *reader) readBusServer(bus *node, f map[string]*node) {
-	if f["url"] == nil {
-		r.missing(bus, busSchema, "url", "name the server that the key is for, as in nats://10.0.3.4:4222, or remove signing_key")
-		return
-	}
-	for _, key := range []string{"listen", "outside", "users"} {
-		if n := f[key]; n != nil {
-			r.rec.add(n.keyAt, n.path, misplaced, "beside url", "it is about the bus in fairlead itself: set it on the server that url names, or remove url")
-		}
-	}
+// readBusServer reads where the server is that keeps what the bus keeps.
+func (r *reader) readBusServer(f map[string]*node) {
 	out := &BusServer{}
 	r.sys.Bus.Server = out
 	if n := f["url"]; n.kind == mapping {
@@ -63,11 +65,37 @@ func (r *reader) readBusServer(bus *node, f map[string]*node) {
 	} else if s, ok := r.text(n); ok {
 		out.URL = r.busURL(n, s)
 	}
+	if n := f["credentials"]; n != nil {
+		out.Credentials = r.secret(n)
+	}
 	if n := f["signing_key"]; n != nil {
 		out.SigningKey = r.secret(n)
-	} else {
+		if f["credentials"] != nil {
+			r.rec.add(n.keyAt, n.path, misplaced, "beside credentials", "a user that is there needs no key that signs another: remove one of the two")
+		}
+	}
+	if n := f["account"]; n != nil {
+		out.Account = r.account(n, f["signing_key"] != nil)
+	}
+	if f["credentials"] == nil && f["signing_key"] == nil && f["url"].kind != mapping {
 		r.warn(f["url"].keyAt, f["url"].path, notEnforced)
 	}
+}
+
+// account reads whose users the signing key signs.
+func (r *reader) account(n *node, signing bool) string {
+	s, ok := r.text(n)
+	switch {
+	case !ok:
+		return ""
+	case !signing:
+		r.rec.add(n.keyAt, n.path, misplaced, "without signing_key", "remove it: a user says itself which account it is of")
+		return ""
+	case !accountKey.MatchString(s):
+		r.rec.add(n.at, n.path, badAccount, quote(s))
+		return ""
+	}
+	return s
 }
 
 // busURL tells whether s can be the URL of a bus. One with a password is not repeated.
@@ -77,7 +105,7 @@ func (r *reader) busURL(n *node, s string) string {
 	case strings.Contains(s, "@"):
 		r.rec.add(n.at, n.path, secretInFile)
 	case err != nil, u.Scheme != "nats" && u.Scheme != "tls", u.Hostname() == "", u.Path != "" && u.Path != "/", u.RawQuery != "", u.Fragment != "":
-		r.rec.add(n.at, n.path, badURL, quote(s), "write it as in nats://10.0.3.4:4222 or tls://nats.example.com:4222")
+		r.rec.add(n.at, n.path, badURL, quote(s), "write it as in nats://10.0.3.4:7422 or tls://nats.example.com:7422, the port of leaf nodes")
 	default:
 		return s
 	}
@@ -182,14 +210,14 @@ func (s *System) BusUser(name string) (*BusUser, bool) {
 }
 
 // BusSecrets are the names of the secrets that the bus itself is given, sorted: the
-// passwords of its users, and how to reach and sign for one that is elsewhere.
+// passwords of its users, and who it is on a server elsewhere.
 func (s *System) BusSecrets() []string {
 	var out []string
 	for _, u := range s.Bus.Users {
 		out = append(out, u.Secret)
 	}
 	if b := s.Bus.Server; b != nil {
-		out = append(out, b.URLSecret, b.SigningKey)
+		out = append(out, b.URLSecret, b.Credentials, b.SigningKey)
 	}
 	return sortedNames(out)
 }

@@ -233,12 +233,12 @@ type JWT struct {
 	Leeway     time.Duration // clock skew allowed, default 30 s
 }
 
-// Bus is the NATS JetStream server: embedded, or elsewhere.
+// Bus is the embedded NATS server, with its JetStream or one elsewhere.
 type Bus struct {
 	Listen  string     // loopback host:port, default "127.0.0.1:0"
 	Outside *Outside   // nil: no native NATS from outside
 	Users   []BusUser  // sorted by name
-	Server  *BusServer // nil: embedded
+	Server  *BusServer // nil: the bus keeps what it keeps itself
 }
 
 // Outside is a listener for native NATS over TLS, for clients on other machines.
@@ -248,11 +248,15 @@ type Outside struct {
 	Key         string // absolute path of PEM
 }
 
-// BusServer is a NATS server that something else runs.
+// BusServer is a NATS server that something else runs, whose JetStream keeps what the
+// bus keeps. The bus is a leaf node of it. At most one of Credentials and SigningKey
+// is set.
 type BusServer struct {
-	URL        string // nats:// or tls://, without user and password; "": it is in a secret
-	URLSecret  string // name of the secret that holds the URL, instead of URL
-	SigningKey string // name of the secret that holds the account's signing key (seed); "": permissions cannot be enforced
+	URL         string // nats:// or tls://, without user and password, of the port of leaf nodes; "": it is in a secret
+	URLSecret   string // name of the secret that holds the URL, instead of URL
+	Credentials string // name of the secret that holds the text of a .creds file, "" for none
+	SigningKey  string // name of the secret that holds the account's signing key (seed), "" for none
+	Account     string // public key of the account, "": SigningKey is the account's own
 }
 
 // BusUser is a client of the bus that is no service of the system.

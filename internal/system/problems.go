@@ -62,6 +62,7 @@ const (
 	badOrigin      code = "bad-origin"
 	badHost        code = "bad-host"
 	badURL         code = "bad-url"
+	badAccount     code = "bad-account"
 	badEmail       code = "bad-email"
 	badText        code = "bad-text"
 	badDate        code = "bad-date"
@@ -179,6 +180,7 @@ var problems = map[code]words{
 	badOrigin:      {"must be an origin, is %[1]s", "%[2]s"},
 	badHost:        {"must be a host, is %[1]s", "%[2]s"},
 	badURL:         {"must be a URL, is %[1]s", "%[2]s"},
+	badAccount:     {"must be the public key of an account, is %[1]s", "it has 56 letters and digits and begins with A: nsc describe account"},
 	badEmail:       {"must be an e-mail address, is %[1]s", "write it as in ops@example.org"},
 	badText:        {"must be a text of at most %[1]d characters without control characters", "shorten it"},
 	badDate:        {"must be a day or a time, is %[1]s", "write it as in 2027-01-31 or 2027-01-31T18:00:00Z"},
@@ -221,7 +223,7 @@ var problems = map[code]words{
 	takenUser:     {"is the name of %[1]s on the bus", "choose another name"},
 	grantsNothing: {"is granted nothing", "name what the user publishes, subscribes or asks"},
 	doorListener:  {"is the address %[1]s, which the gateway takes too", "keep one of the two"},
-	notEnforced:   {"is a bus on which permissions are not enforced: each service can do there what the credentials of the URL can", "add bus.signing_key, the secret with the account's signing key"},
+	notEnforced:   {"is a server where permissions are not enforced: it knows this system by nothing, and whoever reaches it can do there what the system can", "add bus.credentials or bus.signing_key, a secret, or put a URL with user and password into one"},
 
 	sameListener:     {"is the address %[1]s, which the listener at %[2]s takes too", "keep one of the two"},
 	withoutTLS:       {"needs TLS, and this listener has none", "%[1]s"},

@@ -151,9 +151,6 @@ func (r *reader) readNATS(f map[string]*node, t *routed) *NATS {
 	if on := r.bool(n); n.kind == boolean && !on {
 		r.rec.add(n.at, n.path, notOneOf, "true", "false", "remove the route if nobody may come so")
 	}
-	if r.sys.Bus.Server != nil {
-		r.rec.add(n.keyAt, n.path, misplaced, "where the bus is elsewhere", "let clients connect to the server that bus.url names")
-	}
 	return &NATS{Origins: r.socketOrigins(f["origins"], t)}
 }
 

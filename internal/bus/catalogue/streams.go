@@ -65,7 +65,7 @@ func Ensure(ctx context.Context, js jetstream.JetStream, queues []system.Queue, 
 		}
 	}
 	if len(queues) > 0 {
-		if dead := deadConfig(); have[dead.Name] == nil || differs(have[dead.Name].Config, dead) {
+		if dead := deadConfig(queues); have[dead.Name] == nil || differs(have[dead.Name].Config, dead) {
 			wanted = append(wanted, dead)
 		}
 	}
@@ -135,10 +135,16 @@ func config(q *system.Queue, elsewhere bool) jetstream.StreamConfig {
 	}
 }
 
-func deadConfig() jetstream.StreamConfig {
+// deadConfig is the stream of the dead letters, kept on as many servers as the queue
+// that is kept on the most.
+func deadConfig(queues []system.Queue) jetstream.StreamConfig {
+	replicas := 1
+	for i := range queues {
+		replicas = max(replicas, queues[i].Replicas)
+	}
 	return jetstream.StreamConfig{
 		Name: DeadLetters, Description: "dead letters of all queues", Subjects: []string{Dead + ">"},
-		Storage: jetstream.FileStorage, Replicas: 1, Discard: jetstream.DiscardOld,
+		Storage: jetstream.FileStorage, Replicas: replicas, Discard: jetstream.DiscardOld,
 		MaxAge: deadKeep, MaxBytes: deadBytes, MaxMsgs: -1, Duplicates: 2 * time.Minute,
 		AllowAtomicPublish: true,
 	}
