@@ -14,7 +14,7 @@ func (n *Node) elsewhere() (*link.Server, error) {
 	if s == nil {
 		return nil, nil
 	}
-	values := map[string]string{}
+	var values map[string]string
 	if o := n.opts.Offer; o != nil {
 		values = n.host.secrets(o.offer.Applied) // this process may not have them
 	} else {

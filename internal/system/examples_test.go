@@ -21,7 +21,7 @@ var around = []struct{ section, text string }{
   shop: {command: shop}
   shop-next: {command: shop}
 `},
-	{"secrets", "secrets: {ADMIN_PASSWORD: {generate: 24}, OPS_PASSWORD: {generate: 24}, PARTNER_KEY: {generate: 24}, LAB_PASSWORD: {generate: 24}, HOOK_KEY: {env: HOOK_KEY}, BUS_KEY: {env: BUS_KEY}, NATS_USER: {env: NATS_USER}}\n"},
+	{"secrets", "secrets: {ADMIN_PASSWORD: {generate: 24}, OPS_PASSWORD: {generate: 24}, PARTNER_KEY: {generate: 24}, LAB_PASSWORD: {generate: 24}, HOOK_KEY: {env: HOOK_KEY}, BUS_KEY: {env: BUS_KEY}, BUS_USER: {env: BUS_USER}}\n"},
 	{"queues", "queues: {orders.*: {}, data.*: {}}\n"},
 }
 
