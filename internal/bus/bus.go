@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"fairlead/internal/bus/delivery"
 	"fairlead/internal/bus/link"
 	"fairlead/internal/bus/outside"
 	"fairlead/internal/system"
@@ -118,7 +119,8 @@ type Bus struct {
 	users     map[string]User // by name, those that have expired too; replaced as a whole
 	changes   uint64          // counts the changes of sys, instances and users
 	conns     []*nats.Conn
-	keeping   *keeper // of what services are asked while they are away; nil: they are not
+	consumers map[string][]delivery.Consumer // by their owners; nil: not read yet
+	keeping   *keeper                        // of what services are asked while they are away; nil: they are not
 
 	reload  sync.Mutex        // serialises reloads; never taken with mu held
 	applied uint64            // the changes that the server knows; guarded by reload

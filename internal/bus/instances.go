@@ -140,6 +140,7 @@ func (b *Bus) Revoke(id string) error {
 	}
 	err := b.change(func() error {
 		delete(b.instances, id)
+		b.forgetReaders(id)
 		return nil
 	})
 	if err != nil {

@@ -27,7 +27,7 @@ type party struct {
 
 // Permissions derives what an instance of a service may do on the bus. It is a
 // pure function of the model: the same model gives the same lists, sorted and
-// without duplicates.
+// without duplicates. The consumers that it was given since are not among it.
 //
 // With draining, all subscriptions but those of its inbox are gone; what it may
 // publish stays, so that the replies it owes arrive. It returns an error if the
@@ -44,6 +44,7 @@ func Permissions(sys *system.System, service, instance string, draining bool) (*
 	p, err := derive(party{service, s.Bus}, instance, parties(sys), draining)
 	if err == nil {
 		grantQueues(p.Publish, s.Bus.Publishes, sys)
+		grantDesk(p, instance)
 	}
 	return p, err
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fairlead/internal/bus/catalogue"
+	"fairlead/internal/bus/delivery"
 	"fairlead/internal/bus/link"
 	"fairlead/internal/system"
 )
@@ -27,6 +28,7 @@ type queues struct {
 	checker *catalogue.Checker // nil: the model never had a queue
 
 	committer atomic.Pointer[catalogue.Committer] // nil as long as checker is
+	desk      *delivery.Desk                      // as the checker
 }
 
 // ensureTime bounds how long the streams are made and changed.
@@ -72,11 +74,16 @@ func (b *Bus) openQueues(ctx context.Context, sys *system.System) error {
 			return err
 		}
 	}
+	if err := b.openDesk(ctx, q); err != nil {
+		return err
+	}
 	if b.isClosed() {
+		q.desk.Close()
 		q.checker.Close()
 		return ErrClosed
 	}
 	q.checker.Set(sys.Queues, types)
+	q.desk.Set(sys.Queues)
 	if q.committer.Load() == nil {
 		return b.openCommitter()
 	}
@@ -113,10 +120,13 @@ func (b *Bus) hasStreams() bool {
 
 func (q *queues) close() {
 	q.mu.Lock()
-	checker := q.checker
+	checker, desk := q.checker, q.desk
 	q.mu.Unlock()
 	if c := q.committer.Load(); c != nil {
 		c.Close()
+	}
+	if desk != nil {
+		desk.Close()
 	}
 	if checker != nil {
 		checker.Close()

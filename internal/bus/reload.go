@@ -98,7 +98,9 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 	}
 	for i := range outside {
 		u := &outside[i]
-		users = append(users, &server.User{Username: u.Name, Password: u.Password, Permissions: u.permissions(b.sys)})
+		p := u.permissions(b.sys)
+		b.grantDelivery(p, u.Name, u.Name, u.Subscribes, false)
+		users = append(users, &server.User{Username: u.Name, Password: u.Password, Permissions: p})
 	}
 	for _, id := range live {
 		in := b.instances[id]
@@ -107,6 +109,7 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 			return nil, err
 		}
 		grantQueues(p.Publish, in.party.bus.Publishes, b.sys)
+		b.grantDelivery(p, id, in.party.service, in.party.bus.Subscribes, in.draining)
 		users = append(users, &server.User{Username: id, Password: in.password, Permissions: p, AllowedConnectionTypes: overTCP})
 	}
 	b.link.redirect(users)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"fairlead/internal/bus/delivery"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -25,7 +26,8 @@ type Former struct {
 	Gateway   string // password of the gateway
 	Instances []FormerInstance
 	Users     []User
-	Kept      []Kept // what came for instances while they were away
+	Consumers []delivery.Consumer // nil: not told, they are read
+	Kept      []Kept              // what came for instances while they were away
 }
 
 // FormerInstance is an instance with credentials.
@@ -47,6 +49,7 @@ func (b *Bus) Former() *Former {
 	b.mu.Lock()
 	k := b.keeping
 	f.Users = slices.Collect(maps.Values(b.users))
+	f.Consumers = b.consumersLocked()
 	b.mu.Unlock()
 	if k != nil {
 		f.Kept = k.rest()
@@ -77,6 +80,9 @@ func (in *instance) sum() uint64 {
 // follow takes over what another bus knew.
 func (b *Bus) follow(f *Former) {
 	b.inbox = f.Inbox
+	if f.Consumers != nil {
+		b.knowConsumers(f.Consumers)
+	}
 	b.tools.Password, b.gateway.Password, b.gateway.InboxPrefix = f.Tools, f.Gateway, f.Inbox
 	b.users = make(map[string]User, len(f.Users))
 	for _, u := range f.Users {

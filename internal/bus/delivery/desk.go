@@ -1,0 +1,275 @@
+package delivery
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"fairlead/internal/bus/catalogue"
+	"fairlead/internal/system"
+	"fairlead/internal/wire"
+)
+
+const (
+	// atOnce is how many requests are served at a time; more wait.
+	atOnce = 16
+	// serveTime bounds one.
+	serveTime = 10 * time.Second
+	// maxConsumers is how many one owner may have.
+	maxConsumers = 256
+	maxReason    = 4 << 10 // bytes
+)
+
+// Party is somebody who asks.
+type Party struct {
+	Owner      string // the service, or the user of the bus
+	Subscribes []string
+	Draining   bool // it gets no more messages
+}
+
+// Registry knows who may ask, and what belongs to whom. It is safe for concurrent use.
+type Registry interface {
+	// Party returns who has the credentials of a user.
+	Party(user string) (Party, bool)
+	// Owned lists what belongs to an owner.
+	Owned(owner string) []Consumer
+	// Grant lets a consumer's owner use it. It does so when it returns.
+	Grant(Consumer) error
+}
+
+// Desk answers what parties of the bus ask. Its methods are safe for concurrent use.
+type Desk struct {
+	log    *slog.Logger
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	reg    Registry
+	queues atomic.Pointer[[]system.Queue]
+
+	subs   []*nats.Subscription
+	turns  chan struct{}
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	open   sync.WaitGroup
+
+	making sync.Mutex // one consumer at a time is made
+}
+
+// Open opens a desk on a connection that is its own to use until Close, which does
+// not close it.
+func Open(nc *nats.Conn, js jetstream.JetStream, reg Registry, log *slog.Logger) (*Desk, error) {
+	d := &Desk{log: log, nc: nc, js: js, reg: reg, turns: make(chan struct{}, atOnce)}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.queues.Store(&[]system.Queue{})
+	for prefix, serve := range map[string]func(context.Context, string, []byte) any{
+		wire.SubjectSubscribe: d.subscribe, wire.SubjectReject: d.reject, wire.SubjectNames: d.names,
+	} {
+		sub, err := nc.Subscribe(prefix+"*", func(m *nats.Msg) { d.take(m, strings.TrimPrefix(m.Subject, prefix), serve) })
+		if err != nil {
+			d.Close()
+			return nil, fmt.Errorf("open desk: %w", err)
+		}
+		d.subs = append(d.subs, sub)
+	}
+	if err := nc.Flush(); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("open desk: %w", err)
+	}
+	return d, nil
+}
+
+// Close ends the desk, and what is being served. It is idempotent.
+func (d *Desk) Close() {
+	d.cancel()
+	for _, sub := range d.subs {
+		_ = sub.Unsubscribe() // the connection may be gone already
+	}
+	d.open.Wait()
+}
+
+// Set says which queues there are from now on, and tells everybody.
+func (d *Desk) Set(queues []system.Queue) {
+	queues = slices.Clone(queues)
+	before := d.queues.Swap(&queues)
+	if slices.EqualFunc(*before, queues, func(a, b system.Queue) bool { return a.Name == b.Name }) {
+		return
+	}
+	b, err := json.Marshal(d.names(d.ctx, "", nil))
+	if err == nil {
+		err = d.nc.Publish(wire.SubjectQueues, b)
+	}
+	if err != nil {
+		d.log.Warn("nobody is told of the queues", slog.String(wire.KeyError, err.Error()))
+	}
+}
+
+// take serves a request, when it is its turn.
+func (d *Desk) take(m *nats.Msg, user string, serve func(context.Context, string, []byte) any) {
+	select {
+	case d.turns <- struct{}{}:
+	case <-d.ctx.Done():
+		return
+	}
+	d.open.Go(func() {
+		defer func() { <-d.turns }()
+		ctx, cancel := context.WithTimeout(d.ctx, serveTime)
+		defer cancel()
+		b, err := json.Marshal(serve(ctx, user, m.Data))
+		if err == nil && m.Reply != "" {
+			err = d.nc.Publish(m.Reply, b)
+		}
+		if err != nil && ctx.Err() == nil {
+			d.log.Warn("request about queues is not answered", slog.String(wire.KeySubject, m.Subject), slog.String(wire.KeyError, err.Error()))
+		}
+	})
+}
+
+// failed is what the asker is told of an error.
+func (d *Desk) failed(err error, user string) wire.Failure {
+	if f, ok := errors.AsType[*failure](err); ok {
+		return f.Failure
+	}
+	d.log.Warn("request about queues failed", slog.String(wire.KeyInstance, user), slog.String(wire.KeyError, err.Error()))
+	return wire.Failure{Code: http.StatusServiceUnavailable, Reason: "the bus cannot do it now"}
+}
+
+func (d *Desk) names(context.Context, string, []byte) any {
+	reply := wire.QueueNames{Queues: []string{}}
+	for _, q := range *d.queues.Load() {
+		reply.Queues = append(reply.Queues, q.Name)
+	}
+	return reply
+}
+
+func (d *Desk) subscribe(ctx context.Context, user string, body []byte) any {
+	var req wire.SubscribeRequest
+	if err := json.Unmarshal(body, &req); err != nil {
+		return wire.SubscribeReply{Failure: wire.Failure{Code: http.StatusBadRequest, Reason: "the request is no JSON of the right form"}}
+	}
+	list, err := d.consumers(ctx, user, req)
+	if err != nil {
+		return wire.SubscribeReply{Failure: d.failed(err, user)}
+	}
+	return wire.SubscribeReply{Consumers: list}
+}
+
+// consumers makes what a user asks for.
+func (d *Desk) consumers(ctx context.Context, user string, req wire.SubscribeRequest) ([]wire.Consumer, error) {
+	p, ok := d.reg.Party(user)
+	if !ok {
+		return nil, refuse(http.StatusForbidden, "%s is nobody that the bus knows", user)
+	}
+	if p.Draining {
+		return nil, refuse(http.StatusServiceUnavailable, "%s is to stop and gets no more messages", user)
+	}
+	w, err := read(req, user, p)
+	if err != nil {
+		return nil, err
+	}
+	found := matches(*d.queues.Load(), req.Subject)
+	if len(found) == 0 {
+		return nil, refuse(http.StatusNotFound, "no queue keeps %s: name one under queues in the file", req.Subject)
+	}
+	if len(found) > 1 && w.start.sequence > 0 {
+		return nil, refuse(http.StatusBadRequest, "%s meets %d queues, each with sequences of its own", req.Subject, len(found))
+	}
+	d.making.Lock()
+	defer d.making.Unlock()
+	owned := d.reg.Owned(p.Owner)
+	var list []wire.Consumer
+	for _, queue := range slices.Sorted(maps.Keys(found)) {
+		c := Consumer{Owner: p.Owner, Queue: queue, Stream: catalogue.Stream(queue), Name: w.name(), Filter: found[queue]}
+		if w.Name == "" {
+			c.User = user
+		}
+		if len(owned) >= maxConsumers && !slices.Contains(owned, c) {
+			return nil, refuse(http.StatusTooManyRequests, "%s has %d consumers, more are not allowed", p.Owner, len(owned))
+		}
+		info, err := w.ensure(ctx, d.js, queue, c.Filter)
+		if err != nil {
+			return nil, err
+		}
+		if err := d.reg.Grant(c); err != nil {
+			return nil, err
+		}
+		list = append(list, wire.Consumer{
+			Stream: c.Stream, Name: c.Name, Queue: queue, Filter: c.Filter, Done: info.AckFloor.Stream, AckWaits: info.Config.AckWait.Milliseconds(),
+		})
+	}
+	return list, nil
+}
+
+func (d *Desk) reject(ctx context.Context, user string, body []byte) any {
+	var req wire.RejectRequest
+	if err := json.Unmarshal(body, &req); err != nil {
+		return wire.RejectReply{Failure: wire.Failure{Code: http.StatusBadRequest, Reason: "the request is no JSON of the right form"}}
+	}
+	if err := d.bury(ctx, user, req); err != nil {
+		return wire.RejectReply{Failure: d.failed(err, user)}
+	}
+	return wire.RejectReply{}
+}
+
+// bury copies a message to the dead letters and acknowledges it then.
+func (d *Desk) bury(ctx context.Context, user string, req wire.RejectRequest) error {
+	p, ok := d.reg.Party(user)
+	if !ok {
+		return refuse(http.StatusForbidden, "%s is nobody that the bus knows", user)
+	}
+	if req.Cause != catalogue.CauseAttempts && req.Cause != catalogue.CauseRefused && req.Cause != catalogue.CauseType {
+		return refuse(http.StatusBadRequest, "the cause must be %s, %s or %s", catalogue.CauseAttempts, catalogue.CauseRefused, catalogue.CauseType)
+	}
+	given, err := (&nats.Msg{Reply: req.Ack, Sub: &nats.Subscription{}}).Metadata()
+	if err != nil || strings.ContainsAny(req.Ack, " \t\r\n*>") {
+		return refuse(http.StatusBadRequest, "ack must be what a message of a queue came with")
+	}
+	owned := d.reg.Owned(p.Owner)
+	i := slices.IndexFunc(owned, func(c Consumer) bool { return c.Stream == given.Stream && c.Name == given.Consumer })
+	if i < 0 || strings.Count(req.Ack, ".") != 8 { // what has more tokens may mean another's
+		return refuse(http.StatusForbidden, "the message was not given to %s", p.Owner)
+	}
+	if len(req.Reason) > maxReason {
+		req.Reason = strings.ToValidUTF8(req.Reason[:maxReason], "")
+	}
+	return Bury(ctx, d.js, owned[i], given.Sequence.Stream, req.Ack, catalogue.Death{Cause: req.Cause, Reason: req.Reason, Pointer: req.Pointer})
+}
+
+// Bury copies a message of a consumer to the dead letters, and acknowledges it when
+// the copy is stored. ack is where to acknowledge it, "" if it is not to be. A message
+// that its queue keeps no more is acknowledged only.
+func Bury(ctx context.Context, js jetstream.JetStream, c Consumer, sequence uint64, ack string, why catalogue.Death) error {
+	stored, err := catalogue.At(ctx, js, c.Stream, sequence)
+	if err != nil {
+		return err
+	}
+	if stored != nil && stored.Sequence == sequence {
+		if catalogue.Meet(c.Filter, stored.Subject) == "" {
+			return refuse(http.StatusForbidden, "message %d of %s was not given to %s", sequence, c.Queue, c.Owner)
+		}
+		why.Queue, why.Subject, why.Sequence, why.Consumer, why.Time = c.Queue, stored.Subject, sequence, c.Name, time.Now()
+		dead := catalogue.DeadLetter(&nats.Msg{Header: stored.Header, Data: stored.Data}, why)
+		// If the acknowledgement is lost, it is given and rejected again soon.
+		dead.Header.Set(jetstream.MsgIDHeader, fmt.Sprintf("%s/%s/%d", c.Stream, c.Name, sequence))
+		if _, err := js.PublishMsg(ctx, dead); err != nil {
+			return fmt.Errorf("store dead letter of %s: %w", c.Queue, err)
+		}
+	}
+	if ack == "" {
+		return nil
+	}
+	if _, err := js.Conn().RequestWithContext(ctx, ack, []byte("+ACK")); err != nil {
+		return fmt.Errorf("acknowledge dead letter of %s: %w", c.Queue, err)
+	}
+	return nil
+}
