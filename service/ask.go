@@ -62,36 +62,6 @@ func Ask[Req, Rep any](ctx context.Context, s *Service, subject string, req Req)
 	return rep, nil
 }
 
-// Publish sends a message to all subscribers of a subject, which must be named under
-// publishes in the file. It is at most once: the message leaves within a moment of
-// the return, and is lost if the bus is lost then. At the stop of the service all
-// messages are flushed. Bodies are as for [Answer]. It waits for the first
-// connection to the bus until ctx ends; while a lost connection is made again
-// messages are kept, up to 8 MiB.
-//
-// Errors are [*Error] as for [Ask]. That the bus denies the subject is not known at
-// once: it is logged.
-func Publish[T any](ctx context.Context, s *Service, subject string, v T) error {
-	out, err := encode(v)
-	if err == nil {
-		err = s.publish(ctx, subject, out)
-	}
-	if err != nil {
-		return fmt.Errorf("publish %s: %w", subject, err)
-	}
-	return nil
-}
-
-func (s *Service) publish(ctx context.Context, subject string, out reply) error {
-	if err := s.reach(ctx, subject); err != nil {
-		return err
-	}
-	if err := s.conn.PublishMsg(s.message(ctx, subject, out)); err != nil {
-		return s.unsent(err, len(out.body))
-	}
-	return nil
-}
-
 // message makes a message that carries on the request of ctx.
 func (s *Service) message(ctx context.Context, subject string, out reply) *nats.Msg {
 	m := nats.NewMsg(subject)
@@ -152,38 +122,52 @@ func (s *Service) unsent(err error, size int) error {
 }
 
 func (s *Service) ask(ctx context.Context, subject string, out reply) (reply, error) {
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, defaultAskTimeout)
-		defer cancel()
-	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	if err := s.reach(ctx, subject); err != nil {
 		return reply{}, err
 	}
-	waiting, release := s.denials.watch(ctx, subject)
-	defer release()
-
 	m := s.message(ctx, subject, out)
 	if deadline, ok := ctx.Deadline(); ok {
 		m.Header[wire.HeaderDeadline] = []string{wire.FormatDeadline(deadline)}
 	}
+	r, err := s.request(ctx, m)
+	if err != nil {
+		return reply{}, err
+	}
+	return readReply(r)
+}
+
+// bounded gives a context a deadline that has none.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, defaultAskTimeout)
+}
+
+// request sends a message and waits for the reply. While nobody is there to receive it
+// it is sent again.
+func (s *Service) request(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
+	waiting, release := s.denials.watch(ctx, m.Subject)
+	defer release()
 	giveUp := s.now().Add(waitForAnswerer)
 	for backoff := firstAskBackoff; ; backoff = min(2*backoff, maxAskBackoff) {
 		r, err := s.conn.RequestMsgWithContext(waiting, m)
 		switch {
 		case err == nil:
-			return readReply(r)
+			return r, nil
 		case errors.Is(err, nats.ErrNoResponders):
 			if !s.now().Add(backoff).Before(giveUp) || !pause(waiting, backoff) {
 				if cause := context.Cause(waiting); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
-					return reply{}, given(cause)
+					return nil, given(cause)
 				}
-				return reply{}, &Error{Status: http.StatusServiceUnavailable, Public: "a service that is needed is not there", Cause: ErrUnavailable}
+				return nil, &Error{Status: http.StatusServiceUnavailable, Public: "a service that is needed is not there", Cause: ErrUnavailable}
 			}
 		case waiting.Err() != nil:
-			return reply{}, given(context.Cause(waiting))
+			return nil, given(context.Cause(waiting))
 		default:
-			return reply{}, s.unsent(err, len(m.Data))
+			return nil, s.unsent(err, len(m.Data))
 		}
 	}
 }

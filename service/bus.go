@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,6 +49,12 @@ func (s *Service) connect() error {
 		nats.ReconnectHandler(func(c *nats.Conn) {
 			s.lastBusError.Store("")
 			s.logger.Info("bus connected again", "reconnects", c.Stats().Reconnects)
+			select {
+			case <-s.made:
+				s.queues.returned()
+				go s.askQueues()
+			default: // nothing was asked yet
+			}
 		}),
 		nats.ErrorHandler(s.busError),
 		nats.ClosedHandler(func(c *nats.Conn) {
@@ -70,7 +75,8 @@ func (s *Service) connect() error {
 		return fmt.Errorf("connect to bus: %w", err)
 	}
 	s.conn = conn
-	return nil
+	close(s.made)
+	return s.heedQueues()
 }
 
 // busError hears what the bus refuses, and what could not keep up.
@@ -79,7 +85,14 @@ func (s *Service) busError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	case errors.Is(err, nats.ErrPermissionViolation):
 		verb, subject := deniedSubject(err.Error())
 		if verb == "publish" {
+			// The server tells where a queue's subject is mapped to.
+			subject = strings.TrimPrefix(strings.TrimPrefix(subject, "$FLQ.in."), "$FLQ.ok.")
 			s.denials.deny(subject)
+			if strings.HasPrefix(subject, "$") {
+				// An instance that is to stop may pull no more.
+				s.logger.Debug("bus denies sending", wire.KeySubject, subject)
+				return
+			}
 			if s.repeated(err) {
 				return
 			}
@@ -203,6 +216,7 @@ func (s *Service) register(ctx context.Context) error {
 			return nil
 		}
 	}
+	go s.askQueues()
 	s.registerMicro()
 	for _, e := range s.endpoints {
 		sub, err := s.subscribe(e.subject, e.group, e.deliver)
@@ -218,6 +232,11 @@ func (s *Service) register(ctx context.Context) error {
 		}
 		l.sub = sub
 	}
+	for _, r := range s.receivers {
+		if err := r.start(ctx); err != nil {
+			return fmt.Errorf("subscribe %q: %w", r.subject, err)
+		}
+	}
 	return nil
 }
 
@@ -226,6 +245,9 @@ func (s *Service) register(ctx context.Context) error {
 func (s *Service) drainBus(ctx context.Context) error {
 	if s.conn == nil {
 		return nil
+	}
+	for _, r := range s.receivers {
+		r.stop()
 	}
 	var subs []*subscription
 	for _, e := range s.endpoints {
@@ -262,6 +284,11 @@ func (s *Service) drainBus(ctx context.Context) error {
 			return fmt.Errorf("drain %s: %d requests are still running: %w", e.subject, n, context.Cause(ctx))
 		}
 	}
+	for _, r := range s.receivers {
+		if err := r.drained(ctx); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -277,58 +304,4 @@ func (s *Service) closeBus() {
 	}
 	s.conn.Close()
 	<-s.closed
-}
-
-// Subscribe has h handle the messages published on a subject, which may hold
-// wildcards and must be named under subscribes in the file. Every instance gets
-// every message, at most once, one after the other in the order of their publisher.
-// If h is so slow that 64 MiB or 500,000 messages wait, messages are dropped, and a
-// warning is logged. An error, a panic, or a body that does not fit T is logged, and
-// the next message handled. Call it during setup.
-func Subscribe[T any](s *Service, subject string, h func(context.Context, T) error) {
-	err := checkSubject(subject, true)
-	if err == nil && s.conn == nil {
-		err = ErrNoBus
-	}
-	if err != nil {
-		s.fault(fmt.Errorf("subscribe %q: %w", subject, err))
-		return
-	}
-	s.listeners = append(s.listeners, &listener{s: s, subject: subject, handler: func(ctx context.Context, data []byte) error {
-		var v T
-		if err := decode(data, &v); err != nil {
-			return err
-		}
-		return h(ctx, v)
-	}})
-}
-
-// listener handles the messages of one Subscribe.
-type listener struct {
-	s       *Service
-	subject string
-	handler func(ctx context.Context, data []byte) error
-	sub     *subscription
-}
-
-func (l *listener) deliver(m *nats.Msg) {
-	// Whoever published it, a user's identity says nothing about a message.
-	c, _ := l.s.begin(l.s.work, m.Header, m.Subject)
-	c.user, c.known = Identity{}, false
-	if c.Err() != nil {
-		return
-	}
-	if err := l.run(c, m.Data); err != nil {
-		o := judge(c, err)
-		l.s.report(c, o, err, wire.KeySubject, m.Subject)
-	}
-}
-
-func (l *listener) run(ctx context.Context, data []byte) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = &panicError{value: p, stack: debug.Stack()}
-		}
-	}()
-	return l.handler(ctx, data)
 }

@@ -16,8 +16,9 @@ type call struct {
 	known     bool // user is one
 	requestID string
 	trace     wire.Trace
-	state     string // tracestate
-	subject   string // on the bus
+	state     string    // tracestate
+	subject   string    // on the bus
+	delivery  *Delivery // nil: it is no message of a queue
 }
 
 // callContext carries a call without one context for each value.

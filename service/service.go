@@ -82,6 +82,7 @@ type Service struct {
 	openHTTP  inflight
 
 	conn         *nats.Conn    // nil without a bus
+	made         chan struct{} // closed when conn is set
 	connected    chan struct{} // closed at the first connection
 	closed       chan struct{} // closed when conn is closed
 	lastBusError atomic.Value  // string
@@ -89,6 +90,8 @@ type Service struct {
 	toldForeign  atomic.Int64 // Unix nanoseconds, when a reply subject was last warned of
 	endpoints    []*endpoint
 	listeners    []*listener
+	receivers    []*receiver
+	queues       queues
 
 	mu     sync.Mutex // guards faults and ends
 	faults []error
@@ -155,6 +158,7 @@ func run(ctx context.Context, around surroundings, setup func(*Service) error) (
 		now:          time.Now,
 		broken:       make(chan error, 1),
 		mux:          http.NewServeMux(),
+		made:         make(chan struct{}),
 		connected:    make(chan struct{}),
 		closed:       make(chan struct{}),
 	}
@@ -187,7 +191,7 @@ func run(ctx context.Context, around surroundings, setup func(*Service) error) (
 	}
 	err = s.register(ctx)
 	if err == nil && ctx.Err() == nil {
-		s.logger.InfoContext(ctx, "service runs", "answers", len(s.endpoints), "subscribes", len(s.listeners), "routes", s.handlers)
+		s.logger.InfoContext(ctx, "service runs", "answers", len(s.endpoints), "subscribes", len(s.listeners)+len(s.receivers), "routes", s.handlers)
 		select {
 		case <-ctx.Done():
 		case err = <-s.broken:

@@ -37,7 +37,7 @@ func variables(svc *system.Service) []control.Variable {
 	}
 	own := []string{wire.EnvSystem, wire.EnvService, wire.EnvInstance, wire.EnvIdentityKey, wire.EnvGrace, wire.EnvPort, wire.EnvSocket, process.EnvData}
 	if svc.Bus != nil {
-		own = append(own, wire.EnvNATSURL, wire.EnvNATSUser, wire.EnvNATSInbox)
+		own = append(own, wire.EnvNATSURL, wire.EnvNATSUser, wire.EnvNATSInbox, wire.EnvQueues)
 		add(control.Variable{Name: wire.EnvNATSPass, Source: "fairlead", Secret: true})
 		if svc.Bus.Group != "" {
 			own = append(own, wire.EnvGroup)

@@ -140,6 +140,7 @@ func (h *host) Grant(_ context.Context, s supervise.Spec, id string) ([]string, 
 		env[wire.EnvNATSUser] = cred.User
 		env[wire.EnvNATSPass] = cred.Password
 		env[wire.EnvNATSInbox] = cred.InboxPrefix
+		env[wire.EnvQueues] = queueNames(g.rev.sys)
 		if svc.Bus.Group != "" {
 			env[wire.EnvGroup] = svc.Bus.Group
 		}
@@ -150,6 +151,15 @@ func (h *host) Grant(_ context.Context, s supervise.Spec, id string) ([]string, 
 	}
 	slices.Sort(list)
 	return list, nil
+}
+
+// queueNames are the names of all queues, with spaces between them.
+func queueNames(sys *system.System) string {
+	names := make([]string, len(sys.Queues))
+	for i := range sys.Queues {
+		names[i] = sys.Queues[i].Name
+	}
+	return strings.Join(names, " ")
 }
 
 // grantSecrets gives each secret as a variable and as a file. The files are

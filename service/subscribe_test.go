@@ -1,0 +1,497 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"fairlead/internal/bus"
+	"fairlead/internal/bus/catalogue"
+	"fairlead/internal/system"
+	"fairlead/internal/wire"
+)
+
+// observatory is a bus with queues, and services that may use them.
+func observatory(tb testing.TB, queues ...string) *bus.Bus {
+	tb.Helper()
+	sys := &system.System{
+		Name: "svom",
+		Types: []system.Type{
+			{Name: "Level", Schema: []byte(`{"type": "object", "properties": {"level": {"type": "integer"}}}`)},
+		},
+		Services: []system.Service{
+			{Name: "receiver", Bus: &system.ServiceBus{Publishes: []string{"data.*", "result.*"}}},
+			{Name: "reader", Bus: &system.ServiceBus{Subscribes: []string{"data.*"}, Publishes: []string{"result.*", "plain"}}},
+		},
+	}
+	for _, name := range queues {
+		q := system.Queue{Name: name, Keep: time.Hour, Dedupe: time.Minute, Replicas: 1, Enforce: system.EnforceReject}
+		if name == "data.typed" {
+			q.Type = "Level"
+		}
+		sys.Queues = append(sys.Queues, q)
+	}
+	b, err := bus.Open(tb.Context(), bus.Options{Dir: tb.TempDir(), System: "svom", Model: sys, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := b.Close(ctx); err != nil {
+			tb.Error(err)
+		}
+	})
+	return b
+}
+
+// busEnv is the environment of an instance with credentials of the bus.
+func busEnv(tb testing.TB, b *bus.Bus, service, id string) map[string]string {
+	tb.Helper()
+	c, err := b.Issue(service, id)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	env := testEnv(tb, nil, service)
+	env[wire.EnvInstance] = id
+	env[wire.EnvNATSURL], env[wire.EnvNATSUser], env[wire.EnvNATSPass], env[wire.EnvNATSInbox] = c.URL, c.User, c.Password, c.InboxPrefix
+	env[wire.EnvQueues] = "data.vhf data.mxt data.typed result.*"
+	return env
+}
+
+// operator is JetStream with all rights.
+func operator(tb testing.TB, b *bus.Bus) jetstream.JetStream {
+	tb.Helper()
+	nc, err := b.Operator("test")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return js
+}
+
+func put(tb testing.TB, js jetstream.JetStream, subject string, values ...string) {
+	tb.Helper()
+	for _, v := range values {
+		if _, err := js.Publish(tb.Context(), subject, []byte(v)); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+// got keeps what handlers were given.
+type got struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (g *got) add(v string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.list = append(g.list, v)
+}
+
+func (g *got) all() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.list)
+}
+
+func (g *got) sorted() string {
+	all := g.all()
+	slices.Sort(all)
+	return strings.Join(all, " ")
+}
+
+// quick makes what fails come again soon.
+var quick = []time.Duration{5 * time.Millisecond}
+
+// deadLetters lists the dead letters of a queue: what it was, the cause, the reason.
+func deadLetters(tb testing.TB, js jetstream.JetStream, queue string) []string {
+	tb.Helper()
+	list, err := catalogue.Read(tb.Context(), js, catalogue.DeadLetters, catalogue.Dead+queue, 0, 100)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var out []string
+	for _, l := range list {
+		m, death, err := catalogue.Revive(l.Header, l.Data)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		out = append(out, fmt.Sprintf("%s: %s: %s", m.Data, death.Cause, death.Reason))
+	}
+	return out
+}
+
+// open is how many messages a consumer has given and not got acknowledged, and how
+// many it has not given.
+func unfinished(tb testing.TB, js jetstream.JetStream, stream, consumer string) int {
+	tb.Helper()
+	c, err := js.Consumer(tb.Context(), stream, consumer)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	i := c.CachedInfo()
+	return i.NumAckPending + int(i.NumPending)
+}
+
+func TestADurableSubscriptionSharesItsMessages(t *testing.T) {
+	b := observatory(t, "data.vhf", "data.mxt")
+	js := operator(t, b)
+	var want []string
+	for i := range 40 {
+		want = append(want, fmt.Sprint(1000+i))
+		put(t, js, []string{"data.vhf", "data.mxt"}[i%2], want[i])
+	}
+	var seen got
+	setup := func(s *Service) error {
+		Subscribe(s, "data.*", func(ctx context.Context, n int) error {
+			d, ok := DeliveryOf(ctx)
+			if !ok || d.Attempt != 1 || d.Sequence == 0 || d.Subject != Subject(ctx) || d.Consumer != "reader_show" || d.Time.IsZero() {
+				t.Errorf("delivery %+v", d)
+			}
+			seen.add(fmt.Sprint(n))
+			return nil
+		}, SubscribeOptions{Name: "show", InFlight: 4, Confirm: true})
+		return nil
+	}
+	first := start(t, busEnv(t, b, "reader", "reader-1"), setup)
+	start(t, busEnv(t, b, "reader", "reader-2"), setup)
+	eventually(t, "all are handled", func() bool { return len(seen.all()) >= len(want) })
+	if err := first.stop(); err != nil {
+		t.Fatal(err)
+	}
+	put(t, js, "data.vhf", "2000")
+	want = append(want, "2000")
+	eventually(t, "the other goes on", func() bool { return len(seen.all()) >= len(want) })
+	if got := seen.sorted(); got != strings.Join(want, " ") {
+		t.Errorf("handled %s", got)
+	}
+	eventually(t, "all is acknowledged", func() bool { return unfinished(t, js, "data_vhf", "reader_show") == 0 })
+}
+
+func TestAMessageThatFailsIsGivenAgain(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	js := operator(t, b)
+	put(t, js, "data.vhf", `"third"`, `"never"`, `"hopeless"`, `"panics"`, `5`)
+	var seen got
+	i := start(t, busEnv(t, b, "reader", "reader-1"), func(s *Service) error {
+		Subscribe(s, "data.vhf", func(ctx context.Context, v string) error {
+			d, _ := DeliveryOf(ctx)
+			seen.add(fmt.Sprint(v, d.Attempt))
+			switch {
+			case v == "third" && d.Attempt < 3, v == "never":
+				return errors.New("not today")
+			case v == "hopeless":
+				return fmt.Errorf("look at it: %w", Reject(errors.New("there is no such burst")))
+			case v == "panics" && d.Attempt == 1:
+				panic("oops")
+			}
+			return nil
+		}, SubscribeOptions{Name: "show", Attempts: 4, Backoff: quick})
+		return nil
+	})
+	eventually(t, "all is settled", func() bool { return unfinished(t, js, "data_vhf", "reader_show") == 0 })
+	if got, want := seen.sorted(), "hopeless1 never1 never2 never3 never4 panics1 panics2 third1 third2 third3"; got != want {
+		t.Errorf("handled %s, want %s", got, want)
+	}
+	dead := deadLetters(t, js, "data.vhf")
+	slices.Sort(dead)
+	want := []string{
+		`"hopeless": refused: there is no such burst`,
+		`"never": attempts: not today`,
+		"5: type: the request must be a string, is a number",
+	}
+	if !slices.Equal(dead, want) {
+		t.Errorf("dead letters %q, want %q", dead, want)
+	}
+	if len(i.log.records(t, "message is a dead letter")) != 3 {
+		t.Errorf("the log tells of them:\n%s", i.log)
+	}
+}
+
+func TestAMessageThatKillsItsReceiversIsADeadLetter(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	js := operator(t, b)
+	put(t, js, "data.vhf", `"poison"`)
+	opts := SubscribeOptions{Name: "show", Attempts: 2, AckWait: 200 * time.Millisecond}
+	for n := range 2 { // they take the message and are gone without a word
+		c, err := b.Issue("reader", fmt.Sprintf("victim-%d", n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		began, killed := make(chan struct{}), make(chan struct{})
+		env := busEnv(t, b, "reader", fmt.Sprintf("reader-%d", n))
+		env[wire.EnvGrace] = "50ms"
+		i := start(t, env, func(s *Service) error {
+			Subscribe(s, "data.vhf", func(context.Context, string) error {
+				close(began)
+				<-killed
+				return nil
+			}, opts)
+			return nil
+		})
+		<-began
+		if err := b.Revoke(c.User); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Revoke(fmt.Sprintf("reader-%d", n)); err != nil {
+			t.Fatal(err)
+		}
+		close(killed)
+		_ = i.stop() // it may have lost the bus for good
+	}
+	start(t, busEnv(t, b, "reader", "reader-9"), func(s *Service) error {
+		Subscribe(s, "data.vhf", func(context.Context, string) error { t.Error("handled once more"); return nil }, opts)
+		return nil
+	})
+	eventually(t, "it is a dead letter", func() bool { return len(deadLetters(t, js, "data.vhf")) == 1 })
+	if dead := deadLetters(t, js, "data.vhf"); dead[0] != `"poison": attempts: it was given 2 times and never acknowledged` {
+		t.Errorf("dead letter %s", dead)
+	}
+}
+
+func TestAStopGivesBackWhatWasNotBegun(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	js := operator(t, b)
+	put(t, js, "data.vhf", "1", "2", "3", "4", "5", "6")
+	var first, second got
+	began, end := make(chan struct{}, 10), make(chan struct{})
+	opts := SubscribeOptions{Name: "show", InFlight: 2, AckWait: time.Hour}
+	i := start(t, busEnv(t, b, "reader", "reader-1"), func(s *Service) error {
+		Subscribe(s, "data.vhf", func(ctx context.Context, n int) error {
+			began <- struct{}{}
+			<-end
+			first.add(fmt.Sprint(n))
+			return ctx.Err()
+		}, opts)
+		return nil
+	})
+	<-began
+	<-began
+	i.cancel()
+	start(t, busEnv(t, b, "reader", "reader-2"), func(s *Service) error {
+		Subscribe(s, "data.vhf", func(_ context.Context, n int) error { second.add(fmt.Sprint(n)); return nil }, opts)
+		return nil
+	})
+	eventually(t, "the other has the rest", func() bool { return second.sorted() == "3 4 5 6" })
+	close(end)
+	if err := i.stop(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all is acknowledged", func() bool { return unfinished(t, js, "data_vhf", "reader_show") == 0 })
+	if first.sorted() != "1 2" || second.sorted() != "3 4 5 6" {
+		t.Errorf("handled %s and %s", first.sorted(), second.sorted())
+	}
+}
+
+func TestALongHandlerKeepsItsMessage(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	js := operator(t, b)
+	put(t, js, "data.vhf", "1")
+	var seen got
+	enough := make(chan struct{})
+	start(t, busEnv(t, b, "reader", "reader-1"), func(s *Service) error {
+		Subscribe(s, "data.vhf", func(_ context.Context, n int) error { seen.add(fmt.Sprint(n)); <-enough; return nil },
+			SubscribeOptions{Name: "show", AckWait: time.Second})
+		return nil
+	})
+	eventually(t, "it is handled", func() bool { return len(seen.all()) > 0 })
+	c, err := js.Consumer(t.Context(), "data_vhf", "reader_show")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+		if i, err := c.Info(t.Context()); err != nil || i.NumRedelivered > 0 || i.NumAckPending != 1 {
+			t.Fatalf("given again: %+v, %v", i, err)
+		}
+	}
+	close(enough)
+	eventually(t, "it is acknowledged", func() bool { return unfinished(t, js, "data_vhf", "reader_show") == 0 })
+}
+
+func TestASubscriptionGoesOnWhenTheBusWasAway(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	nc, err := b.Operator("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var durable, read got
+	start(t, busEnv(t, b, "reader", "reader-1"), func(s *Service) error {
+		Subscribe(s, "data.vhf", func(_ context.Context, n int) error { durable.add(fmt.Sprint(n)); return nil }, SubscribeOptions{Name: "show"})
+		Subscribe(s, "data.vhf", func(_ context.Context, n int) error { read.add(fmt.Sprint(n)); return nil }, SubscribeOptions{From: First})
+		return nil
+	})
+	want := ""
+	for round := range 3 {
+		put(t, js, "data.vhf", fmt.Sprint(round), fmt.Sprint(round+10))
+		want = strings.TrimSpace(fmt.Sprint(want, " ", round, " ", round+10))
+		eventually(t, "handled "+want, func() bool { return len(durable.all()) >= 2*round+2 && strings.Join(read.all(), " ") == want })
+		if err := b.Suspend(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the bus is back", func() bool { return nc.IsConnected() })
+	}
+}
+
+func TestAReaderGetsAllInOrderAndPassesOver(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	js := operator(t, b)
+	for n := range 200 {
+		put(t, js, "data.vhf", fmt.Sprint(n))
+	}
+	var all, late got
+	i := start(t, busEnv(t, b, "reader", "reader-1"), func(s *Service) error {
+		Subscribe(s, "data.*", func(ctx context.Context, n int) error {
+			d, _ := DeliveryOf(ctx)
+			if n == 7 && d.Attempt < 3 || n == 9 {
+				return errors.New("no")
+			}
+			all.add(fmt.Sprint(n))
+			return nil
+		}, SubscribeOptions{From: First, InFlight: 10, Attempts: 3, Backoff: quick})
+		Subscribe(s, "data.vhf", func(_ context.Context, n int) error { late.add(fmt.Sprint(n)); return nil }, SubscribeOptions{From: FromSequence(198)})
+		return nil
+	})
+	eventually(t, "all are read", func() bool { return len(all.all()) == 199 && len(late.all()) == 3 })
+	for n, v := range all.all() {
+		if n < 9 && v != fmt.Sprint(n) || n >= 9 && v != fmt.Sprint(n+1) {
+			t.Fatalf("at place %d came %s", n, v)
+		}
+	}
+	if got := strings.Join(late.all(), " "); got != "197 198 199" {
+		t.Errorf("from a sequence on: %s", got)
+	}
+	if len(i.log.records(t, "message is passed over")) != 1 {
+		t.Error("the log does not tell what was passed over")
+	}
+}
+
+func TestOrderedMessagesWaitForTheOneBefore(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	js := operator(t, b)
+	put(t, js, "data.vhf", "1", "2", "3", "4")
+	var seen got
+	setup := func(s *Service) error {
+		Subscribe(s, "data.vhf", func(ctx context.Context, n int) error {
+			seen.add(fmt.Sprint(n))
+			if d, _ := DeliveryOf(ctx); n == 2 && d.Attempt < 3 {
+				return errors.New("not yet")
+			}
+			return nil
+		}, SubscribeOptions{Name: "show", Ordered: true, Backoff: quick})
+		return nil
+	}
+	start(t, busEnv(t, b, "reader", "reader-1"), setup)
+	start(t, busEnv(t, b, "reader", "reader-2"), setup)
+	eventually(t, "all are handled", func() bool { return len(seen.all()) == 6 })
+	if got := strings.Join(seen.all(), " "); got != "1 2 2 2 3 4" {
+		t.Errorf("handled %s", got)
+	}
+}
+
+func TestPublishToAQueueWaitsUntilItIsStored(t *testing.T) {
+	b := observatory(t, "data.typed", "result.*")
+	js := operator(t, b)
+	i := start(t, busEnv(t, b, "receiver", "receiver-1"), func(*Service) error { return nil })
+	type level struct {
+		Level any `json:"level"`
+	}
+	for range 2 {
+		if err := Publish(t.Context(), i.svc, "data.typed", level{5}, PublishOptions{ID: "one", Headers: map[string]string{"X-Source": "antenna"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := Publish(t.Context(), i.svc, "data.typed", level{"high"})
+	if e, ok := errors.AsType[*Error](err); !ok || e.Status != 422 || !strings.Contains(e.Public, "/level must be a whole number") {
+		t.Errorf("a message of another type: %v", err)
+	}
+	s, err := js.Stream(t.Context(), "data_typed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.CachedInfo().State.Msgs; n != 1 {
+		t.Errorf("%d messages are stored, want 1", n)
+	}
+	if m, err := s.GetMsg(t.Context(), 1); err != nil || m.Header.Get("X-Source") != "antenna" || string(m.Data) != `{"level":5}` {
+		t.Errorf("stored: %+v, %v", m, err)
+	}
+	for _, o := range []PublishOptions{{Headers: map[string]string{"nats-rollup": "all"}}, {Headers: map[string]string{"Fairlead-Dead-Queue": "x"}}, {ID: "a\nb"}} {
+		if err := Publish(t.Context(), i.svc, "data.typed", level{1}, o); err == nil {
+			t.Errorf("published with %+v", o)
+		}
+	}
+}
+
+func TestProcessStoresItsResultOnce(t *testing.T) {
+	b := observatory(t, "data.vhf", "result.*")
+	js := operator(t, b)
+	put(t, js, "data.vhf", "1", "2", "3")
+	var tries got
+	start(t, busEnv(t, b, "reader", "reader-1"), func(s *Service) error {
+		Process(s, "data.vhf", "result.double", func(ctx context.Context, n int) (int, error) {
+			d, _ := DeliveryOf(ctx)
+			if tries.add(fmt.Sprint(n)); n == 2 && d.Attempt == 1 {
+				return 0, errors.New("not yet")
+			}
+			return 2 * n, nil
+		}, SubscribeOptions{Name: "double", Backoff: quick})
+		return nil
+	})
+	eventually(t, "all are handled", func() bool { return unfinished(t, js, "data_vhf", "reader_double") == 0 })
+	s, err := js.Stream(t.Context(), "result_ANY")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.CachedInfo().State.Msgs; n != 3 || len(tries.all()) != 4 {
+		t.Errorf("%d results of %v", n, tries.all())
+	}
+}
+
+func TestWhatASubscriptionCannotBe(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	handle := func(context.Context, int) error { return nil }
+	tests := []struct {
+		name, subject, want string
+		opts                SubscribeOptions
+	}{
+		{"not named in the file", "secret.x", "must name it under subscribes", SubscribeOptions{Name: "a"}},
+		{"no queue", "data.other", "no queue keeps data.other", SubscribeOptions{Name: "a"}},
+		{"options without a name", "data.vhf", "give it a Name", SubscribeOptions{Attempts: 3}},
+		{"a bad name", "data.vhf", "must be at most 64 letters", SubscribeOptions{Name: "a b"}},
+		{"too much in flight", "data.vhf", "in_flight must be", SubscribeOptions{Name: "a", InFlight: 1 << 20}},
+	}
+	for n, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			i := launch(t, busEnv(t, b, "reader", fmt.Sprintf("reader-%d", n)), func(s *Service) error {
+				Subscribe(s, tt.subject, handle, tt.opts)
+				return nil
+			})
+			<-i.done
+			if i.err == nil || !strings.Contains(i.err.Error(), tt.want) {
+				t.Errorf("got %v, want %s", i.err, tt.want)
+			}
+		})
+	}
+}
