@@ -71,8 +71,8 @@ func (r *receiver) start(ctx context.Context) error {
 		}
 		list, err = r.consumers(ctx, r.subject, r.o.From)
 	}
-	r.take(list)
-	go r.run()
+	r.take(list) //nolint:contextcheck // it pulls until the service stops
+	go r.run()   //nolint:contextcheck // as above
 	return nil
 }
 

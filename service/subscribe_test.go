@@ -136,11 +136,11 @@ func deadLetters(tb testing.TB, js jetstream.JetStream, queue string) []string {
 	return out
 }
 
-// open is how many messages a consumer has given and not got acknowledged, and how
+// unfinished is how many messages a consumer of data.vhf has given and not got acknowledged, and how
 // many it has not given.
-func unfinished(tb testing.TB, js jetstream.JetStream, stream, consumer string) int {
+func unfinished(tb testing.TB, js jetstream.JetStream, consumer string) int {
 	tb.Helper()
-	c, err := js.Consumer(tb.Context(), stream, consumer)
+	c, err := js.Consumer(tb.Context(), "data_vhf", consumer)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestADurableSubscriptionSharesItsMessages(t *testing.T) {
 	if got := seen.sorted(); got != strings.Join(want, " ") {
 		t.Errorf("handled %s", got)
 	}
-	eventually(t, "all is acknowledged", func() bool { return unfinished(t, js, "data_vhf", "reader_show") == 0 })
+	eventually(t, "all is acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
 }
 
 func TestAMessageThatFailsIsGivenAgain(t *testing.T) {
@@ -204,7 +204,7 @@ func TestAMessageThatFailsIsGivenAgain(t *testing.T) {
 		}, SubscribeOptions{Name: "show", Attempts: 4, Backoff: quick})
 		return nil
 	})
-	eventually(t, "all is settled", func() bool { return unfinished(t, js, "data_vhf", "reader_show") == 0 })
+	eventually(t, "all is settled", func() bool { return unfinished(t, js, "reader_show") == 0 })
 	if got, want := seen.sorted(), "hopeless1 never1 never2 never3 never4 panics1 panics2 third1 third2 third3"; got != want {
 		t.Errorf("handled %s, want %s", got, want)
 	}
@@ -292,7 +292,7 @@ func TestAStopGivesBackWhatWasNotBegun(t *testing.T) {
 	if err := i.stop(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "all is acknowledged", func() bool { return unfinished(t, js, "data_vhf", "reader_show") == 0 })
+	eventually(t, "all is acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
 	if first.sorted() != "1 2" || second.sorted() != "3 4 5 6" {
 		t.Errorf("handled %s and %s", first.sorted(), second.sorted())
 	}
@@ -320,7 +320,7 @@ func TestALongHandlerKeepsItsMessage(t *testing.T) {
 		}
 	}
 	close(enough)
-	eventually(t, "it is acknowledged", func() bool { return unfinished(t, js, "data_vhf", "reader_show") == 0 })
+	eventually(t, "it is acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
 }
 
 func TestASubscriptionGoesOnWhenTheBusWasAway(t *testing.T) {
@@ -459,7 +459,7 @@ func TestProcessStoresItsResultOnce(t *testing.T) {
 		}, SubscribeOptions{Name: "double", Backoff: quick})
 		return nil
 	})
-	eventually(t, "all are handled", func() bool { return unfinished(t, js, "data_vhf", "reader_double") == 0 })
+	eventually(t, "all are handled", func() bool { return unfinished(t, js, "reader_double") == 0 })
 	s, err := js.Stream(t.Context(), "result_ANY")
 	if err != nil {
 		t.Fatal(err)

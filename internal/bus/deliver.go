@@ -30,7 +30,7 @@ func (b *Bus) openDesk(ctx context.Context, q *queues) (err error) {
 			return err
 		}
 	}
-	q.desk, err = delivery.Open(q.conn, q.js, registry{b}, b.log)
+	q.desk, err = delivery.Open(q.conn, q.js, registry{b}, b.log) //nolint:contextcheck // it serves until Close
 	return err
 }
 

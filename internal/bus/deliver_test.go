@@ -15,14 +15,14 @@ import (
 	"fairlead/internal/wire"
 )
 
-// consumersFor asks the node for consumers.
-func consumersFor(t *testing.T, nc *nats.Conn, user string, req wire.SubscribeRequest) wire.SubscribeReply {
+// consumersFor asks the node for consumers, as page-1.
+func consumersFor(t *testing.T, nc *nats.Conn, req wire.SubscribeRequest) wire.SubscribeReply {
 	t.Helper()
 	body, err := json.Marshal(req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := nc.RequestWithContext(within(t), wire.SubjectSubscribe+user, body)
+	m, err := nc.RequestWithContext(within(t), wire.SubjectSubscribe+"page-1", body)
 	if err != nil {
 		t.Fatalf("ask for consumers: %v", err)
 	}
@@ -47,9 +47,9 @@ func next(t *testing.T, nc *nats.Conn, c wire.Consumer) (jetstream.Msg, error) {
 	return consumer.Next(jetstream.FetchMaxWait(time.Second))
 }
 
-func store(t *testing.T, b *Bus, subject, data string) {
+func store(t *testing.T, b *Bus, data string) {
 	t.Helper()
-	if _, err := b.catalogue.js.Publish(within(t), subject, []byte(data)); err != nil {
+	if _, err := b.catalogue.js.Publish(within(t), "data.vhf", []byte(data)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -57,11 +57,11 @@ func store(t *testing.T, b *Bus, subject, data string) {
 func TestADurableSubscriptionGoesOnWhereItStopped(t *testing.T) {
 	b := open(t, observatory(system.Queue{Name: "data.vhf"}, system.Queue{Name: "data.mxt"}))
 	for _, data := range []string{"one", "two", "three"} {
-		store(t, b, "data.vhf", data)
+		store(t, b, data)
 	}
 	first, second := issue(t, b, "page", "page-1"), issue(t, b, "page", "page-2")
 	nc := dial(t, first)
-	r := consumersFor(t, nc, "page-1", wire.SubscribeRequest{Subject: "data.*", Name: "show"})
+	r := consumersFor(t, nc, wire.SubscribeRequest{Subject: "data.*", Name: "show"})
 	if len(r.Consumers) != 2 || r.Consumers[1].Stream != "data_vhf" || r.Consumers[1].Name != "page_show" || r.Consumers[1].Filter != "data.vhf" {
 		t.Fatalf("consumers: %+v", r)
 	}
@@ -87,7 +87,7 @@ func TestADurableSubscriptionGoesOnWhereItStopped(t *testing.T) {
 	if !refused(t, first, publish("$JS.API.CONSUMER.MSG.NEXT.data_vhf.page_show")) {
 		t.Error("an instance that drains pulls more")
 	}
-	if r := consumersFor(t, nc, "page-1", wire.SubscribeRequest{Subject: "data.*", Name: "show"}); r.Code != 503 {
+	if r := consumersFor(t, nc, wire.SubscribeRequest{Subject: "data.*", Name: "show"}); r.Code != 503 {
 		t.Errorf("asked while it drains: %+v", r)
 	}
 	other := dial(t, second)
@@ -104,7 +104,7 @@ func TestADurableSubscriptionGoesOnWhereItStopped(t *testing.T) {
 	}
 	again := dial(t, second)
 	until(t, "the catalogue is back", b.catalogue.conn.IsConnected)
-	store(t, b, "data.vhf", "four")
+	store(t, b, "four")
 	if m, err = next(t, again, vhf); err != nil || string(m.Data()) != "four" {
 		t.Errorf("after the bus was away: %v, %v", m, err)
 	}
@@ -118,9 +118,9 @@ func TestConsumersOutliveTheBus(t *testing.T) {
 		t.Fatal(err)
 	}
 	nc := dial(t, issue(t, b, "page", "page-1"))
-	vhf := consumersFor(t, nc, "page-1", wire.SubscribeRequest{Subject: "data.vhf", Name: "show", AckWait: "500ms"}).Consumers[0]
+	vhf := consumersFor(t, nc, wire.SubscribeRequest{Subject: "data.vhf", Name: "show", AckWait: "500ms"}).Consumers[0]
 	for _, data := range []string{"one", "two"} {
-		store(t, b, "data.vhf", data)
+		store(t, b, data)
 	}
 	m, err := next(t, nc, vhf)
 	if err != nil {
@@ -186,7 +186,7 @@ func TestWhoMaySubscribeWhat(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if r := consumersFor(t, page, "page-1", tt.req); r.Code != tt.code || (r.Code == 0) != (len(r.Consumers) > 0) || (r.Code == 0) != (r.Reason == "") {
+			if r := consumersFor(t, page, tt.req); r.Code != tt.code || (r.Code == 0) != (len(r.Consumers) > 0) || (r.Code == 0) != (r.Reason == "") {
 				t.Errorf("got %+v, want code %d", r, tt.code)
 			}
 		})
@@ -204,8 +204,8 @@ func TestWhoMaySubscribeWhat(t *testing.T) {
 func TestARejectedMessageIsADeadLetterAndIsNotGivenAgain(t *testing.T) {
 	b := open(t, observatory(system.Queue{Name: "data.vhf"}, system.Queue{Name: "activity.*"}))
 	nc := dial(t, issue(t, b, "page", "page-1"))
-	store(t, b, "data.vhf", "poison")
-	c := consumersFor(t, nc, "page-1", wire.SubscribeRequest{Subject: "data.*", Name: "show", AckWait: "200ms"}).Consumers[0]
+	store(t, b, "poison")
+	c := consumersFor(t, nc, wire.SubscribeRequest{Subject: "data.*", Name: "show", AckWait: "200ms"}).Consumers[0]
 	m, err := next(t, nc, c)
 	if err != nil {
 		t.Fatal(err)
