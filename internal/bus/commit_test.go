@@ -188,6 +188,15 @@ func TestMarkersOfKeysAreNoMessages(t *testing.T) {
 	if s := state(t, b, "data.vhf"); s.Messages != 3 || s.Markers != 3 || s.Last != 6 {
 		t.Errorf("the queue holds %+v, want 3 messages and 3 markers", s)
 	}
+	if err := catalogue.Keep(within(t), b.catalogue.js, "data.vhf", 1); err != nil {
+		t.Fatal(err)
+	}
+	if s := state(t, b, "data.vhf"); s.Messages != 1 || s.Markers != 1 || s.First != 5 {
+		t.Errorf("with one kept the queue holds %+v", s)
+	}
+	if n, err := catalogue.Count(within(t), b.catalogue.js, "data_vhf", "data.vhf", time.Now().Add(time.Minute)); err != nil || n != 0 {
+		t.Errorf("%d messages came in the future, %v", n, err)
+	}
 	// Once the queue does not keep the message any more, it may come again.
 	s, err := b.catalogue.js.Stream(within(t), "data_vhf")
 	if err == nil {

@@ -212,6 +212,10 @@ func rate(ctx context.Context, js jetstream.JetStream, s catalogue.State) (float
 	if s.Newest.Before(since) {
 		return 0, nil
 	}
+	if s.Markers > 0 {
+		n, err := catalogue.Count(ctx, js, catalogue.Stream(s.Queue), s.Queue, since)
+		return float64(n) / rateWindow.Seconds(), err
+	}
 	first, err := catalogue.Since(ctx, js, catalogue.Stream(s.Queue), since)
 	if err != nil || first == nil || s.Last < first.Sequence {
 		return 0, err
@@ -277,16 +281,18 @@ func (n *Node) peek(ctx context.Context, req control.PeekRequest, _ func(control
 	if err != nil {
 		return nil, err
 	}
-	stream, filter, from := catalogue.Stream(s.Queue), ">", req.From
+	stream, filter, from, most := catalogue.Stream(s.Queue), s.Queue, req.From, req.Most
 	if req.Dead {
 		stream, filter = catalogue.DeadLetters, catalogue.Dead+s.Queue
-	} else if from == 0 && s.Last > uint64(req.Most) {
-		from = max(s.First, s.Last-uint64(req.Most)+1)
+	} else if from == 0 {
+		most *= 2 // each may have a marker before it
+		from = max(s.First, s.Last-min(s.Last, uint64(most))+1)
 	}
-	list, err := catalogue.Read(ctx, js, stream, filter, from, req.Most)
+	list, err := catalogue.Read(ctx, js, stream, filter, from, most)
 	if err != nil {
 		return nil, err
 	}
+	list = list[max(0, len(list)-req.Most):]
 	out := make([]control.QueueMessage, len(list))
 	for i, m := range list {
 		out[i] = control.QueueMessage{Sequence: m.Sequence, Subject: m.Subject, Time: m.Time, Headers: m.Header, Data: m.Data}
@@ -353,7 +359,12 @@ func (n *Node) purge(ctx context.Context, req control.PurgeRequest, tell func(co
 			opts = append(opts, jetstream.WithPurgeSequence(first.Sequence))
 		}
 	}
-	if err := stream.Purge(ctx, opts...); err != nil {
+	if req.Keep > 0 && !req.Dead && s.Markers > 0 {
+		err = catalogue.Keep(ctx, js, s.Queue, req.Keep)
+	} else {
+		err = stream.Purge(ctx, opts...)
+	}
+	if err != nil {
 		return none, fmt.Errorf("purge queue %s: %w", s.Queue, err)
 	}
 	var after uint64

@@ -259,6 +259,28 @@ func Count(ctx context.Context, js jetstream.JetStream, stream, filter string, s
 	return n, nil
 }
 
+// Keep deletes all but the newest n messages of a queue, and the markers of keys that
+// those had which are gone.
+func Keep(ctx context.Context, js jetstream.JetStream, queue string, n uint64) error {
+	name := Stream(queue)
+	s, err := js.Stream(ctx, name)
+	if err != nil {
+		return fmt.Errorf("purge stream %s: %w", name, err)
+	}
+	if err := s.Purge(ctx, jetstream.WithPurgeSubject(queue), jetstream.WithPurgeKeep(n)); err != nil {
+		return fmt.Errorf("purge stream %s: %w", name, err)
+	}
+	first, err := get(ctx, js, name, map[string]any{"seq": 1, "next_by_subj": queue})
+	if err != nil || first == nil || first.Sequence < 2 {
+		return err
+	}
+	// The first's own marker is just before it.
+	if err := s.Purge(ctx, jetstream.WithPurgeSubject(Keys+"*."+queue), jetstream.WithPurgeSequence(first.Sequence-1)); err != nil {
+		return fmt.Errorf("purge stream %s: %w", name, err)
+	}
+	return nil
+}
+
 func stateOf(queue string, is *jetstream.StreamInfo) State {
 	s := State{
 		Queue: queue, Apart: apart(is.Config), Messages: is.State.Msgs, Bytes: is.State.Bytes,
