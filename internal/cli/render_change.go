@@ -144,6 +144,21 @@ func renderRevisions(s *screen, list []control.Revision, now time.Time) []string
 
 // renderFindings shows each fault of a file on its line, then how many there are.
 func renderFindings(s *screen, list system.Findings) []string {
+	lines := places(s, list)
+	return append(lines, s.style(red, "fairlead:")+" "+plural(len(list), "fault")+" in the file; nothing was changed")
+}
+
+// renderWarnings shows what a file that is valid should be known for.
+func renderWarnings(s *screen, list system.Findings) []string {
+	lines := places(s, list)
+	for i := range lines {
+		lines[i] = s.style(yellow, "warning:") + " " + lines[i]
+	}
+	return lines
+}
+
+// places shows each finding on its line, with the place in front.
+func places(s *screen, list system.Findings) []string {
 	lines := make([]string, 0, len(list)+1)
 	for _, f := range list {
 		f.File = brief(f.File)
@@ -153,7 +168,7 @@ func renderFindings(s *screen, list system.Findings) []string {
 		}
 		lines = append(lines, at+harmless(rest, false))
 	}
-	return append(lines, s.style(red, "fairlead:")+" "+plural(len(list), "fault")+" in the file; nothing was changed")
+	return lines
 }
 
 // renderEnv shows what the instances of a service are given.

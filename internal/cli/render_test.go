@@ -170,6 +170,9 @@ func TestRenderLists(t *testing.T) {
 		{File: "/srv/fairlead.yaml", Line: 3, Column: 5, Field: "services.a.replicass", Problem: "is not a key of a service", Advice: `did you mean "replicas"?`},
 		{File: "/srv/fairlead.yaml", Problem: "is empty"},
 	}))
+	add("warnings", renderWarnings(plainScreen(0), system.Findings{
+		{File: "/srv/fairlead.yaml", Line: 2, Column: 7, Field: "bus.url", Problem: "is a bus on which permissions are not enforced", Advice: "add bus.signing_key"},
+	}))
 	add("services", []string{
 		renderService(control.ServiceStatus{Name: "auth", Ready: 2, Wanted: 2}),
 		renderService(control.ServiceStatus{Name: "auth"}),

@@ -56,12 +56,17 @@ its place and what to do about it. Nothing is built, started or changed.`,
 				return err
 			}
 			if a.json {
+				var warnings []string
+				for _, w := range sys.Warnings {
+					warnings = append(warnings, w.String())
+				}
 				return a.out.json(checked{
 					File: sys.File, System: sys.Name, Environment: sys.Environment, Services: len(sys.Services),
 					Routes: len(sys.Routes), Secrets: len(sys.Secrets), Databases: len(sys.Databases),
+					Warnings: warnings,
 				})
 			}
-			return a.out.lines(renderCheck(sys, brief(t.File)))
+			return a.out.lines(append(renderWarnings(a.out, sys.Warnings), renderCheck(sys, brief(t.File)))...)
 		},
 	}
 	cmd.Flags().StringVarP(&environment, "environment", "e", "", "environment to merge in")
@@ -76,6 +81,8 @@ type checked struct {
 	Routes      int    `json:"routes"`
 	Secrets     int    `json:"secrets"`
 	Databases   int    `json:"databases"`
+
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 func (a *app) statusCommand() *cobra.Command {

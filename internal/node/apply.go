@@ -109,6 +109,9 @@ func (n *Node) prepare(ctx context.Context, sys *system.System, number int, befo
 	if err := n.keepPrivate(sys); err != nil {
 		return nil, err
 	}
+	for _, w := range sys.Warnings {
+		n.tell(control.Event{Kind: control.EventWarning, Text: w.String()})
+	}
 	g, err := n.stock(ctx, sys)
 	if err != nil {
 		return nil, err

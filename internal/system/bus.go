@@ -180,21 +180,18 @@ func (r *reader) checkBusUsers(n *node) {
 	}
 }
 
-// TakenOnBus says who has a name on the bus already, so that no user of it may: fairlead
-// itself, a service, or an instance of one. Other users of the file do not count.
+// TakenOnBus says who has a name on the bus already, or may have it, so that no user of
+// it can: fairlead itself, a service, or an instance, whose id ends in a number. Other
+// users of the file do not count.
 func (s *System) TakenOnBus(name string) (by string, taken bool) {
 	if slices.Contains(ownNames, name) {
 		return "fairlead", true
 	}
-	for i := range s.Services {
-		service := s.Services[i].Name
-		number, ok := strings.CutPrefix(name, service+"-")
-		switch {
-		case name == service:
-			return "the service " + service, true
-		case ok && number != "" && strings.Trim(number, "0123456789") == "":
-			return "an instance of the service " + service, true
-		}
+	if _, ok := s.Service(name); ok {
+		return "the service " + name, true
+	}
+	if i := strings.LastIndexByte(name, '-'); i > 0 && i < len(name)-1 && strings.Trim(name[i:], "-0123456789") == "" {
+		return "an instance", true
 	}
 	return "", false
 }

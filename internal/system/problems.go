@@ -101,6 +101,7 @@ const (
 	noQueue        code = "no-queue"
 	outsideQueue   code = "outside-queue"
 	answeredHeard  code = "answered-heard"
+	countedMarkers code = "dedupe-counted"
 	claimless      code = "claim-without-user"
 
 	// About the bus.
@@ -215,12 +216,13 @@ var problems = map[code]words{
 	sharedSubjects: {"shares subjects with %[1]s at %[2]s", "a message is kept in one queue: make the subjects of one of the two narrower"},
 	queueAnswered:  {"is answered by %[1]s too", "what is published to a queue is stored and confirmed by the bus, and is no request: use another subject for one of the two"},
 
-	noQueue:       {"is in no queue: %[1]s", "%[2]s"},
-	outsideQueue:  {"is not always in the queue %[1]s", "make the queue wider, or the subject narrower: what is published here must be kept"},
-	answeredHeard: {"is answered by %[1]s: clients would see the requests of others", "name subjects that services publish, and none that one answers"},
-	claimless:     {"uses {claim:%[1]s}, %[2]s", "%[3]s"},
+	noQueue:        {"is in no queue: %[1]s", "%[2]s"},
+	outsideQueue:   {"is not always in the queue %[1]s", "make the queue wider, or the subject narrower: what is published here must be kept"},
+	answeredHeard:  {"is answered by %[1]s: clients would see the requests of others", "name subjects that services publish, and none that one answers"},
+	countedMarkers: {"does not go with the queue %[1]s, which counts its messages: what tells duplicates would count too", "remove max_messages from the queue, and bound it by keep or max_bytes"},
+	claimless:      {"uses {claim:%[1]s}, %[2]s", "%[3]s"},
 
-	takenUser:     {"is the name of %[1]s on the bus", "choose another name"},
+	takenUser:     {"can be the name of %[1]s on the bus", "choose another name, and no number after a dash"},
 	grantsNothing: {"is granted nothing", "name what the user publishes, subscribes or asks"},
 	doorListener:  {"is the address %[1]s, which the gateway takes too", "keep one of the two"},
 	notEnforced:   {"is a server where permissions are not enforced: it knows this system by nothing, and whoever reaches it can do there what the system can", "add bus.credentials or bus.signing_key, a secret, or put a URL with user and password into one"},

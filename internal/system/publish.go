@@ -227,6 +227,9 @@ func (r *reader) checkPublish(t *routed) {
 	var queues []string
 	for _, q := range r.queues {
 		if subjectCovers(q.key, pattern) {
+			if dedupe := t.fields["dedupe"]; dedupe != nil && q.member("max_messages") != nil {
+				r.rec.add(dedupe.keyAt, dedupe.path, countedMarkers, quote(q.key))
+			}
 			return
 		}
 		if subjectsMeet(q.key, pattern) {

@@ -255,7 +255,7 @@ func (q *quick) keyed() bool {
 // it, which must not go on with the value: it is not deeper than column.
 func (q *quick) value(m *node, column int, flow bool) bool {
 	m.at = q.place()
-	ok := false
+	var ok bool
 	switch c := q.peek(); c {
 	case '{':
 		ok = q.flowMap(m)
