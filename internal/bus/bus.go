@@ -127,6 +127,9 @@ type Bus struct {
 	mapped  map[string]string // subjects of queues -> where the server maps them to; guarded by reload
 
 	catalogue queues
+	// diverted says that what is published to queues without a type goes by the
+	// checker too, which refuses it while the store takes no writes.
+	diverted atomic.Bool
 	front     *outside.Front // for clients on other machines
 
 	looking sync.Mutex // guards shot

@@ -70,7 +70,7 @@ func (b *Bus) openQueues(ctx context.Context, sys *system.System) error {
 		return nil
 	}
 	if q.checker == nil {
-		if q.checker, err = catalogue.Open(q.conn, b.log); err != nil {
+		if q.checker, err = catalogue.Open(q.conn, b.log, b.Healthy); err != nil {
 			return err
 		}
 	}
@@ -151,6 +151,11 @@ func (b *Bus) mappings(sys *system.System) map[string]string {
 	m := map[string]string{}
 	if sys != nil {
 		m = catalogue.Mappings(sys.Queues, b.link != nil)
+		for i := range sys.Queues {
+			if b.diverted.Load() {
+				m[sys.Queues[i].Name] = catalogue.Entrance(&sys.Queues[i], true)
+			}
+		}
 	}
 	if b.link != nil {
 		maps.Copy(m, link.Mappings(b.link.place))

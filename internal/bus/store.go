@@ -37,7 +37,7 @@ const (
 
 // Healthy returns nil if the store takes writes, else why it does not: the disk is
 // full, or what the system said. While it does not, publishing to a stream is
-// answered by nobody; reading, and all that is not stored, go on. The bus opens
+// refused; reading, and all that is not stored, go on. The bus opens
 // the store again by itself once the disk takes writes (docs/decisions/0016), and
 // then Healthy returns nil again. If the store is elsewhere, it says whether that can
 // be reached. It does no I/O.
@@ -88,6 +88,7 @@ func (b *Bus) mendStore(ctx context.Context) {
 		if time.Since(mended) > calmMend {
 			pause = firstMend
 		}
+		b.divert(ctx, true)
 		said := ""
 		for {
 			err := b.reopenStore()
@@ -105,6 +106,7 @@ func (b *Bus) mendStore(ctx context.Context) {
 			}
 			pause = min(2*pause, lastMend)
 		}
+		b.divert(ctx, false)
 		mended = time.Now()
 		b.log.InfoContext(ctx, "bus store takes writes again")
 		// A store that fails again at once is not opened again at once.
@@ -114,6 +116,24 @@ func (b *Bus) mendStore(ctx context.Context) {
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, lastMend)
+	}
+}
+
+// divert sends what is published to queues without a type by the checker, or straight
+// to their streams again: a stream that cannot write would answer nothing.
+func (b *Bus) divert(ctx context.Context, on bool) {
+	b.diverted.Store(on)
+	b.reload.Lock()
+	defer b.reload.Unlock()
+	s := b.server.Load()
+	if s == nil {
+		return
+	}
+	b.mu.Lock()
+	shall := b.mappings(b.sys)
+	b.mu.Unlock()
+	if err := b.remap(s, shall); err != nil {
+		b.log.WarnContext(ctx, "queues not diverted", slog.String(wire.KeyError, err.Error()))
 	}
 }
 

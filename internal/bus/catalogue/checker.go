@@ -25,6 +25,9 @@ import (
 const (
 	RefusedStatus = 422   // code
 	RefusedCode   = 10999 // err_code
+
+	FullStatus = 503 // nothing can be stored at present
+	FullCode   = 10998
 )
 
 const (
@@ -41,9 +44,10 @@ const (
 // Checker stands between the publishers and the streams of queues with types. Its
 // methods are safe for concurrent use.
 type Checker struct {
-	log   *slog.Logger
-	nc    *nats.Conn
-	sub   *nats.Subscription
+	log     *slog.Logger
+	nc      *nats.Conn
+	healthy func() error // nil: it is not known
+	sub     *nats.Subscription
 	rules atomic.Pointer[rules]
 
 	ordered chan *letter // in the order in which the server got them
@@ -95,10 +99,12 @@ type letter struct {
 
 // Open starts a checker on a connection that is its own to use until Close, which
 // does not close it. The connection must not buffer what is published while it is
-// broken off. Nothing is accepted until [Checker.Set].
-func Open(nc *nats.Conn, log *slog.Logger) (*Checker, error) {
+// broken off. Nothing is accepted until [Checker.Set]. healthy, which may be nil, says
+// whether the streams take messages; while they do not, what is published is refused
+// instead of sent to a stream that answers nothing.
+func Open(nc *nats.Conn, log *slog.Logger, healthy func() error) (*Checker, error) {
 	c := &Checker{
-		log: log, nc: nc, ordered: make(chan *letter, waiting), work: make(chan *letter, waiting),
+		log: log, nc: nc, healthy: healthy, ordered: make(chan *letter, waiting), work: make(chan *letter, waiting),
 		stop: make(chan struct{}), counts: map[string]*Counts{}, logged: map[string]time.Time{},
 	}
 	c.rules.Store(&rules{})
@@ -254,6 +260,8 @@ func (c *Checker) decide(l *letter) {
 	switch {
 	case l.rule == nil:
 		c.answer(l.msg.Reply, 404, "there is no queue for "+l.subject)
+	case c.full() && !l.refused():
+		c.answer(l.msg.Reply, FullStatus, l.subject+": nothing can be stored at present: the store of the bus takes no writes")
 	case l.fault == nil:
 		c.count(func() { l.rule.counts.Accepted++ })
 		c.send(l, &nats.Msg{Subject: Accepted + l.subject, Reply: l.msg.Reply, Header: l.msg.Header, Data: l.msg.Data})
@@ -272,6 +280,16 @@ func (c *Checker) decide(l *letter) {
 		c.tell(l.rule, l.fault, l.subject, "refused")
 		c.answer(l.msg.Reply, RefusedStatus, l.subject+": "+l.fault.Error())
 	}
+}
+
+// full reports whether the streams take nothing.
+func (c *Checker) full() bool { return c.healthy != nil && c.healthy() != nil }
+
+// refused reports whether the letter is answered with an error whatever the streams
+// can take.
+func (l *letter) refused() bool {
+	quarantined := l.rule.enforce == system.EnforceQuarantine && l.msg.Header.Get(HeaderReplay) == ""
+	return l.fault != nil && l.rule.enforce != system.EnforceObserve && !quarantined
 }
 
 func (c *Checker) count(do func()) {
@@ -296,9 +314,13 @@ func (c *Checker) answer(reply string, code int, description string) {
 	if reply == "" {
 		return
 	}
+	errCode := RefusedCode
+	if code == FullStatus {
+		errCode = FullCode
+	}
 	b, err := json.Marshal(map[string]any{
 		"type":  "io.nats.jetstream.api.v1.pub_ack_response",
-		"error": map[string]any{"code": code, "err_code": RefusedCode, "description": description},
+		"error": map[string]any{"code": code, "err_code": errCode, "description": description},
 	})
 	if err == nil {
 		err = c.nc.Publish(reply, b)

@@ -209,6 +209,9 @@ func (c *Committer) enter(m Publication) (*entry, string, error) {
 	if rule == nil {
 		return nil, "", fmt.Errorf("%w: %s", ErrNoQueue, m.Subject)
 	}
+	if fault == nil && c.checker.full() {
+		return nil, "", fmt.Errorf("%w: the store of the bus takes no writes", ErrUnavailable)
+	}
 	e := &entry{done: make(chan struct{})}
 	e.msg = &nats.Msg{Subject: Accepted + m.Subject, Header: m.Header, Data: m.Data}
 	stream := Stream(rule.queue)
