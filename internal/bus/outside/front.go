@@ -209,7 +209,7 @@ func (f *Front) receive(c net.Conn) {
 // is the client's address for the log.
 func (f *Front) Serve(ctx context.Context, c net.Conn, from string) {
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })() // as below
-	defer c.Close()                                          //nolint:errcheck // what there was to send has been sent
+	defer c.Close()
 	f.mu.Lock()
 	full := f.count >= maxConnections
 	if !full {

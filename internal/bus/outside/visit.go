@@ -80,7 +80,7 @@ func (v *visit) carry(c net.Conn) {
 	if err != nil {
 		return // it is suspended, or ends: clients come back
 	}
-	defer server.Close() //nolint:errcheck // the client is gone, or cut
+	defer server.Close()
 	if _, err := server.Write(connect); err != nil {
 		return
 	}
