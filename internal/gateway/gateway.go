@@ -60,8 +60,11 @@ type Options struct {
 	AccessLog io.Writer      // one JSON line per request; nil: none
 	Bus       BusConn        // *nats.Conn satisfies it; nil: no bus routes
 	Queues    publish.Queues // stores what routes publish; nil: none do
-	Signer    *wire.Signer   // signs the identity of users; nil: services are told no user
-	System    string         // the system's name
+	// NATS lets a client speak NATS over a connection, and closes it in the end; from
+	// is the client's address. nil: no routes do.
+	NATS   func(ctx context.Context, conn net.Conn, from string)
+	Signer *wire.Signer // signs the identity of users; nil: services are told no user
+	System string       // the system's name
 	// Monitors answer the routes that say monitor, with the route's prefix stripped.
 	// The gateway itself knows system.MonitorHealth.
 	Monitors map[system.Monitor]http.Handler

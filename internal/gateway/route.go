@@ -27,6 +27,7 @@ type route struct {
 	files    *static.Folder // a folder
 	redirect *rewrite.Redirect
 	monitor  http.Handler // something that fairlead itself answers
+	nats     *natsRoute   // clients of the bus
 
 	pool    *pool         // of the service that answers over the bus
 	strip   int           // segments that the service does not see
@@ -85,6 +86,11 @@ func (g *Gateway) lead(r *route, pools map[string]*pool, secrets map[string]stri
 			return errors.New("there is no bus")
 		}
 		r.publish, err = publish.New(def, secrets)
+	case def.NATS != nil:
+		if g.opts.NATS == nil {
+			return errors.New("there is no bus")
+		}
+		r.nats = newNATSRoute(def.NATS)
 	case def.Files != nil:
 		r.files, err = static.Open(def.Files, def.Path, len(def.Roles)+len(def.Auth) > 0)
 	case def.Redirect != nil:

@@ -172,6 +172,8 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 		}
 	case x.route.publish != nil:
 		x.store(w, r)
+	case x.route.nats != nil:
+		x.speakNATS(w, r)
 	case x.route.files != nil:
 		x.serveFile(w, r)
 	case x.route.redirect != nil:

@@ -289,7 +289,7 @@ func (n *Node) openDoor(ctx context.Context, inherited []listen.Socket) (err err
 	}
 	n.gate = gateway.New(gateway.Options{
 		TicketKey: tickets, Inherited: inherited,
-		Listen: n.opts.Listen, Gateway: n.first.Gateway, Certificates: n.certs, Logger: n.log, AccessLog: n.access, Bus: n.gateConn, Queues: queues{n.bus},
+		Listen: n.opts.Listen, Gateway: n.first.Gateway, Certificates: n.certs, Logger: n.log, AccessLog: n.access, Bus: n.gateConn, Queues: queues{n.bus}, NATS: n.bus.Serve,
 		Signer: wire.NewSigner(n.identity, n.first.Name), System: n.first.Name, Monitors: n.monitors(),
 	})
 	if err := n.loadMaintenance(ctx); err != nil {

@@ -1,0 +1,134 @@
+package gateway
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"fairlead/internal/gateway/filter"
+	"fairlead/internal/gateway/lasting"
+	"fairlead/internal/system"
+)
+
+// speaking is a door with a route for clients of NATS, who hear what they say.
+func speaking(t *testing.T, origins ...string) *door {
+	t.Helper()
+	d := openDoor(t, Options{NATS: func(_ context.Context, conn net.Conn, from string) {
+		defer conn.Close()
+		if from != "127.0.0.1" {
+			t.Errorf("a client from %q", from)
+		}
+		_, _ = io.WriteString(conn, "INFO {}\r\n")
+		_, _ = io.Copy(conn, conn)
+	}})
+	if err := d.Apply(Config{Routes: []system.Route{{Key: "/nats", Path: "/nats", NATS: &system.NATS{Origins: origins}}}}); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// socket opens a WebSocket as a page of an origin would, "" for a program.
+func (d *door) socket(origin string) (*websocket.Conn, *http.Response, error) {
+	opts := &websocket.DialOptions{HTTPHeader: http.Header{}}
+	if origin != "" {
+		opts.HTTPHeader.Set("Origin", origin)
+	}
+	return websocket.Dial(d.t.Context(), "ws"+strings.TrimPrefix(d.URL(), "http")+"/nats", opts)
+}
+
+func TestNATSOverWebSocket(t *testing.T) {
+	d := speaking(t)
+	c, _, err := d.socket("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := websocket.NetConn(t.Context(), c, websocket.MessageBinary)
+	defer conn.Close()
+	said := strings.Repeat("PUB a.b 5\r\nhello\r\n", 10_000)
+	go func() { _, _ = io.WriteString(conn, said) }()
+	got := make([]byte, len("INFO {}\r\n")+len(said))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "INFO {}\r\n"+said {
+		t.Errorf("%v, %d bytes", err, len(got))
+	}
+}
+
+func TestNATSOverWebSocketOnlyFromKnownOrigins(t *testing.T) {
+	d := speaking(t)
+	for _, tt := range []struct {
+		name    string
+		origins []string
+		origin  string
+		in      bool
+	}{
+		{"a program", nil, "", true},
+		{"the door's own", nil, d.URL(), true},
+		{"another", nil, "https://evil.example", false},
+		{"a sandbox", nil, "null", false},
+		{"one that is named", []string{"https://page.example"}, "https://page.example", true},
+		{"the door's own where others are named", []string{"https://page.example"}, d.URL(), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := d.Apply(Config{Routes: []system.Route{{Key: "/nats", Path: "/nats", NATS: &system.NATS{Origins: tt.origins}}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, resp, err := d.socket(tt.origin)
+			if c != nil {
+				_ = c.CloseNow()
+			}
+			if in := err == nil; in != tt.in || !in && resp.StatusCode != http.StatusForbidden {
+				t.Errorf("let in: %t, %v", in, resp)
+			}
+		})
+	}
+}
+
+func TestNATSIsNotSpokenOverHTTP(t *testing.T) {
+	d := speaking(t)
+	resp, err := d.client.Get(d.URL() + "/nats")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("%d", resp.StatusCode)
+	}
+}
+
+func TestNATSOverWebSocketEnds(t *testing.T) {
+	for name, end := range map[string]func(*door){
+		"with the door": func(d *door) { _ = d.Stop(context.Background()) },
+		"for the banned": func(d *door) {
+			d.SetBans([]filter.Ban{{Prefix: netip.MustParsePrefix("127.0.0.0/8")}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := speaking(t)
+			c, _, err := d.socket("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.CloseNow()
+			if _, _, err := c.Read(t.Context()); err != nil { // INFO
+				t.Fatal(err)
+			}
+			read := make(chan error, 1)
+			go func() { _, _, err := c.Read(t.Context()); read <- err }()
+			began := time.Now()
+			end(d)
+			if err := <-read; websocket.CloseStatus(err) != websocket.StatusGoingAway {
+				t.Errorf("the client got %v", err)
+			}
+			if took := time.Since(began); took > lasting.CloseTime {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+}
