@@ -32,7 +32,7 @@ type User struct {
 // [UserInbox]. It may be the name of no instance: those end in a number, so a user's
 // must not. SetUsers returns an error, and changes nothing, if a name or a subject
 // could not safely become a permission, or a password is empty.
-func (b *Bus) SetUsers(users []User) error {
+func (b *Bus) SetUsers(ctx context.Context, users []User) error {
 	set := make(map[string]User, len(users))
 	for _, u := range users {
 		if err := checkUser(&u); err != nil {
@@ -49,7 +49,7 @@ func (b *Bus) SetUsers(users []User) error {
 		return nil
 	})
 	if err == nil {
-		err = b.listenOutside(context.Background(), sys)
+		err = b.listenOutside(ctx, sys)
 	}
 	if err != nil {
 		return fmt.Errorf("set users of bus: %w", err)

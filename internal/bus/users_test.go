@@ -27,7 +27,7 @@ func as(b *Bus, u User) Credentials {
 
 func setUsers(tb testing.TB, b *Bus, users ...User) {
 	tb.Helper()
-	if err := b.SetUsers(users); err != nil {
+	if err := b.SetUsers(tb.Context(), users); err != nil {
 		tb.Fatal(err)
 	}
 }
@@ -163,7 +163,7 @@ func TestUnsafeUsersAreRefused(t *testing.T) {
 	} {
 		u := guest("tower")
 		change(&u)
-		if err := b.SetUsers([]User{u}); err == nil {
+		if err := b.SetUsers(t.Context(), []User{u}); err == nil {
 			t.Errorf("%s: taken", name)
 		}
 	}

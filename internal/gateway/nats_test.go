@@ -18,7 +18,7 @@ import (
 )
 
 // speaking is a door with a route for clients of NATS, who hear what they say.
-func speaking(t *testing.T, origins ...string) *door {
+func speaking(t *testing.T) *door {
 	t.Helper()
 	d := openDoor(t, Options{NATS: func(_ context.Context, conn net.Conn, from string) {
 		defer conn.Close()
@@ -28,7 +28,7 @@ func speaking(t *testing.T, origins ...string) *door {
 		_, _ = io.WriteString(conn, "INFO {}\r\n")
 		_, _ = io.Copy(conn, conn)
 	}})
-	if err := d.Apply(Config{Routes: []system.Route{{Key: "/nats", Path: "/nats", NATS: &system.NATS{Origins: origins}}}}); err != nil {
+	if err := d.Apply(Config{Routes: []system.Route{{Key: "/nats", Path: "/nats", NATS: &system.NATS{}}}}); err != nil {
 		t.Fatal(err)
 	}
 	return d

@@ -37,7 +37,7 @@ func (n *Node) launch(ctx context.Context) error {
 		return err
 	}
 	// Users of the bus may come already, and builds may take long.
-	if err := n.users.follow(n.first, g.secrets); err != nil {
+	if err := n.users.follow(ctx, n.first, g.secrets); err != nil {
 		return err
 	}
 	if g.rev, err = n.build(ctx, n.first, last+1, before); err != nil {
@@ -461,7 +461,7 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 		errs = append(errs, n.lock.announce(url))
 		n.tell(control.Event{Kind: control.EventListening, Text: url})
 	}
-	errs = append(errs, n.users.follow(rev.sys, g.secrets), n.state.apply(ctx, rev.record), n.forgetOverrides(ctx, cleared), n.keepMaintenance(ctx, old.sys, rev.sys))
+	errs = append(errs, n.users.follow(ctx, rev.sys, g.secrets), n.state.apply(ctx, rev.record), n.forgetOverrides(ctx, cleared), n.keepMaintenance(ctx, old.sys, rev.sys))
 	replaced, err := change.Commit(ctx)
 	errs = append(errs, err)
 	for _, name := range p.scale {

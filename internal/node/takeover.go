@@ -197,7 +197,7 @@ func (n *Node) take(ctx context.Context, t taking, link *os.File) (at taken, err
 	n.gate.HoldBus()
 	n.host.inherit(t)
 	g := n.host.grants[n.opts.Offer.offer.Applied]
-	if err := n.users.follow(g.rev.sys, g.secrets); err != nil {
+	if err := n.users.follow(ctx, g.rev.sys, g.secrets); err != nil {
 		return at, err
 	}
 	if err := n.swap(g.rev, t.Instances.Serving(), nil); err != nil { //nolint:contextcheck // certificates live on after ctx

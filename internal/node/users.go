@@ -75,7 +75,7 @@ func openUsers(ctx context.Context, s *state, b *bus.Bus) (*users, error) {
 }
 
 // follow takes up the users of a revision, with the values of its secrets.
-func (u *users) follow(sys *system.System, secrets map[string]string) error {
+func (u *users) follow(ctx context.Context, sys *system.System, secrets map[string]string) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	was, before := u.sys, u.ofFile
@@ -83,7 +83,7 @@ func (u *users) follow(sys *system.System, secrets map[string]string) error {
 	for _, one := range sys.Bus.Users {
 		u.ofFile[one.Name] = bus.User{BusUser: one, Password: secrets[one.Secret]}
 	}
-	if err := u.announce(u.added); err != nil {
+	if err := u.announce(ctx, u.added); err != nil {
 		u.sys, u.ofFile = was, before
 		return err
 	}
@@ -92,14 +92,14 @@ func (u *users) follow(sys *system.System, secrets map[string]string) error {
 
 // announce tells the bus. A user of the file goes before one of its name that was
 // added by hand. The mutex is held.
-func (u *users) announce(added map[string]addedUser) error {
+func (u *users) announce(ctx context.Context, added map[string]addedUser) error {
 	all := slices.Collect(maps.Values(u.ofFile))
 	for name, one := range added {
 		if _, twice := u.ofFile[name]; !twice {
 			all = append(all, bus.User{BusUser: one.model(), Password: one.Hash})
 		}
 	}
-	return u.bus.SetUsers(all)
+	return u.bus.SetUsers(ctx, all)
 }
 
 func (u *users) add(ctx context.Context, req control.BusUserAddRequest, _ func(control.Event)) (control.BusCredentials, error) {
@@ -121,11 +121,11 @@ func (u *users) add(ctx context.Context, req control.BusUserAddRequest, _ func(c
 	}
 	next := maps.Clone(u.added)
 	next[one.Name] = one
-	if err := u.announce(next); err != nil {
+	if err := u.announce(ctx, next); err != nil {
 		return control.BusCredentials{}, &control.Error{Code: control.CodeBadRequest, Message: err.Error()}
 	}
 	if err := u.state.put(ctx, userPrefix+one.Name, one); err != nil {
-		_ = u.announce(u.added) // whose password nobody was told
+		_ = u.announce(ctx, u.added) // whose password nobody was told
 		return control.BusCredentials{}, err
 	}
 	u.added = next
@@ -234,7 +234,7 @@ func (u *users) revoke(ctx context.Context, req control.BusUserRevokeRequest, _ 
 		return control.BusUser{}, err
 	}
 	delete(u.added, req.Name)
-	return gone, u.announce(u.added)
+	return gone, u.announce(ctx, u.added)
 }
 
 func (u *users) list(context.Context, control.Empty, func(control.Event)) ([]control.BusUser, error) {
