@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,6 +29,7 @@ type pull struct {
 	ended chan struct{}  // closed after the last message has come
 	queue chan *nats.Msg // of a reader, handled one after the other; nil of others
 	undo  func()         // ends the watch for a denial
+	done  atomic.Uint64  // all up to this sequence was acknowledged, some time ago
 
 	mu       sync.Mutex // guards what follows
 	round    int        // of requests: what is said about those of former rounds means nothing
@@ -46,6 +48,7 @@ func newPull(r *receiver, c wire.Consumer) (*pull, error) {
 	if r.reader != "" {
 		p.queue = make(chan *nats.Msg, r.o.InFlight)
 	}
+	p.done.Store(c.Done)
 	sub, err := r.s.conn.Subscribe(p.inbox+".*", p.take)
 	if err != nil {
 		return nil, err
@@ -148,10 +151,10 @@ func (p *pull) enqueue(m *nats.Msg, meta *nats.MsgMetadata) {
 	p.queue <- m
 }
 
-func deliveryOf(m *nats.Msg, meta *nats.MsgMetadata, done uint64) *Delivery {
+func deliveryOf(m *nats.Msg, meta *nats.MsgMetadata) *Delivery {
 	return &Delivery{
 		Subject: m.Subject, Stream: meta.Stream, Consumer: meta.Consumer, Sequence: meta.Sequence.Stream,
-		Time: meta.Timestamp, Attempt: int(min(meta.NumDelivered, 1<<31)), Headers: m.Header, done: done,
+		Time: meta.Timestamp, Attempt: int(min(meta.NumDelivered, 1<<31)), Headers: m.Header,
 	}
 }
 
@@ -164,7 +167,9 @@ func (p *pull) handle(m *nats.Msg, meta *nats.MsgMetadata) {
 		p.mu.Unlock()
 		p.r.open.done()
 	}()
-	p.r.deliver(p, m, deliveryOf(m, meta, p.c.Done))
+	d := deliveryOf(m, meta)
+	d.done, d.since = p.done.Load(), p.c.Since
+	p.r.deliver(p, m, d)
 }
 
 // read handles the messages of a reader, until there will be no more.
@@ -181,7 +186,7 @@ func (p *pull) read() {
 		if err != nil {
 			continue // take has read it already
 		}
-		d := deliveryOf(m, meta, 0)
+		d := deliveryOf(m, meta)
 		d.Attempt = 1
 		p.r.read(m, d)
 		p.mu.Lock()

@@ -17,7 +17,8 @@ import (
 const (
 	firstAgain = 100 * time.Millisecond // before the node is asked for consumers again
 	mostAgain  = 5 * time.Second
-	watchEvery = 5 * time.Second // how often it is looked whether the bus still sends
+	watchEvery = 5 * time.Second  // how often it is looked whether the bus still sends
+	askEvery   = 10 * time.Minute // how often a durable one asks what is acknowledged
 )
 
 // receiver handles the messages of one Subscribe to queues. It asks the node for the
@@ -104,6 +105,7 @@ func (r *receiver) take(list []wire.Consumer) {
 	for _, c := range list {
 		old := r.pulls[c.Stream]
 		if old != nil && !old.over() {
+			old.done.Store(c.Done)
 			continue
 		}
 		p, err := newPull(r, c)
@@ -149,6 +151,8 @@ func (r *receiver) run() {
 	defer close(r.done)
 	watch := time.NewTicker(watchEvery)
 	defer watch.Stop()
+	ask := time.NewTicker(askEvery)
+	defer ask.Stop()
 	backoff := firstAgain
 	for {
 		select {
@@ -159,6 +163,7 @@ func (r *receiver) run() {
 				p.watch()
 			}
 			continue
+		case <-ask.C:
 		case <-r.again:
 		}
 		if err := r.renew(); err != nil {

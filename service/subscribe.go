@@ -198,7 +198,8 @@ type Delivery struct {
 	// Headers are the message's own. They must not be changed.
 	Headers map[string][]string
 
-	done uint64 // all up to this sequence is acknowledged
+	done  uint64 // all up to this sequence is acknowledged
+	since int64  // when the consumer was made; 0 of a reader
 }
 
 // ID is the same whenever the message is given by its subscription.

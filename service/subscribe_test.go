@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,9 +13,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	_ "modernc.org/sqlite" // the driver
 
 	"fairlead/internal/bus"
 	"fairlead/internal/bus/catalogue"
+	"fairlead/internal/bus/delivery"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -493,5 +496,126 @@ func TestWhatASubscriptionCannotBe(t *testing.T) {
 				t.Errorf("got %v, want %s", i.err, tt.want)
 			}
 		})
+	}
+}
+
+func TestABatchIsStoredAsAWhole(t *testing.T) {
+	b := observatory(t, "data.typed", "result.*")
+	js := operator(t, b)
+	i := start(t, busEnv(t, b, "receiver", "receiver-1"), func(*Service) error { return nil })
+	type level struct {
+		Level any `json:"level"`
+	}
+	batch := make([]level, 1000)
+	for n := range batch {
+		batch[n].Level = n
+	}
+	stored := func() uint64 {
+		s, err := js.Stream(t.Context(), "data_typed")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.CachedInfo().State.Msgs
+	}
+	for n := range 2 {
+		if err := PublishBatch(t.Context(), i.svc, "data.typed", batch[:n]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := PublishBatch(t.Context(), i.svc, "data.typed", batch); err != nil {
+		t.Fatal(err)
+	}
+	if n := stored(); n != 1001 {
+		t.Fatalf("%d messages are stored, want 1001", n)
+	}
+	batch[17].Level = "high"
+	err := PublishBatch(t.Context(), i.svc, "data.typed", batch[:20])
+	if e, ok := errors.AsType[*Error](err); !ok || e.Status != 422 || !strings.Contains(e.Public, "message 17: ") || !strings.Contains(e.Public, "/level") {
+		t.Errorf("a batch with a message of another type: %v", err)
+	}
+	if err := PublishBatch(t.Context(), i.svc, "data.typed", make([]level, 1001)); err == nil {
+		t.Error("a batch that is too large is published")
+	}
+	if err := PublishBatch(t.Context(), i.svc, "plain", batch); err == nil || errors.Is(err, ErrUnavailable) {
+		t.Errorf("a batch that no queue keeps: %v", err)
+	}
+	if n := stored(); n != 1001 {
+		t.Errorf("%d messages are stored, want 1001 as before", n)
+	}
+}
+
+func TestOnceIsOnceWhateverIsGivenAgain(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	js := operator(t, b)
+	put(t, js, "data.vhf", "1", "2", "3", "4", "5")
+	db, err := sql.Open("sqlite", "file:"+t.TempDir()+"/once.db?_pragma=busy_timeout(5000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(t.Context(), "CREATE TABLE sums (n INTEGER)"); err != nil {
+		t.Fatal(err)
+	}
+	setup := func(s *Service) error {
+		Subscribe(s, "data.vhf", func(ctx context.Context, n int) error {
+			tx, err := db.BeginTx(ctx, nil)
+			if err != nil {
+				return err
+			}
+			defer tx.Rollback()
+			first, err := Once(ctx, tx)
+			if err != nil {
+				return err
+			}
+			if first {
+				if _, err := tx.ExecContext(ctx, "INSERT INTO sums VALUES (?)", n); err != nil {
+					return err
+				}
+			}
+			if err := tx.Commit(); err != nil {
+				return err
+			}
+			if d, _ := DeliveryOf(ctx); d.Attempt == 1 {
+				return errors.New("the acknowledgement is lost")
+			}
+			return nil
+		}, SubscribeOptions{Name: "sum", InFlight: 1, Backoff: quick})
+		return nil
+	}
+	sum := func() (n int) {
+		if err := db.QueryRowContext(t.Context(), "SELECT coalesce(sum(n), 0) FROM sums").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	i := start(t, busEnv(t, b, "reader", "reader-1"), setup)
+	eventually(t, "all are acknowledged", func() bool { return unfinished(t, js, "reader_sum") == 0 })
+	if got := sum(); got != 15 {
+		t.Errorf("the sum is %d, want 15", got)
+	}
+	// The operator wants them all handled again.
+	if err := b.Rewind(t.Context(), "data.vhf", "reader_sum", "3"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "from the third on again", func() bool { return sum() == 15+3+4+5 && unfinished(t, js, "reader_sum") == 0 })
+	for _, name := range []string{"reader_none", "", "a.b"} {
+		if err := b.Rewind(t.Context(), "data.vhf", name, "first"); !errors.Is(err, delivery.ErrNoConsumer) {
+			t.Errorf("rewind %q: %v", name, err)
+		}
+	}
+	if err := b.Forget(t.Context(), "data.vhf", "reader_sum"); !errors.Is(err, delivery.ErrBusy) {
+		t.Errorf("forget what is in use: %v", err)
+	}
+	if err := i.stop(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "nobody pulls", func() bool { return b.Forget(t.Context(), "data.vhf", "reader_sum") == nil })
+	start(t, busEnv(t, b, "reader", "reader-2"), setup)
+	eventually(t, "all once more", func() bool { return sum() == 27+15 })
+}
+
+func TestOnceIsForDurableSubscriptions(t *testing.T) {
+	if _, err := Once(t.Context(), nil); err == nil {
+		t.Error("no error outside of a message")
 	}
 }

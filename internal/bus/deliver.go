@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -32,6 +33,29 @@ func (b *Bus) openDesk(ctx context.Context, q *queues) (err error) {
 	}
 	q.desk, err = delivery.Open(q.conn, q.js, registry{b}, b.log) //nolint:contextcheck // it serves until Close
 	return err
+}
+
+// ErrNoQueues is returned as long as the model had no queue.
+var ErrNoQueues = errors.New("there are no queues")
+
+// Rewind makes a durable consumer of a queue begin anew, see [delivery.Desk.Rewind].
+func (b *Bus) Rewind(ctx context.Context, queue, consumer, from string) error {
+	return b.atDesk(func(d *delivery.Desk) error { return d.Rewind(ctx, queue, consumer, from) })
+}
+
+// Forget removes a durable consumer of a queue, see [delivery.Desk.Forget].
+func (b *Bus) Forget(ctx context.Context, queue, consumer string) error {
+	return b.atDesk(func(d *delivery.Desk) error { return d.Forget(ctx, queue, consumer) })
+}
+
+func (b *Bus) atDesk(do func(*delivery.Desk) error) error {
+	b.catalogue.mu.Lock()
+	desk := b.catalogue.desk
+	b.catalogue.mu.Unlock()
+	if desk == nil {
+		return ErrNoQueues
+	}
+	return do(desk)
 }
 
 // registry is the bus as its desk sees it.

@@ -45,19 +45,25 @@ func (a *app) queueCommand() *cobra.Command {
 	var peek control.PeekRequest
 	var purge control.PurgeRequest
 	var older time.Duration
+	var from, consumer string
 	cmd := &cobra.Command{
-		Use:   "queue NAME [show|peek|purge|replay [SEQUENCE]|dead]",
+		Use:   "queue NAME [show|peek|purge|replay [SEQUENCE]|dead|forget CONSUMER]",
 		Short: "Show a queue, look at its messages, remove them, replay its dead letters",
 		Long: `Shows a queue (show, also without a word). peek shows its newest messages, or those
 from a sequence on; nothing is taken. dead shows its dead letters: full copies of the
 messages that did not satisfy its type, or that no consumer could handle, with the
 reason. replay publishes them again, one by its sequence or all; those that are
-stored now are dead letters no more. purge removes messages, the oldest first.`,
+stored now are dead letters no more. With --consumer, replay gives the messages of the
+queue to one durable subscription again, from a time or a sequence on, or from the
+first. forget removes a durable subscription that no instance has any more. purge
+removes messages, the oldest first.`,
 		Example: `  fairlead queue data.vhf
   fairlead queue data.vhf peek -n 20
   fairlead queue data.vhf peek --from 1200 --json
   fairlead queue data.vhf dead
   fairlead queue data.vhf replay 17
+  fairlead queue data.vhf replay --consumer page_show --from 2026-01-31T12:00:00Z
+  fairlead queue data.vhf forget page_show
   fairlead queue data.vhf purge --older-than 720h
   fairlead queue data.vhf purge --keep 1000
   fairlead queue 'activity.*' purge --remove`,
@@ -67,8 +73,8 @@ stored now are dead letters no more. purge removes messages, the oldest first.`,
 			if len(args) > 1 {
 				word = args[1]
 			}
-			if len(args) > 2 && word != "replay" {
-				return &usageError{problem: "only replay takes a sequence", hint: "see: fairlead queue --help"}
+			if len(args) > 2 && word != "replay" && word != "forget" {
+				return &usageError{problem: "only replay and forget take a word more", hint: "see: fairlead queue --help"}
 			}
 			ctx := cmd.Context()
 			switch word {
@@ -76,6 +82,12 @@ stored now are dead letters no more. purge removes messages, the oldest first.`,
 				return a.showQueue(ctx, args[0])
 			case "peek", "dead":
 				peek.Queue, peek.Dead = args[0], word == "dead"
+				var err error
+				if from != "" {
+					if peek.From, err = sequenceOf(from, args[0]); err != nil {
+						return err
+					}
+				}
 				return a.peekQueue(ctx, peek)
 			case "purge":
 				purge.Queue = args[0]
@@ -84,15 +96,24 @@ stored now are dead letters no more. purge removes messages, the oldest first.`,
 				}
 				return a.purgeQueue(ctx, purge)
 			case "replay":
-				return a.replayQueue(ctx, args)
+				if consumer == "" {
+					return a.replayQueue(ctx, args)
+				}
+				return a.changeConsumer(ctx, control.ConsumerRequest{Queue: args[0], Consumer: consumer, From: from})
+			case "forget":
+				if len(args) < 3 {
+					return &usageError{problem: "which consumer is to be forgotten?", hint: "fairlead queue " + args[0] + " shows them"}
+				}
+				return a.changeConsumer(ctx, control.ConsumerRequest{Queue: args[0], Consumer: args[2], Remove: true})
 			default:
-				return &usageError{problem: fmt.Sprintf("%q is nothing that can be done with a queue", word), hint: "there are show, peek, purge, replay and dead"}
+				return &usageError{problem: fmt.Sprintf("%q is nothing that can be done with a queue", word), hint: "there are show, peek, purge, replay, dead and forget"}
 			}
 		},
 	}
 	flags := cmd.Flags()
 	flags.IntVarP(&peek.Most, "lines", "n", 10, "peek, dead: how many messages")
-	flags.Uint64Var(&peek.From, "from", 0, "peek, dead: from this sequence on")
+	flags.StringVar(&from, "from", "", "peek, dead: from this sequence on; replay: first (default), new, a time or a sequence")
+	flags.StringVar(&consumer, "consumer", "", "replay: the durable subscription that gets the messages again")
 	flags.Uint64Var(&purge.Keep, "keep", 0, "purge: keep so many of the newest")
 	flags.DurationVar(&older, "older-than", 0, "purge: only what is older, such as 720h")
 	flags.BoolVar(&purge.Dead, "dead", false, "purge: its dead letters instead")
@@ -155,9 +176,9 @@ func (a *app) purgeQueue(ctx context.Context, req control.PurgeRequest) error {
 func (a *app) replayQueue(ctx context.Context, args []string) error {
 	req := control.DeadReplayRequest{Queue: args[0]}
 	if len(args) > 2 {
-		n, err := strconv.ParseUint(args[2], 10, 64)
-		if err != nil || n == 0 {
-			return &usageError{problem: fmt.Sprintf("a sequence is a number, not %q", args[2]), hint: "see: fairlead queue " + args[0] + " dead"}
+		n, err := sequenceOf(args[2], args[0])
+		if err != nil {
+			return err
 		}
 		req.Sequence = n
 	}
@@ -178,6 +199,30 @@ func (a *app) replayQueue(ctx context.Context, args []string) error {
 		err = fmt.Errorf("%s could not be replayed", plural(len(r.Refused), "dead letter"))
 	}
 	return err
+}
+
+// sequenceOf reads the sequence of a message.
+func sequenceOf(text, queue string) (uint64, error) {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n == 0 {
+		return 0, &usageError{problem: fmt.Sprintf("a sequence is a number, not %q", text), hint: "see: fairlead queue " + queue + " dead"}
+	}
+	return n, nil
+}
+
+// changeConsumer makes a durable subscription begin anew, or removes it.
+func (a *app) changeConsumer(ctx context.Context, req control.ConsumerRequest) error {
+	c, err := ask[control.ConsumerRequest, control.Consumer](ctx, a, control.VerbConsumer, "", req)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.out.json(c)
+	}
+	if req.Remove {
+		return a.out.lines(req.Queue + ": " + req.Consumer + " is forgotten")
+	}
+	return a.out.lines(fmt.Sprintf("%s: %s gets %s again", req.Queue, req.Consumer, plural(int(min(c.Lag, 1<<62)), "message")))
 }
 
 func (a *app) publishCommand() *cobra.Command {

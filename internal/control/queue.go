@@ -130,6 +130,14 @@ type (
 		Sequence uint64 `json:"sequence"`
 		Reason   string `json:"reason"`
 	}
+	// ConsumerRequest changes a durable consumer of a queue: it begins anew at From, or
+	// is removed.
+	ConsumerRequest struct {
+		Queue    string `json:"queue"`
+		Consumer string `json:"consumer"`
+		From     string `json:"from,omitempty"` // first, new, a time of RFC 3339, or a sequence
+		Remove   bool   `json:"remove,omitempty"`
+	}
 	// PublishRequest publishes a message as the operator.
 	PublishRequest struct {
 		Subject string            `json:"subject"`
@@ -155,6 +163,7 @@ const (
 	VerbQueue      = "queue"       // QueueRequest -> Queue
 	VerbPeek       = "peek"        // PeekRequest -> []QueueMessage
 	VerbPurge      = "purge"       // PurgeRequest -> PurgeReply
+	VerbConsumer   = "consumer"    // ConsumerRequest -> Consumer, as it is then
 	VerbDeadReplay = "dead-replay" // DeadReplayRequest -> DeadReplayReply
 	VerbPublish    = "publish"     // PublishRequest -> PublishReply
 	VerbSubscribe  = "subscribe"   // SubscribeRequest -> a stream of QueueMessage, sequence 0

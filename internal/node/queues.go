@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ func (n *Node) handleQueues(server *control.Server) {
 	control.Handle(server, control.VerbQueue, n.queue)
 	control.Handle(server, control.VerbPeek, n.peek)
 	control.Handle(server, control.VerbPurge, n.purge)
+	control.Handle(server, control.VerbConsumer, n.consumer)
 	control.Handle(server, control.VerbDeadReplay, n.deadReplay)
 	control.Handle(server, control.VerbPublish, n.publish)
 	control.HandleStream(server, control.VerbSubscribe, n.subscribe)
@@ -254,12 +256,12 @@ func consumers(ctx context.Context, js jetstream.JetStream, stream string) ([]co
 		}
 		c := control.Consumer{Name: info.Name, Lag: info.NumPending, Unacked: info.NumAckPending, Again: info.NumRedelivered}
 		if c.Unacked > 0 {
-			oldest, err := catalogue.At(ctx, js, stream, info.AckFloor.Stream+1)
+			oldest, err := catalogue.Read(ctx, js, stream, cmp.Or(info.Config.FilterSubject, ">"), info.AckFloor.Stream+1, 1)
 			if err != nil {
 				return nil, err
 			}
-			if oldest != nil {
-				c.Oldest = oldest.Time
+			if len(oldest) > 0 {
+				c.Oldest = oldest[0].Time
 			}
 		}
 		out = append(out, c)

@@ -60,6 +60,7 @@ type Consumer struct {
 	Name     string `json:"consumer"`
 	Queue    string `json:"queue"`
 	Filter   string `json:"filter"`                // the subjects that it gives
+	Since    int64  `json:"since,omitempty"`       // when it was made or rewound, Unix nanoseconds
 	Done     uint64 `json:"done,omitempty"`        // all up to this sequence is acknowledged
 	AckWaits int64  `json:"ack_wait_ms,omitempty"` // milliseconds
 }

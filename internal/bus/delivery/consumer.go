@@ -239,28 +239,74 @@ func create(ctx context.Context, js jetstream.JetStream, stream string, c jetstr
 	return made.CachedInfo(), nil
 }
 
-// Rewind makes a durable consumer begin anew: at "first", "new", a time or a
-// sequence. What it has open is given again, as far as it lies behind that; its
-// receivers go on by themselves. The error is public if the place or the consumer is
-// none.
-func Rewind(ctx context.Context, js jetstream.JetStream, queue, consumer, from string) error {
+// ErrNoConsumer says that a queue has no durable consumer of that name.
+var ErrNoConsumer = errors.New("the queue has no such consumer")
+
+// ErrBusy says that somebody pulls from a consumer.
+var ErrBusy = errors.New("somebody subscribes by it")
+
+// durable finds a durable consumer of a queue.
+func durable(ctx context.Context, js jetstream.JetStream, queue, consumer string) (*jetstream.ConsumerInfo, error) {
+	if consumer == "" || strings.ContainsFunc(consumer, func(c rune) bool { return !plain(c) }) {
+		return nil, ErrNoConsumer
+	}
+	is, err := js.Consumer(ctx, catalogue.Stream(queue), consumer)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) || err == nil && is.CachedInfo().Config.Metadata[userKey] != "" {
+		return nil, ErrNoConsumer
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for consumer %s of %s: %w", consumer, queue, err)
+	}
+	return is.CachedInfo(), nil
+}
+
+// PlaceError says that a text is no place to begin at.
+type PlaceError struct{ reason string }
+
+// Error is the reason.
+func (e *PlaceError) Error() string { return e.reason }
+
+// Rewind makes a durable consumer of a queue begin anew: at "first", "new", a time of
+// RFC 3339 or a sequence. What it has open is forgotten, what lies behind that place
+// is given again; who subscribes goes on from there. It returns [ErrNoConsumer] or a
+// [PlaceError].
+func (d *Desk) Rewind(ctx context.Context, queue, consumer, from string) error {
 	at, err := parseStart(from)
+	if err != nil {
+		return &PlaceError{err.Error()}
+	}
+	d.making.Lock()
+	defer d.making.Unlock()
+	info, err := durable(ctx, d.js, queue, consumer)
 	if err != nil {
 		return err
 	}
-	stream := catalogue.Stream(queue)
-	is, err := js.Consumer(ctx, stream, consumer)
-	if err != nil {
-		return fmt.Errorf("rewind consumer %s of %s: %w", consumer, queue, err)
-	}
-	c := is.CachedInfo().Config
+	c, stream := info.Config, catalogue.Stream(queue)
 	c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = at.policy, at.sequence, at.time
 	maps.DeleteFunc(c.Metadata, func(key, _ string) bool { return strings.HasPrefix(key, "_nats.") }) // the server's own
-	if err := js.DeleteConsumer(ctx, stream, consumer); err != nil {
+	if err := d.js.DeleteConsumer(ctx, stream, consumer); err != nil {
 		return fmt.Errorf("rewind consumer %s of %s: %w", consumer, queue, err)
 	}
-	_, err = create(ctx, js, stream, c)
+	_, err = create(ctx, d.js, stream, c)
 	return err
+}
+
+// Forget removes a durable consumer of a queue, by which nobody subscribes any more. It
+// returns [ErrNoConsumer] or [ErrBusy].
+func (d *Desk) Forget(ctx context.Context, queue, consumer string) error {
+	d.making.Lock()
+	defer d.making.Unlock()
+	info, err := durable(ctx, d.js, queue, consumer)
+	if err != nil {
+		return err
+	}
+	if info.NumWaiting > 0 {
+		return ErrBusy
+	}
+	if err := d.js.DeleteConsumer(ctx, catalogue.Stream(queue), consumer); err != nil {
+		return fmt.Errorf("remove consumer %s of %s: %w", consumer, queue, err)
+	}
+	return nil
 }
 
 // matches are the queues that a subject meets, with the pattern of both.

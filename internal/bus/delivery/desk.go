@@ -204,7 +204,7 @@ func (d *Desk) consumers(ctx context.Context, user string, req wire.SubscribeReq
 			return nil, err
 		}
 		list = append(list, wire.Consumer{
-			Stream: c.Stream, Name: c.Name, Queue: queue, Filter: c.Filter, Done: info.AckFloor.Stream, AckWaits: info.Config.AckWait.Milliseconds(),
+			Stream: c.Stream, Name: c.Name, Queue: queue, Filter: c.Filter, Since: info.Created.UnixNano(), Done: info.AckFloor.Stream, AckWaits: info.Config.AckWait.Milliseconds(),
 		})
 	}
 	return list, nil
