@@ -207,7 +207,10 @@ func (g *Gateway) Sockets() ([]listen.Socket, error) { return g.doors.Sockets() 
 // that no request is lost; Stop ends the rest. Only this process's sockets are
 // closed: one that another process has inherited goes on accepting. It returns at
 // once.
-func (g *Gateway) Retire() { g.doors.Retire() }
+func (g *Gateway) Retire() {
+	g.doors.Retire()
+	g.live.Retire()
+}
 
 // Listening returns the addresses of all listeners for a client on this machine, as
 // URLs, in the order of the file; none before Start.

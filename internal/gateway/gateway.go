@@ -42,6 +42,7 @@ import (
 	"fairlead/internal/gateway/filter"
 	"fairlead/internal/gateway/lasting"
 	"fairlead/internal/gateway/listen"
+	"fairlead/internal/gateway/live"
 	"fairlead/internal/gateway/meter"
 	"fairlead/internal/gateway/publish"
 	"fairlead/internal/gateway/token"
@@ -60,6 +61,7 @@ type Options struct {
 	AccessLog io.Writer      // one JSON line per request; nil: none
 	Bus       BusConn        // *nats.Conn satisfies it; nil: no bus routes
 	Queues    publish.Queues // stores what routes publish; nil: none do
+	Live      live.Bus       // what subscribers are told of; nil: no subscribe routes
 	// NATS lets a client speak NATS over a connection, and closes it in the end; from
 	// is the client's address. nil: no routes do.
 	NATS   func(ctx context.Context, conn net.Conn, from string)
@@ -82,6 +84,7 @@ type Gateway struct {
 	plain   *entrance // of requests that came by no listener: a test's
 	minter  *token.Minter
 	bridge  *bridge
+	live    *live.Room // nil: no subscribe routes
 	access  *access.Log
 	tickets tickets
 
@@ -143,6 +146,9 @@ func New(opts Options) *Gateway {
 	if opts.Bus != nil {
 		g.bridge = newBridge(opts.Bus, g.minter, opts.Logger)
 	}
+	if opts.Live != nil {
+		g.live = live.New(live.Options{Bus: opts.Live, Key: opts.TicketKey, Logger: opts.Logger})
+	}
 	g.external = external.New(external.Options{Logger: opts.Logger, Changed: g.moved})
 	g.plain = &entrance{g: g}
 	g.doors = g.openDoors()
@@ -201,6 +207,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	g.stopped = true
 	g.mu.Unlock()
 	g.lasting.Retire()
+	g.live.Retire()
 	left := g.doors.Stop(ctx)
 	if terr := g.lasting.Wait(ctx); left == nil {
 		left = terr
@@ -220,6 +227,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	}
 	g.external.Stop()
 	g.tasks.Wait()
+	g.live.Close()
 	if left != nil {
 		return fmt.Errorf("stop gateway: %w", left)
 	}

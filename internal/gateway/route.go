@@ -28,6 +28,7 @@ type route struct {
 	redirect *rewrite.Redirect
 	monitor  http.Handler // something that fairlead itself answers
 	nats     *natsRoute   // clients of the bus
+	live     *liveRoute   // subscribers
 
 	pool    *pool         // of the service that answers over the bus
 	strip   int           // segments that the service does not see
@@ -95,6 +96,11 @@ func (g *Gateway) lead(r *route, pools map[string]*pool, secrets map[string]stri
 		r.files, err = static.Open(def.Files, def.Path, len(def.Roles)+len(def.Auth) > 0)
 	case def.Redirect != nil:
 		r.redirect, err = rewrite.ParseRedirect(def.Redirect.To, r.known())
+	case def.Subscribe != nil:
+		if g.live == nil {
+			return errors.New("there is no bus")
+		}
+		r.live, err = newLiveRoute(def, r.known())
 	case def.Monitor != "":
 		if r.monitor = g.monitor(def.Monitor); r.monitor == nil {
 			return fmt.Errorf("there is no monitor %q", def.Monitor)

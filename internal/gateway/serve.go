@@ -146,6 +146,9 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x.deadline = x.start.Add(x.route.timeout)
+	if x.route.live != nil {
+		liftToken(r)
+	}
 	if x.down(w, r) || !x.admit(w, r) {
 		return
 	}
@@ -178,6 +181,8 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 		x.serveFile(w, r)
 	case x.route.redirect != nil:
 		x.sendElsewhere(w, r)
+	case x.route.live != nil:
+		x.subscribe(w, r)
 	default:
 		x.watch(w, r)
 	}

@@ -129,7 +129,14 @@ func (g *Gateway) Apply(c Config) error {
 			next.ready[svc.Name] = old.ready[svc.Name].speaking(svc.Pool.Protocol)
 		}
 	}
+	if old != nil {
+		keepLive(old.routes, routes)
+	}
 	g.swap(old, next, pools)
+	if old != nil {
+		endLive(old.routes, routes)
+	}
+	g.live.Refresh()
 	doors.Commit()
 	return nil
 }

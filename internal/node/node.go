@@ -73,6 +73,7 @@ type Node struct {
 	certs    *certs.Store
 	gate     *gateway.Gateway
 	gateConn *nats.Conn // the gateway's
+	feed     *bus.Feed  // of the gateway's subscribers
 	access   *LogFile
 	sup      *supervise.Supervisor
 	host     *host
@@ -287,8 +288,12 @@ func (n *Node) openDoor(ctx context.Context, inherited []listen.Socket) (err err
 	if err != nil {
 		return err
 	}
+	heard, err := n.openFeed()
+	if err != nil {
+		return err
+	}
 	n.gate = gateway.New(gateway.Options{
-		TicketKey: tickets, Inherited: inherited,
+		TicketKey: tickets, Inherited: inherited, Live: heard,
 		Listen: n.opts.Listen, Gateway: n.first.Gateway, Certificates: n.certs, Logger: n.log, AccessLog: n.access, Bus: n.gateConn, Queues: queues{n.bus}, NATS: n.bus.Serve,
 		Signer: wire.NewSigner(n.identity, n.first.Name), System: n.first.Name, Monitors: n.monitors(),
 	})

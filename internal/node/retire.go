@@ -67,6 +67,7 @@ func (n *Node) retire(next *successor) settlement {
 	n.access.Share()
 	notify("MAINPID=" + next.pid())
 	n.operator.Close()
+	n.feed.Close()
 	n.bus.Leave()
 	n.tell(control.Event{Kind: control.EventTaken, Text: "process " + next.pid() + ", version " + next.version + ", runs the system now"})
 

@@ -202,6 +202,7 @@ type State struct {
 	Last      uint64    // sequence of the newest message that there was
 	Oldest    time.Time // zero: there is none
 	Newest    time.Time // zero: there was none
+	Created   time.Time // when the stream was made
 	Consumers int
 }
 
@@ -285,6 +286,7 @@ func stateOf(queue string, is *jetstream.StreamInfo) State {
 	s := State{
 		Queue: queue, Apart: apart(is.Config), Messages: is.State.Msgs, Bytes: is.State.Bytes,
 		First: is.State.FirstSeq, Last: is.State.LastSeq, Consumers: is.State.Consumers, Newest: is.State.LastTime,
+		Created: is.Created,
 	}
 	if s.Messages > 0 {
 		s.Oldest = is.State.FirstTime

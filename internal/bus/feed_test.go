@@ -1,0 +1,131 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"fairlead/internal/system"
+)
+
+// next returns the next message that a feed hears.
+func next(t *testing.T, heard <-chan Heard) Heard {
+	t.Helper()
+	select {
+	case m := <-heard:
+		return m
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing is heard")
+		return Heard{}
+	}
+}
+
+// TestFeedHearsWhereMessagesAreStored has one of a queue, one of none, and one whose
+// publisher says that it is stored elsewhere.
+func TestFeedHearsWhereMessagesAreStored(t *testing.T) {
+	b := open(t, observatory(system.Queue{Name: "data.raw"}))
+	f, err := b.Feed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	heard, missed := make(chan Heard, 10), make(chan struct{}, 10)
+	stop, err := f.Listen("data.*", func(m Heard, _ bool) { heard <- m }, func() { missed <- struct{}{} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	js, nc := stream(t, b, "receiver")
+	forged := nats.NewMsg("data.raw")
+	forged.Data = []byte("1")
+	forged.Header.Set("Nats-Stream", "other")
+	forged.Header.Set("Nats-Sequence", "77")
+	if _, err := js.PublishMsg(within(t), forged); err != nil {
+		t.Fatal(err)
+	}
+	if m := next(t, heard); m.Subject != "data.raw" || m.Stream != "data_raw" || m.Sequence != 1 || string(m.Data) != "1" || time.Since(m.Time) > time.Minute {
+		t.Errorf("a stored one: %+v", m)
+	}
+	if err := nc.Publish("data.live", []byte("2")); err != nil {
+		t.Fatal(err)
+	}
+	if m := next(t, heard); m.Subject != "data.live" || m.Stream != "" || m.Sequence != 0 {
+		t.Errorf("a plain one: %+v", m)
+	}
+	streams, err := f.Streams(within(t), "data.>")
+	if err != nil || len(streams) != 1 || streams[0].Name != "data_raw" || streams[0].Last != 1 || streams[0].ID == 0 {
+		t.Errorf("the streams are %+v, %v", streams, err)
+	}
+	if other, err := f.Streams(within(t), "activity.>"); err != nil || len(other) != 0 {
+		t.Errorf("of another pattern there are %+v, %v", other, err)
+	}
+
+	// What may have been lost is told, once the bus is back.
+	if err := b.Suspend(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Resume(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-missed:
+	case <-time.After(10 * time.Second):
+		t.Error("nobody is told that something may have been missed")
+	}
+}
+
+func TestFeedReadsPages(t *testing.T) {
+	b := open(t, observatory(system.Queue{Name: "activity.>"}))
+	f, err := b.Feed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	for i := range 20 {
+		subject := []string{"activity.vhf", "activity.mxt"}[i%2]
+		if _, err := f.js.Publish(within(t), subject, fmt.Append(nil, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tests := []struct {
+		name    string
+		filters []string
+		after   uint64
+		most    int
+		want    string
+		through uint64
+	}{
+		{"a part", []string{"activity.>"}, 0, 3, "[0 1 2]", 3},
+		{"of one subject", []string{"activity.mxt"}, 4, 3, "[5 7 9]", 10},
+		{"the rest", []string{"activity.vhf", "activity.mxt"}, 17, 10, "[17 18 19]", 20},
+		{"what is not there", []string{"activity.none"}, 3, 10, "[]", 20},
+		{"nothing more", []string{"activity.>"}, 20, 10, "[]", 20},
+		{"beyond the end", []string{"activity.>"}, 30, 10, "[]", 30},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p, err := f.Read(within(t), "activity_ALL", tt.filters, tt.after, tt.most)
+			got := []string{}
+			for _, m := range p.Messages {
+				got = append(got, string(m.Data))
+			}
+			if err != nil || fmt.Sprint(got) != tt.want || p.Through != tt.through || p.First != 1 || p.Last != 20 {
+				t.Errorf("%v through %d, %v; want %s through %d", got, p.Through, err, tt.want, tt.through)
+			}
+		})
+	}
+	left := 0
+	s, err := f.js.Stream(within(t), "activity_ALL")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range s.ConsumerNames(context.Background()).Name() {
+		left++
+	}
+	if left != 0 {
+		t.Errorf("%d consumers are left", left)
+	}
+}

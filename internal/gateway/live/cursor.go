@@ -1,0 +1,115 @@
+package live
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"slices"
+)
+
+const (
+	cursorVersion = 1
+	macBytes      = 8
+	// mostCursor is the longest cursor that is looked at.
+	mostCursor = 8 << 10
+)
+
+// position is how far somebody is in a stream: everything up to the sequence is known.
+type position struct {
+	stream   uint64 // the stream's id
+	sequence uint64
+}
+
+// positions are sorted by stream.
+type positions []position
+
+// of returns the position in a stream.
+func (ps positions) of(stream uint64) (uint64, bool) {
+	i, ok := slices.BinarySearchFunc(ps, stream, func(p position, s uint64) int {
+		switch {
+		case p.stream < s:
+			return -1
+		case p.stream > s:
+			return 1
+		}
+		return 0
+	})
+	if !ok {
+		return 0, false
+	}
+	return ps[i].sequence, true
+}
+
+// with returns the positions with one moved on. The slice may be changed.
+func (ps positions) with(stream, sequence uint64) positions {
+	for i := range ps {
+		if ps[i].stream == stream {
+			ps[i].sequence = sequence
+			return ps
+		}
+	}
+	ps = append(ps, position{stream, sequence})
+	slices.SortFunc(ps, func(a, b position) int {
+		if a.stream < b.stream {
+			return -1
+		}
+		return 1
+	})
+	return ps
+}
+
+// signer makes cursors of positions, which clients keep and cannot make themselves:
+// with one of their own they could read all that a queue keeps.
+type signer struct{ key []byte }
+
+// encode returns a cursor, "" for no positions.
+func (s signer) encode(ps positions) string {
+	if len(ps) == 0 {
+		return ""
+	}
+	raw := make([]byte, 0, 1+len(ps)*16+macBytes)
+	raw = append(raw, cursorVersion)
+	for _, p := range ps {
+		raw = binary.BigEndian.AppendUint64(raw, p.stream)
+		raw = binary.AppendUvarint(raw, p.sequence)
+	}
+	raw = append(raw, s.mac(raw)...)
+	return base64.RawURLEncoding.EncodeToString(raw)
+}
+
+// decode returns the positions of a cursor, and false for what is none of ours.
+func (s signer) decode(cursor string) (positions, bool) {
+	if len(cursor) > mostCursor {
+		return nil, false
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(cursor)
+	if err != nil || len(raw) <= 1+macBytes || raw[0] != cursorVersion {
+		return nil, false
+	}
+	body, mac := raw[:len(raw)-macBytes], raw[len(raw)-macBytes:]
+	if !hmac.Equal(mac, s.mac(body)) {
+		return nil, false
+	}
+	var ps positions
+	for rest := body[1:]; len(rest) > 0; {
+		if len(rest) < 9 {
+			return nil, false
+		}
+		id := binary.BigEndian.Uint64(rest)
+		sequence, n := binary.Uvarint(rest[8:])
+		if n <= 0 || len(ps) > 0 && id <= ps[len(ps)-1].stream {
+			return nil, false
+		}
+		ps = append(ps, position{id, sequence})
+		rest = rest[8+n:]
+	}
+	return ps, true
+}
+
+func (s signer) mac(b []byte) []byte {
+	h := hmac.New(sha256.New, s.key)
+	h.Write([]byte("live cursor"))
+	h.Write(b)
+	return h.Sum(nil)[:macBytes]
+}
