@@ -11,8 +11,8 @@ import (
 	"fairlead/internal/system"
 )
 
-// next returns the next message that a feed hears.
-func next(t *testing.T, heard <-chan Heard) Heard {
+// hearNext returns the next message that a feed hears.
+func hearNext(t *testing.T, heard <-chan Heard) Heard {
 	t.Helper()
 	select {
 	case m := <-heard:
@@ -46,13 +46,13 @@ func TestFeedHearsWhereMessagesAreStored(t *testing.T) {
 	if _, err := js.PublishMsg(within(t), forged); err != nil {
 		t.Fatal(err)
 	}
-	if m := next(t, heard); m.Subject != "data.raw" || m.Stream != "data_raw" || m.Sequence != 1 || string(m.Data) != "1" || time.Since(m.Time) > time.Minute {
+	if m := hearNext(t, heard); m.Subject != "data.raw" || m.Stream != "data_raw" || m.Sequence != 1 || string(m.Data) != "1" || time.Since(m.Time) > time.Minute {
 		t.Errorf("a stored one: %+v", m)
 	}
 	if err := nc.Publish("data.live", []byte("2")); err != nil {
 		t.Fatal(err)
 	}
-	if m := next(t, heard); m.Subject != "data.live" || m.Stream != "" || m.Sequence != 0 {
+	if m := hearNext(t, heard); m.Subject != "data.live" || m.Stream != "" || m.Sequence != 0 {
 		t.Errorf("a plain one: %+v", m)
 	}
 	streams, err := f.Streams(within(t), "data.>")
