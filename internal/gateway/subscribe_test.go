@@ -66,8 +66,8 @@ func openLive(t *testing.T, routes ...system.Route) (*door, *air) {
 	return d, a
 }
 
-// socket opens a WebSocket; the hello has been read.
-func (d *door) socket(path string, opts *websocket.DialOptions) *websocket.Conn {
+// subscriber opens a WebSocket; the hello has been read.
+func (d *door) subscriber(path string, opts *websocket.DialOptions) *websocket.Conn {
 	d.t.Helper()
 	c, res, err := websocket.Dial(d.t.Context(), strings.Replace(d.URL(), "http", "ws", 1)+path, opts)
 	if err != nil {
@@ -106,7 +106,7 @@ func liveAt(path, subject string) system.Route {
 
 func TestSubscribeByWebSocket(t *testing.T) {
 	d, bus := openLive(t, liveAt("/live/{room}", "chat.{room}.>"))
-	c := d.socket("/live/blue?subject=chat.*.said", nil)
+	c := d.subscriber("/live/blue?subject=chat.*.said", nil)
 	bus.publish("chat.red.said", `"other room"`)
 	bus.publish("chat.blue.typing", `"not asked for"`)
 	bus.publish("chat.blue.said", `{"text": "hello"}`)
@@ -200,7 +200,7 @@ func TestSubscribeRefuses(t *testing.T) {
 // TestSubscribersOfAChangedRoute come back; those of one that stays do not notice.
 func TestSubscribersOfAChangedRoute(t *testing.T) {
 	d, bus := openLive(t, liveAt("/a", "data.a"), liveAt("/b", "data.b"))
-	a, b := d.socket("/a", nil), d.socket("/b", nil)
+	a, b := d.subscriber("/a", nil), d.subscriber("/b", nil)
 	d.apply([]system.Route{liveAt("/a", "data.a"), liveAt("/b", "data.c")}, nil)
 	if _, _, err := b.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusGoingAway {
 		t.Errorf("the changed one: %v", err)
@@ -214,7 +214,7 @@ func TestSubscribersOfAChangedRoute(t *testing.T) {
 // TestStopTellsSubscribers that they shall come back.
 func TestStopTellsSubscribers(t *testing.T) {
 	d, _ := openLive(t, liveAt("/a", "data.a"))
-	a := d.socket("/a", nil)
+	a := d.subscriber("/a", nil)
 	go func() { _ = d.Stop(context.Background()) }()
 	if _, _, err := a.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusGoingAway {
 		t.Errorf("it ended with %v", err)
@@ -232,7 +232,7 @@ func TestTokenOfABrowser(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	c := d.socket("/a", &websocket.DialOptions{Subprotocols: []string{"fairlead", "bearer.secret-token"}})
+	c := d.subscriber("/a", &websocket.DialOptions{Subprotocols: []string{"fairlead", "bearer.secret-token"}})
 	if c.Subprotocol() != "fairlead" {
 		t.Errorf("the subprotocol is %q", c.Subprotocol())
 	}
