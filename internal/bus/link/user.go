@@ -16,7 +16,11 @@ import (
 func (s Server) User(name string) ([]byte, error) {
 	switch {
 	case s.Credentials != "":
-		if _, err := jwt.ParseDecoratedJWT([]byte(s.Credentials)); err != nil {
+		token, err := jwt.ParseDecoratedJWT([]byte(s.Credentials))
+		if err == nil {
+			_, err = jwt.DecodeUserClaims(token)
+		}
+		if err != nil {
 			return nil, errors.New("credentials are not the text of a .creds file") // the error may show them
 		}
 		if _, err := nkeys.ParseDecoratedNKey([]byte(s.Credentials)); err != nil {
