@@ -30,7 +30,7 @@ const (
 	// linkTime bounds the wait for a server elsewhere at the start. Whoever starts
 	// both starts them in any order.
 	linkTime  = 15 * time.Second
-	linkPause = 100 * time.Millisecond
+	linkPause = 25 * time.Millisecond
 	// linkGlance is how often it is looked whether the link stands.
 	linkGlance = 250 * time.Millisecond
 	// linkNews is what the lines of the server's log hold that tell of the link.
@@ -170,6 +170,13 @@ func (b *Bus) linked() error {
 	return b.link.broken(errors.New("it is not connected"))
 }
 
+// refused reports whether the server elsewhere knows us not.
+func (l *toElsewhere) refused() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Contains(l.said, "Authorization Violation")
+}
+
 // broken is an error about the link, with what the server's log says of it.
 func (l *toElsewhere) broken(err error) error {
 	l.mu.Lock()
@@ -201,6 +208,9 @@ func (b *Bus) awaitLink(ctx context.Context) error {
 		}
 		if errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
 			return fmt.Errorf("link to %s: the account may not use JetStream there", b.link.server.Name())
+		}
+		if b.link.refused() {
+			return b.link.broken(errors.New("it does not let us in"))
 		}
 		select {
 		case <-ctx.Done():

@@ -1,8 +1,22 @@
 package bus
 
 import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/big"
 	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +28,7 @@ import (
 
 	"fairlead/internal/bus/link"
 	"fairlead/internal/system"
+	"fairlead/internal/wire"
 )
 
 // hub is a NATS server that something else runs, with operators and accounts, as a
@@ -79,7 +94,8 @@ func newHub(t *testing.T, change func(*server.Options)) *hub {
 
 func (h *hub) start(t *testing.T) {
 	t.Helper()
-	s, err := server.NewServer(h.opts)
+	opts := h.opts.Clone() // which the server changes
+	s, err := server.NewServer(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,6 +104,7 @@ func (h *hub) start(t *testing.T) {
 		t.Fatal("the hub does not start")
 	}
 	h.server = s // its ports stay the same from now on
+	h.opts.LeafNode.Port = opts.LeafNode.Port
 	if a, ok := s.Addr().(*net.TCPAddr); ok {
 		h.opts.Port = a.Port
 	}
@@ -201,6 +218,368 @@ func TestQueuesElsewhere(t *testing.T) {
 	}
 	if _, err := theirs.Stream(ctx, "data_vhf"); err != nil {
 		t.Errorf("the stream is not elsewhere: %v", err)
+	}
+}
+
+// TestPermissionsElsewhere finds services to be granted what the file says and nothing
+// else, JetStream's API over the link included.
+func TestPermissionsElsewhere(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, nil)
+	sys := observatory(system.Queue{Name: "data.vhf", Type: "Level"})
+	sys.Services = append(sys.Services, system.Service{Name: "tool", Bus: &system.ServiceBus{
+		Asks: []string{"$JS.API.STREAM.INFO.data_vhf"}, Publishes: []string{"activity.vhf"},
+	}})
+	b := h.open(t, Options{Model: sys})
+	nothing, tool, page := issue(t, b, "stranger", "stranger-1"), issue(t, b, "tool", "tool-1"), issue(t, b, "page", "page-1")
+	for _, tt := range []struct {
+		what string
+		who  Credentials
+		do   func(*nats.Conn) error
+		want bool
+	}{
+		{"a service publishes to a queue that is not its own", nothing, publish("data.vhf"), false},
+		{"past the checker", nothing, publish("$FLQ.ok.data.vhf"), false},
+		{"it asks JetStream", nothing, publish("$JS.API.STREAM.INFO.data_vhf"), false},
+		{"it asks JetStream by the domain's name", nothing, publish("$JS.hub.API.STREAM.INFO.data_vhf"), false},
+		{"it writes fairlead's state", nothing, publish("$KV.fairlead.current"), false},
+		{"another that may ask", tool, publish("$JS.API.STREAM.INFO.data_vhf"), true},
+		{"and not more", tool, publish("$JS.API.STREAM.DELETE.data_vhf"), false},
+		{"what is stored elsewhere is heard", page, subscribe("$FLQ.new.data.vhf"), false},
+	} {
+		if got := !refused(t, tt.who, tt.do); got != tt.want {
+			t.Errorf("%s: allowed %v, want %v", tt.what, got, tt.want)
+		}
+	}
+	js, err := jetstream.New(dial(t, tool))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Stream(within(t), "data_vhf"); err != nil {
+		t.Errorf("a service that may ask JetStream: %v", err)
+	}
+}
+
+// TestADurableSubscriptionElsewhere reads a queue that another server keeps.
+func TestADurableSubscriptionElsewhere(t *testing.T) {
+	t.Parallel()
+	b := newHub(t, nil).open(t, Options{Model: observatory(system.Queue{Name: "data.vhf"})})
+	for _, data := range []string{"one", "two"} {
+		store(t, b, data)
+	}
+	nc := dial(t, issue(t, b, "page", "page-1"))
+	r := consumersFor(t, nc, wire.SubscribeRequest{Subject: "data.*", Name: "show"})
+	if len(r.Consumers) != 1 {
+		t.Fatalf("consumers: %+v", r)
+	}
+	for _, want := range []string{"one", "two"} {
+		m, err := next(t, nc, r.Consumers[0])
+		if err != nil || string(m.Data()) != want {
+			t.Fatalf("got %v, %v, want %s", m, err, want)
+		}
+		if err := m.DoubleAck(within(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestWhatStaysHere finds that a client elsewhere cannot pass for one of ours, nor hear
+// their replies, and that it can ask services.
+func TestWhatStaysHere(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, nil)
+	sys := observatory(system.Queue{Name: "data.vhf", Type: "Level"})
+	sys.Services = append(sys.Services, system.Service{Name: "api", Bus: &system.ServiceBus{Answers: []string{"api.>"}, Group: "api"}})
+	b := h.open(t, Options{Model: sys})
+	echo(t, issue(t, b, "api", "api-1"), "api", 0)
+	awaitSubscribed(t, b)
+	stranger := h.client(t)
+	all, err := stranger.SubscribeSync(">")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flush(t, stranger)
+	until(t, "a client elsewhere can ask a service", func() bool {
+		_, err := stranger.Request("api.x", []byte("hello"), time.Second)
+		return err == nil
+	})
+	body := []byte(`{"subject": "data.vhf", "name": "mine"}`)
+	if m, err := stranger.Request(wire.SubjectSubscribe+"page-1", body, 300*time.Millisecond); err == nil && len(m.Data) > 0 {
+		t.Errorf("a client elsewhere is taken for page-1: %s", m.Data)
+	}
+	gate, err := b.Gateway()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gate.Request("api.x", []byte("secret"), 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := stranger.Publish("last", nil); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		m, err := all.NextMsg(5 * time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Subject == "last" {
+			break
+		}
+		if strings.HasPrefix(m.Subject, wire.InboxPrefix+".") {
+			t.Errorf("a reply is heard elsewhere: %s", m.Subject)
+		}
+	}
+}
+
+// TestTheServerElsewhereGoesAndComesBack ends the server elsewhere under a bus, and
+// starts it again.
+func TestTheServerElsewhereGoesAndComesBack(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, nil)
+	sys := observatory(system.Queue{Name: "data.vhf", Type: "Level"})
+	sys.Services = append(sys.Services, system.Service{Name: "api", Bus: &system.ServiceBus{Answers: []string{"api.>"}, Group: "api"}})
+	told := &sink{}
+	b := h.open(t, Options{Model: sys, Logger: slog.New(slog.NewTextHandler(told, nil))})
+	echo(t, issue(t, b, "api", "api-1"), "api", 0)
+	awaitSubscribed(t, b)
+	js, _ := stream(t, b, "receiver")
+	gate, err := b.Gateway()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(within(t), "data.vhf", []byte(`{"level": 1}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Healthy(); err != nil {
+		t.Errorf("healthy: %v", err)
+	}
+	h.stop()
+	until(t, "the bus tells", func() bool { return b.Healthy() != nil && strings.Contains(told.String(), "cannot reach its store") })
+	if err := b.Healthy(); !strings.Contains(err.Error(), h.place().Name()) {
+		t.Errorf("it does not say where: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if ack, err := js.Publish(ctx, "data.vhf", []byte(`{"level": 2}`)); err == nil {
+		t.Errorf("a message is acknowledged that nobody keeps: %+v", ack)
+	}
+	if _, err := gate.Request("api.x", nil, 5*time.Second); err != nil {
+		t.Errorf("services cannot ask each other meanwhile: %v", err)
+	}
+	h.start(t)
+	until(t, "the bus is linked again", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := js.Publish(ctx, "data.vhf", []byte(`{"level": 3}`))
+		return err == nil && b.Healthy() == nil
+	})
+	if n := state(t, b, "data.vhf").Messages; n != 2 {
+		t.Errorf("%d messages are stored, want the 2 that were acknowledged", n)
+	}
+	// Permissions that change do not break the link.
+	if z, err := b.connz(&server.ConnzOptions{}); err != nil || slices.ContainsFunc(z.Conns, func(c *server.ConnInfo) bool { return c.Kind != "Client" }) {
+		t.Errorf("the link is taken for a client's connection, which are cut when there are too many: %v", err)
+	}
+	conns, err := b.server.Load().Leafz(nil)
+	if err != nil || len(conns.Leafs) != 1 {
+		t.Fatalf("links: %+v, %v", conns, err)
+	}
+	for range 5 {
+		issue(t, b, "page", "page-"+random())
+	}
+	if now, err := b.server.Load().Leafz(nil); err != nil || len(now.Leafs) != 1 || now.Leafs[0].ID != conns.Leafs[0].ID {
+		t.Errorf("the link broke: %+v, %v", now, err)
+	}
+}
+
+// TestAnotherBusFollowsElsewhere gives the bus to another process and back.
+func TestAnotherBusFollowsElsewhere(t *testing.T) {
+	t.Parallel()
+	h, dir := newHub(t, nil), t.TempDir()
+	sys := observatory(system.Queue{Name: "data.vhf"})
+	old := h.open(t, Options{Dir: dir, Model: sys})
+	nc := dial(t, issue(t, old, "receiver", "receiver-1"), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	creds := filepath.Join(dir, "link.creds")
+	if info, err := os.Stat(creds); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("credentials of the link: %v, %v", info, err)
+	}
+	if err := old.Suspend(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(creds); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("they outlive the server: %v", err)
+	}
+	next := h.open(t, Options{Dir: dir, Model: sys, Former: old.Former()})
+	old.Leave()
+	until(t, "a publisher goes on", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := js.Publish(ctx, "data.vhf", nil)
+		return err == nil
+	})
+	if err := next.Suspend(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Resume(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "and after the bus was away", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := js.Publish(ctx, "data.vhf", nil)
+		return err == nil && nc.IsConnected()
+	})
+}
+
+// TestWhoTheBusIsElsewhere links with each kind of credentials.
+func TestWhoTheBusIsElsewhere(t *testing.T) {
+	t.Parallel()
+	password := func(o *server.Options) {
+		o.TrustedOperators, o.SystemAccount, o.AccountResolver = nil, "", nil
+		o.LeafNode.Username, o.LeafNode.Password = "shop", "hunter2"
+	}
+	certificate, roots := certified(t)
+	for name, tt := range map[string]struct {
+		hub   func(*server.Options)
+		place func(*hub, *link.Server) error
+		err   string
+	}{
+		"signing key": {},
+		"the account's own key": {place: func(h *hub, s *link.Server) error {
+			seed, err := h.key.Seed()
+			s.SigningKey, s.Account = string(seed), ""
+			return err
+		}},
+		"credentials": {place: func(h *hub, s *link.Server) error {
+			text, err := h.place().User("shop")
+			s.Credentials, s.SigningKey = string(text), ""
+			return err
+		}},
+		"password": {hub: password, place: func(_ *hub, s *link.Server) error {
+			*s = link.Server{URL: strings.Replace(s.URL, "//", "//shop:hunter2@", 1)}
+			return nil
+		}},
+		"TLS": {
+			hub: func(o *server.Options) {
+				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{certificate}}, 5
+			},
+			place: func(_ *hub, s *link.Server) error {
+				s.URL, s.Roots = strings.Replace(s.URL, "nats:", "tls:", 1), roots
+				return nil
+			},
+		},
+		"TLS of nobody": {
+			hub: func(o *server.Options) {
+				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{certificate}}, 5
+			},
+			place: func(_ *hub, s *link.Server) error {
+				s.URL = strings.Replace(s.URL, "nats:", "tls:", 1)
+				return nil
+			},
+			err: "certificate",
+		},
+		"a wrong password": {hub: password, place: func(_ *hub, s *link.Server) error {
+			*s = link.Server{URL: strings.Replace(s.URL, "//", "//shop:hunter3@", 1)}
+			return nil
+		}, err: "Authorization Violation"},
+		"a key of nobody": {place: func(_ *hub, s *link.Server) error {
+			k, err := nkeys.CreateAccount()
+			if err != nil {
+				return err
+			}
+			seed, err := k.Seed()
+			s.SigningKey = string(seed)
+			return err
+		}, err: "Authorization Violation"},
+		"the port of clients": {place: func(h *hub, s *link.Server) error {
+			s.URL = h.server.ClientURL()
+			return nil
+		}, err: "port of clients"},
+		"no domain": {hub: func(o *server.Options) { o.JetStreamDomain = "" }, err: "without a domain"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHub(t, tt.hub)
+			s := h.place()
+			if tt.place != nil {
+				if err := tt.place(h, s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			if tt.err != "" {
+				ctx, cancel = context.WithTimeout(t.Context(), 3*time.Second)
+			}
+			defer cancel()
+			b, err := Open(ctx, Options{Dir: t.TempDir(), System: "test", Model: observatory(system.Queue{Name: "data.vhf"}), Elsewhere: s})
+			if err == nil {
+				defer shut(t, b)
+				js, _ := stream(t, b, "receiver")
+				_, err = js.Publish(ctx, "data.vhf", nil)
+			}
+			if (err == nil) != (tt.err == "") || err != nil && (!strings.Contains(err.Error(), tt.err) || strings.Contains(err.Error(), "hunter")) {
+				t.Errorf("error %v, want %q", err, tt.err)
+			}
+		})
+	}
+}
+
+// certified makes a certificate for 127.0.0.1 and who it chains to.
+func certified(t *testing.T) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(leaf)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
+}
+
+// TestTwoBusesOfOneAccount finds the second refused while the first one lives.
+func TestTwoBusesOfOneAccount(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, nil)
+	first := h.open(t, Options{})
+	if _, err := h.tryOpen(t, Options{}); !errors.Is(err, ErrElsewhereTaken) || !strings.Contains(err.Error(), "system test, process ") {
+		t.Errorf("the second: %v", err)
+	}
+	if err := first.Healthy(); err != nil {
+		t.Errorf("the first does not go on: %v", err)
+	}
+	shut(t, first)
+	h.open(t, Options{})
+}
+
+// TestAMessageTooLargeForElsewhere finds that one client cannot break the link.
+func TestAMessageTooLargeForElsewhere(t *testing.T) {
+	t.Parallel()
+	b := newHub(t, func(o *server.Options) { o.MaxPayload = 64 << 10 }).open(t, Options{Model: observatory(system.Queue{Name: "data.vhf"})})
+	if got := b.MaxPayload(); got != 64<<10 {
+		t.Errorf("the bus takes %d bytes", got)
+	}
+	_, nc := stream(t, b, "receiver")
+	if err := nc.Publish("data.vhf", make([]byte, 65<<10)); !errors.Is(err, nats.ErrMaxPayload) {
+		t.Errorf("publish: %v", err)
+	}
+	if err := b.Healthy(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -221,12 +221,17 @@ func (b *Bus) await(ctx context.Context, again bool, kept []Kept) error {
 	}
 }
 
-// connz asks the server that runs about its connections.
+// connz asks the server that runs about its clients' connections; the link elsewhere is
+// none.
 func (b *Bus) connz(o *server.ConnzOptions) (*server.Connz, error) {
 	s := b.server.Load()
 	switch {
 	case s != nil:
-		return s.Connz(o)
+		z, err := s.Connz(o)
+		if err == nil && b.link != nil {
+			z.Conns = slices.DeleteFunc(z.Conns, func(c *server.ConnInfo) bool { return c.Kind != "Client" })
+		}
+		return z, err
 	case b.isClosed():
 		return nil, ErrClosed
 	default:

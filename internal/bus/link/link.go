@@ -50,6 +50,7 @@ type Server struct {
 type Place struct {
 	Domain     string // of its JetStream
 	MaxPayload int32  // the largest message in bytes, headers included; 0: not said
+	TLS        bool   // it wants TLS after what it says
 	TLSFirst   bool   // it speaks TLS before anything else
 }
 
@@ -96,9 +97,13 @@ func Find(ctx context.Context, s Server) (Place, error) {
 	if err != nil {
 		return Place{}, err
 	}
-	p, err := ask(ctx, u, nil)
-	if silent := net.Error(nil); u.Scheme == "tls" && errors.As(err, &silent) && silent.Timeout() {
-		p, err = ask(ctx, u, s.tls(u.Hostname()))
+	var secure *tls.Config
+	if u.Scheme == "tls" {
+		secure = s.tls(u.Hostname())
+	}
+	p, err := ask(ctx, u, secure, false)
+	if silent := net.Error(nil); secure != nil && errors.As(err, &silent) && silent.Timeout() {
+		p, err = ask(ctx, u, secure, true)
 		p.TLSFirst = true
 	}
 	if err != nil {
@@ -107,8 +112,9 @@ func Find(ctx context.Context, s Server) (Place, error) {
 	return p, nil
 }
 
-// ask reads the first line of the server, after TLS if it is not nil.
-func ask(ctx context.Context, u *url.URL, first *tls.Config) (Place, error) {
+// ask reads the first line of the server. Unless secure is nil, it looks at the
+// server's certificate: before that line if first, else after it.
+func ask(ctx context.Context, u *url.URL, secure *tls.Config, first bool) (Place, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	nc, err := new(net.Dialer).DialContext(ctx, "tcp", u.Host)
@@ -118,21 +124,30 @@ func ask(ctx context.Context, u *url.URL, first *tls.Config) (Place, error) {
 	defer nc.Close()
 	stop := context.AfterFunc(ctx, func() { _ = nc.Close() }) // closed at most twice
 	defer stop()
-	if first != nil {
-		secured := tls.Client(nc, first)
+	var says io.Reader = nc
+	secured := tls.Client(nc, secure)
+	if first {
 		if err := secured.HandshakeContext(ctx); err != nil {
 			return Place{}, err
 		}
-		nc = secured
+		says = secured
 	}
 	if err := nc.SetReadDeadline(time.Now().Add(infoTime)); err != nil {
 		return Place{}, err
 	}
-	line, err := firstLine(nc)
+	line, err := firstLine(says)
 	if err != nil {
 		return Place{}, err
 	}
-	return ParseInfo(line)
+	p, err := ParseInfo(line)
+	switch {
+	case err != nil || first || secure == nil:
+	case !p.TLS:
+		err = errors.New("speaks no TLS; the URL begins with nats:// then")
+	default:
+		err = secured.HandshakeContext(ctx)
+	}
+	return p, err
 }
 
 // firstLine reads up to the first line break.
@@ -162,6 +177,7 @@ func ParseInfo(line []byte) (Place, error) {
 		JetStream  bool   `json:"jetstream"`
 		Domain     string `json:"domain"`
 		MaxPayload int32  `json:"max_payload"`
+		TLS        bool   `json:"tls_required"`
 		// Only to leaf nodes servers say one of these.
 		LeafNodes []string `json:"leafnode_urls"`
 		OnConnect bool     `json:"info_on_connect"`
@@ -179,7 +195,7 @@ func ParseInfo(line []byte) (Place, error) {
 	case strings.ContainsAny(info.Domain, ".*> \t"):
 		return Place{}, fmt.Errorf("names a domain that cannot be one token of a subject: %q", info.Domain)
 	}
-	return Place{Domain: info.Domain, MaxPayload: max(info.MaxPayload, 0)}, nil
+	return Place{Domain: info.Domain, MaxPayload: max(info.MaxPayload, 0), TLS: info.TLS}, nil
 }
 
 func (s Server) tls(host string) *tls.Config {

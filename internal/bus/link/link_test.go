@@ -129,6 +129,13 @@ func TestFind(t *testing.T) {
 			t.Errorf("got %+v, %v", p, err)
 		}
 	})
+	t.Run("no TLS", func(t *testing.T) {
+		t.Parallel()
+		_, err := Find(t.Context(), Server{URL: "tls://" + listening(t, write(leafInfo+"\n"))})
+		if err == nil || !strings.Contains(err.Error(), "speaks no TLS") {
+			t.Errorf("error %v", err)
+		}
+	})
 	t.Run("a certificate of nobody", func(t *testing.T) {
 		t.Parallel()
 		certificate, _ := authority(t)
