@@ -259,7 +259,7 @@ func (r *reader) patternsQuietly(n *node) []asked {
 func (r *reader) whoAnswers(pattern string) []string {
 	var services []string
 	for _, a := range r.answers {
-		if !slices.Contains(services, a.service) && subjectsMeet(a.subject, pattern) {
+		if !slices.Contains(services, a.service) && SubjectsMeet(a.subject, pattern) {
 			services = append(services, a.service)
 		}
 	}

@@ -136,8 +136,8 @@ func TestSubjectsMeet(t *testing.T) {
 		{`{"cmd":"a.b"}`, `{"cmd":"a.b"}`, true},
 	}
 	for _, tt := range tests {
-		if got, back := subjectsMeet(tt.a, tt.b), subjectsMeet(tt.b, tt.a); got != tt.want || back != tt.want {
-			t.Errorf("subjectsMeet(%q, %q) = %v and %v, want %v", tt.a, tt.b, got, back, tt.want)
+		if got, back := SubjectsMeet(tt.a, tt.b), SubjectsMeet(tt.b, tt.a); got != tt.want || back != tt.want {
+			t.Errorf("SubjectsMeet(%q, %q) = %v and %v, want %v", tt.a, tt.b, got, back, tt.want)
 		}
 	}
 }

@@ -232,7 +232,7 @@ func (r *reader) checkPublish(t *routed) {
 			}
 			return
 		}
-		if subjectsMeet(q.key, pattern) {
+		if SubjectsMeet(q.key, pattern) {
 			r.rec.add(n.at, n.path, outsideQueue, quote(q.key))
 			return
 		}

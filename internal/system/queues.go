@@ -165,7 +165,7 @@ func (r *reader) queueName(m *node) bool {
 		return false
 	}
 	for _, other := range r.queues {
-		if subjectsMeet(other.key, m.key) {
+		if SubjectsMeet(other.key, m.key) {
 			r.rec.add(m.keyAt, m.path, sharedSubjects, quote(other.key), other.keyAt)
 			return false
 		}
@@ -186,7 +186,7 @@ func (r *reader) checkQueues() {
 // Queue finds the queue that keeps a subject, nil if none does.
 func (s *System) Queue(subject string) *Queue {
 	for i := range s.Queues {
-		if subjectsMeet(s.Queues[i].Name, subject) {
+		if SubjectsMeet(s.Queues[i].Name, subject) {
 			return &s.Queues[i]
 		}
 	}

@@ -104,8 +104,9 @@ func subjectCovers(a, b string) bool {
 	}
 }
 
-// subjectsMeet reports whether some subject matches both patterns.
-func subjectsMeet(a, b string) bool {
+// SubjectsMeet reports whether some subject matches both patterns, in which * stands for
+// one token and a last > for one or more. What matches must be valid.
+func SubjectsMeet(a, b string) bool {
 	for {
 		at, restA, moreA := strings.Cut(a, ".")
 		bt, restB, moreB := strings.Cut(b, ".")
