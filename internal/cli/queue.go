@@ -15,20 +15,34 @@ import (
 	"github.com/spf13/cobra"
 
 	"fairlead/internal/control"
+	"fairlead/internal/system"
+	"fairlead/internal/system/asyncapi"
 )
 
 func (a *app) queuesCommand() *cobra.Command {
-	return &cobra.Command{
+	var document bool
+	var environment string
+	cmd := &cobra.Command{
 		Use:   "queues",
 		Short: "Show the queues, what they hold and who is behind",
 		Long: `Shows each queue with its messages, its size on the disk, how many messages a second
 were stored within the last minute, its durable consumers with how far behind they
 are, and how many messages were refused since the node started. A queue that was
-taken out of the file and still has messages is shown too.`,
+taken out of the file and still has messages is shown too.
+
+With --asyncapi, writes the queues of the file, their types, and who publishes and
+subscribes, as an AsyncAPI 3 document; the system need not run.`,
 		Example: `  fairlead queues
-  fairlead queues --json | jq '.queues[] | select(.refused > 0)'`,
+  fairlead queues --json | jq '.queues[] | select(.refused > 0)'
+  fairlead queues --asyncapi > asyncapi.json`,
 		Args: argsBetween(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if document {
+				return a.writeCatalogue(environment)
+			}
+			if environment != "" {
+				return &usageError{problem: "--environment goes with --asyncapi: a system that runs has its environment"}
+			}
 			list, err := ask[control.Empty, []control.Queue](cmd.Context(), a, control.VerbQueues, "", control.Empty{})
 			if err != nil {
 				return err
@@ -39,6 +53,26 @@ taken out of the file and still has messages is shown too.`,
 			return a.out.lines(renderQueues(a.out, list, a.now())...)
 		},
 	}
+	cmd.Flags().BoolVar(&document, "asyncapi", false, "write the file's queues as an AsyncAPI document")
+	cmd.Flags().StringVarP(&environment, "environment", "e", "", "environment to merge in, with --asyncapi")
+	return cmd
+}
+
+// writeCatalogue writes the AsyncAPI document of the file.
+func (a *app) writeCatalogue(environment string) error {
+	t, err := a.findFile("")
+	if err != nil {
+		return err
+	}
+	sys, err := system.Load(t.File, system.Options{Environment: environment})
+	if err != nil {
+		return err
+	}
+	text, err := asyncapi.Write(sys)
+	if err != nil {
+		return err
+	}
+	return a.out.write(text)
 }
 
 func (a *app) queueCommand() *cobra.Command {

@@ -14,8 +14,9 @@ import (
 // what the gateway knows alone.
 func (n *Node) monitors() map[system.Monitor]http.Handler {
 	return map[system.Monitor]http.Handler{
-		system.MonitorBus:     n.bus.Monitor(),
-		system.MonitorMetrics: observe.Metrics(n.snapshot),
+		system.MonitorBus:       n.bus.Monitor(),
+		system.MonitorMetrics:   observe.Metrics(n.snapshot),
+		system.MonitorCatalogue: http.HandlerFunc(n.tellCatalogue),
 	}
 }
 
