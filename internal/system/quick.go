@@ -8,90 +8,22 @@ import (
 )
 
 // The YAML library takes the square of the time for the keys of one map, and much for
-// each word: 5,000 routes take a quarter of a second. So what people write most, keys
-// and values of one line in plain letters, is read here, and the library reads only the
-// sections with something else, and all of a file in which something is wrong: every
-// finding about the text is the library's. FuzzQuick compares the two.
+// each word: 5,000 routes take a quarter of a second. So a file of what people write
+// most, keys and values of one line in plain letters, is read here, and the library
+// reads every other, and all in which something is wrong: every finding about the text
+// is the library's. FuzzQuick compares the two.
 
-// quickly reads a document, section by section. It reports false if the document must
-// be read as a whole.
+// quickly reads a document. It reports false if that is the library's to do.
 func quickly(src string) (*node, bool) {
-	sections, ok := cut(src)
-	if !ok {
+	if strings.ContainsRune(src, '\r') { // which ends a line, too
 		return nil, false
 	}
-	root := &node{kind: mapping, at: place{sections[0].line, 1}}
-	first := map[string]bool{}
-	words := 0
-	for _, s := range sections {
-		m, n, ok := s.read()
-		words += n
-		if !ok || first[m.key] || words > maxWords {
-			return nil, false
-		}
-		first[m.key] = true
-		root.items = append(root.items, m)
-	}
-	return root, true
-}
-
-// part is the text of one section and the line that it begins in.
-type part struct {
-	text string
-	line int
-}
-
-// cut cuts a document before each line that begins with a letter.
-func cut(src string) ([]part, bool) {
-	const most = 100
-	var parts []part
-	begin, line, at := 0, 0, 0
-	for text := range strings.Lines(src) {
-		line++
-		c := text[0]
-		switch {
-		case letter(c) || c == '_':
-			if len(parts) > 0 {
-				parts[len(parts)-1].text = src[begin:at]
-			}
-			if len(parts) == most {
-				return nil, false
-			}
-			parts, begin = append(parts, part{line: line}), at
-		case strings.HasPrefix(text, "---"), strings.HasPrefix(text, "..."):
-			return nil, false
-		case c == '\n' || c == '#' || strings.HasPrefix(strings.TrimLeft(text, " "), "#"):
-		case c == ' ' && len(parts) > 0:
-		case len(parts) == 0 || c != '-' && c != '}' && c != ']':
-			return nil, false
-		}
-		at += len(text)
-	}
-	if len(parts) == 0 {
+	q := quick{src: src, line: 1}
+	if c := q.peek(); !letter(c) && c != '_' && !q.next() {
 		return nil, false
 	}
-	parts[len(parts)-1].text = src[begin:]
-	return parts, true
-}
-
-// read reads a section, here or with the library, and tells how many words it has.
-func (p part) read() (m *node, words int, ok bool) {
-	q := quick{src: p.text, line: p.line}
-	doc, ok := q.blockMap("")
-	words = q.words
-	if !ok || !q.done {
-		// Empty lines in front of it keep its places right.
-		text := strings.Repeat("\n", p.line-1) + p.text
-		rec := newRecorder("", []byte(text))
-		doc, words = thorough(text, rec)
-		if doc == nil || len(rec.findings) > 0 {
-			return nil, words, false
-		}
-	}
-	if doc.kind != mapping || len(doc.items) != 1 || doc.at.line != p.line {
-		return nil, words, false
-	}
-	return doc.items[0], words, true
+	root, ok := q.blockMap("")
+	return root, ok && q.done && q.words <= maxWords
 }
 
 // quick reads lines. Each of its methods reports false on whatever it does not know
@@ -350,10 +282,11 @@ loop:
 			break loop
 		case c == ' ':
 			continue
-		case c < ' ' || c > '~' || flow && strings.IndexByte(`{["'`, c) >= 0:
+		case c < ' ' || c > '~' || flow && (c == '{' || c == '['):
 			return false
 		case c == ':':
-			if after := q.pos + 1; after == len(q.src) || strings.IndexByte(" \n,[]{}", q.src[after]) >= 0 {
+			// In brackets the library takes a:1 for a key and its value, or not.
+			if after := q.pos + 1; flow || after == len(q.src) || strings.IndexByte(" \n,[]{}", q.src[after]) >= 0 {
 				return false
 			}
 		}

@@ -37,7 +37,7 @@ func document(src []byte, rec *recorder) *node {
 	src = bytes.TrimPrefix(src, []byte("\ufeff"))
 	root, ok := quickly(string(src))
 	if !ok {
-		root, _ = thorough(string(src), rec)
+		root = thorough(string(src), rec)
 	}
 	if root != nil && root.kind != mapping {
 		rec.add(root.at, "", wrongType, "a map of sections", root.kind, "begin with system: NAME")
@@ -46,12 +46,11 @@ func document(src []byte, rec *recorder) *node {
 	return root
 }
 
-// thorough reads YAML with the library, as document does, and tells how many words and
-// signs it has.
-func thorough(src string, rec *recorder) (root *node, words int) {
+// thorough reads YAML with the library, as document does.
+func thorough(src string, rec *recorder) (root *node) {
 	tokens := lexer.Tokenize(src)
 	if !bounded(tokens, rec) {
-		return nil, len(tokens)
+		return nil
 	}
 	file, err := parse(tokens)
 	if err != nil {
@@ -60,7 +59,7 @@ func thorough(src string, rec *recorder) (root *node, words int) {
 			fault = judgeSyntax(src, tokens, syntax)
 		}
 		rec.add(fault.at, "", syntaxError, fault.problem, fault.advice)
-		return nil, len(tokens)
+		return nil
 	}
 	for _, doc := range file.Docs {
 		if doc.Body == nil || doc.Body.Type() == ast.CommentType {
@@ -68,15 +67,15 @@ func thorough(src string, rec *recorder) (root *node, words int) {
 		}
 		if root != nil {
 			rec.add(begin(doc.Body), "", secondDocument)
-			return nil, len(tokens)
+			return nil
 		}
 		root = convert(doc.Body, "", rec)
 	}
 	if root == nil || root.kind == null {
 		rec.add(place{1, 1}, "", emptyFile)
-		return nil, len(tokens)
+		return nil
 	}
-	return root, len(tokens)
+	return root
 }
 
 // parse is the library's parser, whose panics on malformed input become errors.
