@@ -4,7 +4,9 @@ package svom_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -15,11 +17,15 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"fairlead/stacks/svom/notice"
 )
@@ -46,7 +52,7 @@ func up(t *testing.T) *stack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(s.program, "up", here, "--data", s.data, "--listen", "127.0.0.1:0")
+	cmd := exec.Command(s.program, "up", here, "-e", "test", "--data", s.data, "--listen", "127.0.0.1:0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	output := &recorder{found: make(chan string, 1), look: regexp.MustCompile(`(?m)^\s*open\s+(http://\S+)`)}
 	cmd.Stdout, cmd.Stderr = output, output
@@ -128,12 +134,25 @@ func (s *stack) run(t *testing.T, args ...string) (string, bool) {
 	return string(out), err == nil
 }
 
+// secret reads a secret that was generated.
+func (s *stack) secret(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(s.data, "secrets", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
 // ask sends a request through the door and returns the answer's status and body.
-func (s *stack) ask(t *testing.T, method, path, body string) (int, string) {
+func (s *stack) ask(t *testing.T, method, path, body string, header ...string) (int, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, s.url+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
 	}
 	resp, err := s.http.Do(req)
 	if err != nil {
@@ -208,6 +227,8 @@ func TestSvom(t *testing.T) {
 	t.Run("what is wrong is refused", s.testWrong)
 	t.Run("services say how they are", s.testHeartbeats)
 	t.Run("every notice counts once", s.testNotices)
+	t.Run("a station sends again", s.testStation)
+	t.Run("a client that speaks plain NATS", s.testNatsio)
 }
 
 func (s *stack) testCatalogue(t *testing.T) {
@@ -244,10 +265,15 @@ const (
 		"resource_locator": "32fef21a2cea43652fa28346de70b8"}}`
 )
 
+// alert is the notification of the presentation.
+func alert() string {
+	inner := strings.NewReplacer("\n", " ", "\t", "").Replace(seedInner)
+	return strings.Replace(seedData, "INNER", inner, 1)
+}
+
 // testWrong publishes by hand, what the presentation shows and what it warns of.
 func (s *stack) testWrong(t *testing.T) {
-	inner := strings.NewReplacer("\n", " ", "\t", "").Replace(seedInner)
-	data := strings.Replace(seedData, "INNER", inner, 1)
+	data := alert()
 	for name, c := range map[string]struct{ subject, message, want string }{
 		"a status":                        {"activity.infrastructure", seedStatus, ""},
 		"a notification":                  {"data.xband", data, ""},
@@ -279,8 +305,31 @@ func (s *stack) testHeartbeats(t *testing.T) {
 	}
 }
 
+// kill ends an instance of a service as a crash does.
+func (s *stack) kill(t *testing.T, service string) {
+	t.Helper()
+	programs, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range programs {
+		program, err := os.Readlink(link)
+		if err != nil || !strings.HasPrefix(program, s.data) || filepath.Base(program) != service {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(link)))
+		if err == nil {
+			err = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if err == nil {
+			return
+		}
+	}
+	t.Errorf("there is no instance of %s to kill", service)
+}
+
 // testNotices sends every notice up to three times, from several clients at once, in
-// no order, while instances are restarted.
+// no order, while instances are restarted and killed.
 func (s *stack) testNotices(t *testing.T) {
 	documents, want := input(t)
 	var wg sync.WaitGroup
@@ -300,9 +349,11 @@ func (s *stack) testNotices(t *testing.T) {
 			}
 		})
 	}
+	s.kill(t, "bursts")
 	if out, ok := s.run(t, "restart", "bursts"); !ok {
 		t.Errorf("restart: %s", out)
 	}
+	s.kill(t, "bursts")
 	wg.Wait()
 	for id, ids := range want {
 		slices.Sort(ids)
@@ -330,6 +381,117 @@ func (s *stack) testNotices(t *testing.T) {
 		}
 		if slices.Sort(have); !slices.Equal(have, ids) {
 			t.Errorf("burst %s: got %v, want %v", id, have, ids)
+		}
+	}
+}
+
+// testStation sends over HTTP what a ground station received, three times.
+func (s *stack) testStation(t *testing.T) {
+	const path = "/api/data/xband"
+	token := []string{"X-Station-Token", s.secret(t, "STATION_TOKEN"), "Content-Type", "application/json"}
+	body := strings.Replace(alert(), `"VHF"`, `"XBAND"`, 1)
+	if status, _ := s.ask(t, http.MethodPost, path, body, "Content-Type", "application/json"); status != http.StatusUnauthorized {
+		t.Errorf("without the token: %d", status)
+	}
+	var first struct {
+		Stream    string
+		Sequence  uint64
+		Duplicate bool
+	}
+	for i := range 3 {
+		status, answer := s.ask(t, http.MethodPost, path, body, token...)
+		got := first
+		if err := json.Unmarshal([]byte(answer), &got); err != nil || status != http.StatusAccepted || got.Duplicate != (i > 0) {
+			t.Fatalf("%d: %d %s, %v", i, status, answer, err)
+		}
+		if i == 0 {
+			first = got
+		} else if got.Stream != first.Stream || got.Sequence != first.Sequence {
+			t.Errorf("got %+v, the first time %+v", got, first)
+		}
+	}
+	status, answer := s.ask(t, http.MethodPost, path, strings.Replace(body, "CcsdsApid", "Apid", 1), token...)
+	if status != http.StatusUnprocessableEntity || !strings.Contains(answer, "/DataNotification/message") {
+		t.Errorf("got %d %s", status, answer)
+	}
+}
+
+// testNatsio does what the laboratory's client does, with nothing of fairlead's: it
+// logs in with a name and a password, publishes, asks with a time limit, and subscribes
+// durably by the name of its handler.
+func (s *stack) testNatsio(t *testing.T) {
+	out, ok := s.run(t, "bus", "user", "add", "probe", "--subscribe", "data.*", "--json")
+	var probe struct{ URL string }
+	if err := json.Unmarshal([]byte(out), &probe); !ok || err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	connect := func(name, password string) (*nats.Conn, error) {
+		return nats.Connect(probe.URL, nats.UserInfo(name, password), nats.CustomInboxPrefix("_FL.user."+name), nats.ReconnectWait(50*time.Millisecond), nats.MaxReconnects(-1))
+	}
+	if nc, err := connect("natsio", "secret"); err == nil {
+		nc.Close()
+		t.Fatal("any password will do")
+	}
+	nc, err := connect("natsio", s.secret(t, "NATSIO_PASSWORD"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = js.Publish(t.Context(), "data.mdb", []byte("This is not a valid message"))
+	if api, _ := errors.AsType[*jetstream.APIError](err); api == nil || api.Code != http.StatusUnprocessableEntity {
+		t.Errorf("an invalid message: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := js.Publish(ctx, "data.vhf", []byte(alert())); err == nil {
+		t.Error("it may publish where it must not")
+	}
+	reply, err := nc.Request("bursts.list", []byte(`{"limit": 1}`), time.Second)
+	if err != nil || !bytes.Contains(reply.Data, []byte(`"bursts":[{`)) {
+		t.Errorf("got %s, %v", reply.Data, err)
+	}
+
+	// Durable, by the name of the handler: what was not acknowledged comes again.
+	reply, err = nc.Request("$FLQ.subscribe.natsio", []byte(`{"subject": "data.mdb", "name": "on_data"}`), 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var granted struct {
+		Consumers []struct{ Stream, Consumer string }
+	}
+	if err := json.Unmarshal(reply.Data, &granted); err != nil || len(granted.Consumers) != 1 {
+		t.Fatalf("%v in %s", err, reply.Data)
+	}
+	for i := range 3 {
+		if _, err := js.Publish(t.Context(), "data.mdb", []byte(strings.Replace(alert(), "32fef2", fmt.Sprint(i), 1))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for round := range 2 {
+		c, err := js.Consumer(t.Context(), granted.Consumers[0].Stream, granted.Consumers[0].Consumer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3 - round {
+			m, err := c.Next(jetstream.FetchMaxWait(10 * time.Second))
+			if err != nil {
+				t.Fatalf("round %d, message %d: %v", round, i, err)
+			}
+			if !bytes.Contains(m.Data(), []byte(fmt.Sprintf(`"%d1a2cea`, i+round))) {
+				t.Errorf("round %d, message %d: got %s", round, i, m.Data())
+			}
+			if round == 0 && i > 0 {
+				err = m.Nak()
+			} else {
+				err = m.DoubleAck(t.Context())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }

@@ -28,7 +28,7 @@ func main() {
 
 func setup(s *service.Service) error {
 	b := &bursts{Service: s, store: store.New(s.Database("bursts"))}
-	service.Subscribe(s, "data.*", b.take)
+	service.Subscribe(s, "data.*", b.take, service.SubscribeOptions{Name: "group", Attempts: -1})
 	service.Answer(s, "bursts.list", b.list)
 	service.Answer(s, "bursts.show", b.show)
 	go message.Heartbeat(s.Context(), s, "activity.core_program", "BURSTS", beat)
@@ -40,15 +40,16 @@ type bursts struct {
 	store *store.Store
 }
 
-// take handles a notification. It may be given the same one again: what it does is
-// done once.
+// take handles a notification. It is given each at least once, and what follows from a
+// notice happens exactly once: it is stored together with what its burst says, and
+// what was published of it is remembered, or published again with the same id.
 func (b *bursts) take(ctx context.Context, d message.DataNotification) error {
 	if d.Data.Type != message.TypeNotice {
 		return nil // of no burst
 	}
 	n, err := d.Data.Notice()
 	if err != nil {
-		return err
+		return service.Reject(err)
 	}
 	a, err := b.store.Add(ctx, n)
 	if err != nil {
@@ -60,14 +61,14 @@ func (b *bursts) take(ctx context.Context, d message.DataNotification) error {
 	if a.Told {
 		return nil
 	}
-	if err := b.tell(ctx, a); err != nil {
+	if err := b.tell(ctx, n, a); err != nil {
 		return err
 	}
 	return b.store.Told(ctx, n)
 }
 
-// tell publishes what a burst has become.
-func (b *bursts) tell(ctx context.Context, a store.Added) error {
+// tell publishes what a burst has become with a notice.
+func (b *bursts) tell(ctx context.Context, n notice.Notice, a store.Added) error {
 	text, err := json.Marshal(a.Burst)
 	if err != nil {
 		return fmt.Errorf("write burst: %w", err)
@@ -75,7 +76,7 @@ func (b *bursts) tell(ctx context.Context, a store.Added) error {
 	return service.Publish(ctx, b.Service, "science.core_program", message.DataNotification{Data: message.Data{
 		Source: "BURSTS", Type: message.TypeBurst, Date: message.Date(time.Now()), Message: string(text),
 		Resource: fmt.Sprintf("svom://bursts/%s/%d", a.Burst.ID, a.Revision),
-	}})
+	}}, service.PublishOptions{ID: fmt.Sprintf("%s %d", n.ID, n.Serial)})
 }
 
 type listQuery struct {
