@@ -88,12 +88,12 @@ func (d Data) Notice() (notice.Notice, error) {
 }
 
 // Heartbeat publishes the status of a service on a subject, activity.<programme>,
-// now and every interval, and once more when ctx ends, and returns. It is run in a
-// goroutine of its own. A status that cannot be published is logged; the next
-// follows.
+// now and every interval, and returns when ctx ends. It is run in a goroutine of its
+// own. A status that cannot be published is logged; the next follows. Who is not heard
+// of for three intervals is gone.
 func Heartbeat(ctx context.Context, s *service.Service, subject, name string, every time.Duration) {
 	created := time.Now().UTC().Truncate(time.Second)
-	tell := func(ctx context.Context, activity string) {
+	tell := func(activity string) {
 		ctx, cancel := context.WithTimeout(ctx, every)
 		defer cancel()
 		err := service.Publish(ctx, s, subject, ServiceStatus{Status{
@@ -107,13 +107,12 @@ func Heartbeat(ctx context.Context, s *service.Service, subject, name string, ev
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	tell(ctx, "Starting")
+	tell("Starting")
 	for {
 		select {
 		case <-tick.C:
-			tell(ctx, "Running")
+			tell("Running")
 		case <-ctx.Done():
-			tell(context.WithoutCancel(ctx), "Stopping")
 			return
 		}
 	}
