@@ -1,0 +1,65 @@
+// One client of NATS, as its own users write it: it speaks over the way that it is told,
+// publishes to a queue, hears what is stored, asks a service, and is told what it may
+// not do. Each line that it writes is one result as JSON.
+import { createRequire } from "node:module";
+import { readFileSync } from "node:fs";
+import { connect as connectTLS } from "@nats-io/transport-node";
+import { wsconnect } from "@nats-io/nats-core";
+import { jetstream } from "@nats-io/jetstream";
+
+const require = createRequire(import.meta.url);
+globalThis.WebSocket ??= require("ws"); // Node.js 22 has its own
+
+const [way, server, ca] = process.argv.slice(2);
+const credentials = {
+  servers: server,
+  user: process.env.NATS_USER,
+  pass: process.env.NATS_PASSWORD,
+  inboxPrefix: process.env.NATS_INBOX_PREFIX,
+  reconnect: false,
+};
+const tls = { ca: ca && readFileSync(ca, "utf8") };
+
+const ways = {
+  tls: () => connectTLS({ ...credentials, tls }),
+  "tls-first": () => connectTLS({ ...credentials, tls: { ...tls, handshakeFirst: true } }),
+  old: () => require("nats").connect({ ...credentials, tls }),
+  websocket: () => wsconnect(credentials),
+};
+
+const say = (result) => console.log(JSON.stringify(result));
+const text = (data) => new TextDecoder().decode(data);
+
+let nc;
+try {
+  nc = await ways[way]();
+} catch (err) {
+  say({ refused: err.message });
+  process.exit(0);
+}
+say({ connected: true });
+(async () => {
+  const err = await nc.closed();
+  say({ closed: err ? err.message : "" });
+})();
+
+const heard = nc.subscribe("data.vhf", { max: 1 });
+const publish = way === "old" ? nc.jetstream() : jetstream(nc);
+const ack = await publish.publish("data.vhf", JSON.stringify({ burst: "sb1" }));
+say({ stored: ack.seq, stream: ack.stream });
+for await (const m of heard) say({ heard: text(m.data), sequence: m.headers.get("Nats-Sequence") });
+say({ answer: text((await nc.request("echo.say", '"hello"', { timeout: 5000 })).data) });
+
+for (const [what, act] of [
+  ["publish", () => nc.request("secret.plans", "", { timeout: 1000 })],
+  ["inbox", async () => { for await (const _ of nc.subscribe("_FL.user.>")); }],
+]) {
+  try {
+    await act();
+    say({ allowed: what });
+  } catch (err) {
+    say({ denied: what });
+  }
+}
+if (process.env.STAY) await nc.closed();
+await nc.close();
