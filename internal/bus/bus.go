@@ -130,7 +130,7 @@ type Bus struct {
 	// diverted says that what is published to queues without a type goes by the
 	// checker too, which refuses it while the store takes no writes.
 	diverted atomic.Bool
-	front     *outside.Front // for clients on other machines
+	front    *outside.Front // for clients on other machines
 
 	looking sync.Mutex // guards shot
 	shot    snapshot

@@ -1,4 +1,6 @@
 // Package bus is the embedded NATS server with JetStream, and who may do what on it.
+// The JetStream may be another server's ([Options.Elsewhere]), of which the bus is a
+// leaf node then; all else is the same.
 //
 // A [Bus] runs one nats-server inside the process, on a loopback address, with
 // its store in one folder that no other server can open at the same time. Every

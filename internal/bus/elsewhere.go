@@ -33,6 +33,9 @@ const (
 	linkPause = 25 * time.Millisecond
 	// linkGlance is how often it is looked whether the link stands.
 	linkGlance = 250 * time.Millisecond
+	// linkReports is of how many attempts to connect again the server logs one, and the
+	// first.
+	linkReports = 3600
 	// linkNews is what the lines of the server's log hold that tell of the link.
 	linkNews = "leafnode"
 
@@ -103,7 +106,7 @@ func (b *Bus) linkTo(ctx context.Context, s link.Server, system string) (_ *toEl
 	o := b.base
 	o.LeafNode.Remotes = []*server.RemoteLeafOpts{remote}
 	o.LeafNode.ReconnectInterval = linkGlance
-	o.ReconnectErrorReports = o.ConnectErrorReports // in a log that has lines of other problems
+	o.ReconnectErrorReports = linkReports
 	o.JetStream = false
 	// Of two leaf nodes of one name, the server elsewhere throws out the first.
 	o.ServerName += "-" + random()
@@ -159,6 +162,15 @@ func (b *Bus) problem(line string) {
 		l.mu.Unlock()
 	}
 	b.storeFailed(line)
+}
+
+// Store names the server elsewhere that keeps what the bus keeps, without a password;
+// "" says that its own folder does.
+func (b *Bus) Store() string {
+	if b.link == nil {
+		return ""
+	}
+	return b.link.server.Name()
 }
 
 // linked returns why the server elsewhere cannot be reached, nil if it can.

@@ -42,16 +42,16 @@ type hub struct {
 }
 
 // newHub starts one; change may change its options.
-func newHub(t *testing.T, change func(*server.Options)) *hub {
-	t.Helper()
+func newHub(tb testing.TB, change func(*server.Options)) *hub {
+	tb.Helper()
 	must := func(err error) {
-		t.Helper()
+		tb.Helper()
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	pair := func(create func() (nkeys.KeyPair, error)) (nkeys.KeyPair, string) {
-		t.Helper()
+		tb.Helper()
 		k, err := create()
 		must(err)
 		public, err := k.PublicKey()
@@ -79,7 +79,7 @@ func newHub(t *testing.T, change func(*server.Options)) *hub {
 	must(err)
 	h := &hub{account: accountID, key: account, signing: string(seed), opts: &server.Options{
 		ServerName: "hub", Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
-		JetStream: true, JetStreamDomain: "hub", StoreDir: t.TempDir(),
+		JetStream: true, JetStreamDomain: "hub", StoreDir: tb.TempDir(),
 		TrustedOperators: []*jwt.OperatorClaims{jwt.NewOperatorClaims(operatorID)},
 		SystemAccount:    systemID, AccountResolver: resolver,
 	}}
@@ -87,21 +87,21 @@ func newHub(t *testing.T, change func(*server.Options)) *hub {
 	if change != nil {
 		change(h.opts)
 	}
-	h.start(t)
-	t.Cleanup(func() { h.stop() })
+	h.start(tb)
+	tb.Cleanup(func() { h.stop() })
 	return h
 }
 
-func (h *hub) start(t *testing.T) {
-	t.Helper()
+func (h *hub) start(tb testing.TB) {
+	tb.Helper()
 	opts := h.opts.Clone() // which the server changes
 	s, err := server.NewServer(opts)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s.Start()
 	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("the hub does not start")
+		tb.Fatal("the hub does not start")
 	}
 	h.server = s // its ports stay the same from now on
 	h.opts.LeafNode.Port = opts.LeafNode.Port
@@ -121,41 +121,41 @@ func (h *hub) place() *link.Server {
 }
 
 // client connects to the hub itself, as a program that is not of the system.
-func (h *hub) client(t *testing.T) *nats.Conn {
-	t.Helper()
+func (h *hub) client(tb testing.TB) *nats.Conn {
+	tb.Helper()
 	text, err := h.place().User("stranger")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	nc, err := nats.Connect(h.server.ClientURL(), nats.UserCredentialBytes(text), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(nc.Close)
+	tb.Cleanup(nc.Close)
 	return nc
 }
 
-func (h *hub) open(t *testing.T, o Options) *Bus {
-	t.Helper()
-	b, err := h.tryOpen(t, o)
+func (h *hub) open(tb testing.TB, o Options) *Bus {
+	tb.Helper()
+	b, err := h.tryOpen(tb, o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b
 }
 
-func (h *hub) tryOpen(t *testing.T, o Options) (*Bus, error) {
-	t.Helper()
+func (h *hub) tryOpen(tb testing.TB, o Options) (*Bus, error) {
+	tb.Helper()
 	if o.Dir == "" {
-		o.Dir = t.TempDir()
+		o.Dir = tb.TempDir()
 	}
 	if o.Elsewhere == nil {
 		o.Elsewhere = h.place()
 	}
 	o.System = "test"
-	b, err := Open(t.Context(), o)
+	b, err := Open(tb.Context(), o)
 	if err == nil {
-		t.Cleanup(func() { shut(t, b) })
+		tb.Cleanup(func() { shut(tb, b) })
 	}
 	return b, err
 }

@@ -58,6 +58,12 @@ var statusColumns = []statusColumn{
 func renderStatus(s *screen, st control.Status, now time.Time) []string {
 	lines := []string{s.style(bold, st.System) + statusHead(st, now)}
 	lines = append(lines, "door "+st.Address+"   bus "+st.Bus+"   process "+strconv.Itoa(st.PID))
+	if st.BusStore != "" {
+		lines = append(lines, "queues and state on "+st.BusStore)
+	}
+	if st.BusFault != "" {
+		lines = append(lines, wrap("nothing can be stored: "+st.BusFault, max(s.columns(), 30))...)
+	}
 	if len(st.Listening) > 1 {
 		lines = append(lines, wrap("also "+strings.Join(st.Listening[1:], ", "), max(s.columns(), 30))...)
 	}

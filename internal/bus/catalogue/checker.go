@@ -48,7 +48,7 @@ type Checker struct {
 	nc      *nats.Conn
 	healthy func() error // nil: it is not known
 	sub     *nats.Subscription
-	rules atomic.Pointer[rules]
+	rules   atomic.Pointer[rules]
 
 	ordered chan *letter // in the order in which the server got them
 	work    chan *letter
