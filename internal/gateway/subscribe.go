@@ -122,7 +122,7 @@ func (x *exchange) subscribe(w http.ResponseWriter, r *http.Request) {
 	}
 	accept := ""
 	if strings.EqualFold(hop.Upgrade(r.Header), "websocket") {
-		if !x.ownOrigin(r) {
+		if !x.ofOrigin(r, x.route.live.origins) {
 			x.cause = "of " + r.Header.Get("Origin")
 			x.refuse(w, r, refusedOrigin, http.StatusForbidden, "pages of this origin may not open WebSockets here")
 			return
@@ -162,21 +162,6 @@ func (x *exchange) subscribe(w http.ResponseWriter, r *http.Request) {
 	}
 	defer session.Leave()
 	x.subscribeEvents(w, r, session)
-}
-
-// ownOrigin reports whether a page may open a WebSocket. Programs that are no browsers
-// name no origin.
-func (x *exchange) ownOrigin(r *http.Request) bool {
-	lines := r.Header["Origin"]
-	switch {
-	case len(lines) == 0:
-		return true
-	case len(lines) > 1:
-		return false
-	case x.route.live.origins != nil:
-		return x.route.live.origins.Allowed(lines[0])
-	}
-	return strings.EqualFold(lines[0], x.origin.Scheme+"://"+x.origin.Host)
 }
 
 // subscriber reads who subscribes to what. The error is a [live.Error].

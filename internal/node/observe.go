@@ -8,6 +8,7 @@ import (
 	"fairlead/internal/observe"
 	"fairlead/internal/supervise"
 	"fairlead/internal/system"
+	"fairlead/web"
 )
 
 // monitors are what fairlead itself answers on routes that say monitor, besides
@@ -17,6 +18,7 @@ func (n *Node) monitors() map[system.Monitor]http.Handler {
 		system.MonitorBus:       n.bus.Monitor(),
 		system.MonitorMetrics:   observe.Metrics(n.snapshot),
 		system.MonitorCatalogue: http.HandlerFunc(n.tellCatalogue),
+		system.MonitorClient:    web.Client(),
 	}
 }
 

@@ -26,9 +26,10 @@ var allowed = map[string][]string{
 	"internal/control":   {"internal/system", "internal/wire"},
 	"internal/observe":   {"internal/system", "internal/wire"},
 	"internal/watch":     {},
+	"web":                {},
 	"internal/node": {
 		"internal/wire", "internal/system", "internal/bus", "internal/supervise", "internal/gateway",
-		"internal/secret", "internal/database", "internal/control", "internal/observe", "internal/watch",
+		"internal/secret", "internal/database", "internal/control", "internal/observe", "internal/watch", "web",
 	},
 	"internal/cli": {"internal/control", "internal/node", "internal/system"},
 	"cmd/fairlead": {"internal/cli"},
