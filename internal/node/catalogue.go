@@ -25,7 +25,7 @@ func (n *Node) tellCatalogue(w http.ResponseWriter, r *http.Request) {
 	}
 	text, err := asyncapi.Write(rev.sys)
 	if err != nil {
-		n.log.Error("write catalogue", wire.KeyError, err)
+		n.log.ErrorContext(r.Context(), "write catalogue", wire.KeyError, err)
 		http.Error(w, "the catalogue cannot be written", http.StatusInternalServerError)
 		return
 	}

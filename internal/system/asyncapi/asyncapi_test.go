@@ -17,9 +17,9 @@ import (
 var update = flag.Bool("update", false, "write the golden file anew")
 
 // shop is a system with everything that a document tells.
-func shop(t testing.TB) *system.System {
-	t.Helper()
-	dir := t.TempDir()
+func shop(tb testing.TB) *system.System {
+	tb.Helper()
+	dir := tb.TempDir()
 	for name, text := range map[string]string{
 		"order.json": `{
 			"$id": "https://example.com/order", "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object",
@@ -28,7 +28,7 @@ func shop(t testing.TB) *system.System {
 		"any.json": "true",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	const src = `system: shop
@@ -50,7 +50,7 @@ secrets: {LAB: {generate: 24}}
 `
 	sys, err := system.Parse("fairlead.yaml", []byte(src), dir, system.Options{})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return sys
 }
