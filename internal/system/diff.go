@@ -1,7 +1,7 @@
 package system
 
 import (
-	"maps"
+	"cmp"
 	"reflect"
 	"slices"
 )
@@ -40,26 +40,21 @@ func Diff(older, newer *System) []Change {
 	if newer != nil {
 		after = newer.flat
 	}
-	paths := slices.Collect(maps.Keys(before))
-	for p := range after {
-		if _, ok := before[p]; !ok {
-			paths = append(paths, p)
-		}
-	}
-	slices.Sort(paths)
 	var changes []Change
-	for _, p := range paths {
-		was, had := before[p]
-		is, has := after[p]
-		switch {
-		case !had:
-			changes = append(changes, Change{Kind: Added, Path: p, New: is})
+	for p, was := range before {
+		switch is, has := after[p]; {
 		case !has:
 			changes = append(changes, Change{Kind: Removed, Path: p, Old: was})
 		case was != is:
 			changes = append(changes, Change{Kind: Changed, Path: p, Old: was, New: is})
 		}
 	}
+	for p, is := range after {
+		if _, had := before[p]; !had {
+			changes = append(changes, Change{Kind: Added, Path: p, New: is})
+		}
+	}
+	slices.SortFunc(changes, func(a, b Change) int { return cmp.Compare(a.Path, b.Path) })
 	return changes
 }
 

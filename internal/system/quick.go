@@ -320,14 +320,13 @@ func (q *quick) flowSpace() {
 }
 
 func (q *quick) flowMap(m *node) bool {
+	const most = 64 // more take the library's time, not the square of it here
 	m.kind = mapping
-	known := map[string]bool{}
 	return q.flow('}', func() bool {
 		in := &node{keyAt: q.place()}
-		if !q.key(in, true) || known[in.key] {
+		if !q.key(in, true) || m.member(in.key) != nil || len(m.items) == most {
 			return false
 		}
-		known[in.key] = true
 		in.path = join(m.path, in.key)
 		m.items = append(m.items, in)
 		q.flowSpace()

@@ -68,26 +68,32 @@ func (r *reader) readRoutes(n *node) {
 	}
 }
 
+// only are the keys of a route that mean something with some of the targets alone.
+var only = map[string]struct {
+	advice  string
+	targets []string
+}{
+	"data":         {"it is about a request over the bus", []string{"request"}},
+	"errors":       {"it is about a request over the bus", []string{"request"}},
+	"retry":        {"nothing is sent again there", []string{"service", "request"}},
+	"strip_prefix": {"it is about a request to a service over HTTP", []string{"service"}},
+	"rewrite":      {"it is about a request to a service over HTTP", []string{"service"}},
+	"sticky":       {"it is about a request to a service over HTTP", []string{"service"}},
+	"dedupe":       {"it is about what is stored in a queue", []string{"publish"}},
+	"signature":    {"it is about what is stored in a queue", []string{"publish"}},
+	"carry":        {"it is about what is stored in a queue", []string{"publish"}},
+	"buffer":       {"it is about a stream of messages", []string{"subscribe"}},
+	"heartbeat":    {"it is about a stream of messages", []string{"subscribe"}},
+	"origins":      {"it is about WebSockets that fairlead answers itself", []string{"subscribe", "nats"}},
+}
+
 // misplacedIn tells which keys have no meaning for what the route leads to.
 func (r *reader) misplacedIn(t *routed) {
-	only := func(key, advice string, kinds ...string) {
-		if n := t.fields[key]; n != nil && !slices.Contains(kinds, t.leads) {
-			r.rec.add(n.keyAt, n.path, misplaced, "in a route without "+enumerate(kinds, "or"), advice)
+	for key, n := range t.fields {
+		if o, ok := only[key]; ok && !slices.Contains(o.targets, t.leads) {
+			r.rec.add(n.keyAt, n.path, misplaced, "in a route without "+enumerate(o.targets, "or"), o.advice)
 		}
 	}
-	only("data", "it is about a request over the bus", "request")
-	only("errors", "it is about a request over the bus", "request")
-	only("retry", "nothing is sent again there", "service", "request")
-	for _, key := range []string{"strip_prefix", "rewrite", "sticky"} {
-		only(key, "it is about a request to a service over HTTP", "service")
-	}
-	for _, key := range []string{"dedupe", "signature", "carry"} {
-		only(key, "it is about what is stored in a queue", "publish")
-	}
-	for _, key := range []string{"buffer", "heartbeat"} {
-		only(key, "it is about a stream of messages", "subscribe")
-	}
-	only("origins", "it is about WebSockets that fairlead answers itself", "subscribe", "nats")
 	if n := t.fields["timeout"]; n != nil && (t.leads == "subscribe" || t.leads == "nats") {
 		r.rec.add(n.keyAt, n.path, misplaced, "in a route with "+t.leads, "a stream has no end: remove it")
 	}

@@ -18,7 +18,7 @@ import (
 // map and recursion for nesting, hence both are bounded before it runs.
 const (
 	maxSize  = 1 << 20 // bytes
-	maxWords = 50_000  // tokens
+	maxWords = 200_000 // tokens
 	maxDepth = 32      // maps and lists within each other
 	maxKeys  = 5_000   // of one block map
 )
