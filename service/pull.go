@@ -17,8 +17,15 @@ const (
 	pullExpires = 30 * time.Second // how long a request waits for messages
 	heartbeat   = 5 * time.Second  // of the bus, while a request waits
 	silence     = 3 * heartbeat    // after which requests are taken for lost
+	ackPrefix   = "$JS.ACK."
 	apiNext     = "$JS.API.CONSUMER.MSG.NEXT."
 )
+
+// worker handles messages of a pull.
+type worker struct {
+	msg  *nats.Msg // nil: none
+	tick int       // when it began, see pull.tick
+}
 
 // pull takes messages from one consumer: never more than there is room for.
 type pull struct {
@@ -31,10 +38,15 @@ type pull struct {
 	undo  func()         // ends the watch for a denial
 	done  atomic.Uint64  // all up to this sequence was acknowledged, some time ago
 
-	mu       sync.Mutex // guards what follows
-	round    int        // of requests: what is said about those of former rounds means nothing
-	wanted   int        // messages that were asked for and have not come
-	busy     int        // messages that are being handled
+	mu       sync.Mutex  // guards what follows
+	round    int         // of requests: what is said about those of former rounds means nothing
+	wanted   int         // messages that were asked for and have not come
+	busy     int         // messages that have come and are not handled
+	waiting  []*nats.Msg // of them, those that no worker has taken, from head on
+	head     int
+	workers  map[*worker]struct{} // at most InFlight
+	starting bool                 // one of them has taken no message yet
+	tick     int                  // counts how often the bus was told what is being handled
 	heard    time.Time
 	lost     bool
 	finished bool // of a reader, all that has come is handled
@@ -44,7 +56,7 @@ type pull struct {
 }
 
 func newPull(r *receiver, c wire.Consumer) (*pull, error) {
-	p := &pull{r: r, c: c, inbox: r.s.conn.NewInbox(), ended: make(chan struct{}), heard: time.Now()}
+	p := &pull{r: r, c: c, inbox: r.s.conn.NewInbox(), ended: make(chan struct{}), heard: time.Now(), workers: map[*worker]struct{}{}}
 	if r.reader != "" {
 		p.queue = make(chan *nats.Msg, r.o.InFlight)
 	}
@@ -77,6 +89,9 @@ func (p *pull) begin() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if every := p.c.AckWait() / 3; every > 0 {
+		time.AfterFunc(every, p.tell)
+	}
 	p.request()
 }
 
@@ -105,12 +120,11 @@ func (p *pull) take(m *nats.Msg) {
 		return
 	}
 	p.wanted = max(p.wanted-1, 0)
-	meta, err := m.Metadata()
-	if err != nil {
+	if !strings.HasPrefix(m.Reply, ackPrefix) {
 		return // no message of a stream: nobody else may send here
 	}
 	if p.queue != nil {
-		p.enqueue(m, meta)
+		p.enqueue(m)
 		return
 	}
 	if p.stopping {
@@ -118,9 +132,92 @@ func (p *pull) take(m *nats.Msg) {
 		return
 	}
 	p.busy++
+	p.waiting = append(p.waiting, m)
 	p.r.open.add()
-	p.request()
-	go p.handle(m, meta)
+	p.employ()
+}
+
+// employ starts a worker, if there is need. The lock is held.
+//
+// At most one is about to begin: if the handlers are quick, the one that runs takes
+// all messages, in their order, and the acknowledgements leave in one write. If they
+// wait, each that begins calls the next.
+func (p *pull) employ() {
+	if p.starting || p.head == len(p.waiting) || len(p.workers) == p.r.o.InFlight {
+		return
+	}
+	w := &worker{}
+	p.workers[w] = struct{}{}
+	p.starting = true
+	go p.work(w)
+}
+
+// next gives a worker the message that has waited longest, nil if there is none.
+func (p *pull) next(w *worker, first bool) *nats.Msg {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if first {
+		p.starting = false
+	} else {
+		w.msg = nil
+		p.busy--
+		p.request()
+	}
+	if p.head == len(p.waiting) {
+		clear(p.waiting)
+		p.waiting, p.head = p.waiting[:0], 0
+		delete(p.workers, w)
+		return nil
+	}
+	w.msg, w.tick = p.waiting[p.head], p.tick
+	p.head++
+	if p.head >= 1024 && p.head > len(p.waiting)/2 { // keep the dead part of the slice small
+		n := copy(p.waiting, p.waiting[p.head:])
+		clear(p.waiting[n:])
+		p.waiting, p.head = p.waiting[:n], 0
+	}
+	p.employ()
+	return w.msg
+}
+
+// work handles messages as long as some wait.
+func (p *pull) work(w *worker) {
+	first, returned := true, false
+	defer func() {
+		if returned {
+			return
+		}
+		// The handler ended the goroutine (runtime.Goexit): the message is given again,
+		// and another takes the worker's place.
+		p.mu.Lock()
+		delete(p.workers, w)
+		p.busy--
+		p.request()
+		p.employ()
+		p.mu.Unlock()
+		p.r.open.done()
+	}()
+	for m := p.next(w, first); m != nil; m = p.next(w, first) {
+		first = false
+		p.handle(m)
+		p.r.open.done()
+	}
+	returned = true
+}
+
+// tell tells the bus which messages are still being handled, from time to time.
+func (p *pull) tell() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for w := range p.workers {
+		if w.msg != nil && w.tick < p.tick {
+			p.r.answer(w.msg, "+WPI")
+		}
+	}
+	p.tick++
+	if every := p.c.AckWait() / 3; every > 0 && (len(p.workers) > 0 || !p.lost && !p.stopping) {
+		time.AfterFunc(every, p.tell)
+	}
 }
 
 // status hears what the bus says about a request. The lock is held.
@@ -138,11 +235,11 @@ func (p *pull) status(code string, m *nats.Msg) {
 
 // enqueue gives a message to the reader. If one is missing before it, the reader goes
 // on after the last one that it has. The lock is held.
-func (p *pull) enqueue(m *nats.Msg, meta *nats.MsgMetadata) {
+func (p *pull) enqueue(m *nats.Msg) {
 	if p.lost || p.stopping {
 		return
 	}
-	if meta.Sequence.Consumer != p.given+1 || len(p.queue) == cap(p.queue) {
+	if meta, err := m.Metadata(); err != nil || meta.Sequence.Consumer != p.given+1 || len(p.queue) == cap(p.queue) {
 		p.loseLocked()
 		return
 	}
@@ -158,15 +255,12 @@ func deliveryOf(m *nats.Msg, meta *nats.MsgMetadata) *Delivery {
 	}
 }
 
-// handle has a message handled and makes room for another.
-func (p *pull) handle(m *nats.Msg, meta *nats.MsgMetadata) {
-	defer func() {
-		p.mu.Lock()
-		p.busy--
-		p.request()
-		p.mu.Unlock()
-		p.r.open.done()
-	}()
+// handle has a message handled.
+func (p *pull) handle(m *nats.Msg) {
+	meta, err := m.Metadata()
+	if err != nil {
+		return // take has read it already
+	}
 	d := deliveryOf(m, meta)
 	d.done, d.since = p.done.Load(), p.c.Since
 	p.r.deliver(p, m, d)
@@ -264,6 +358,12 @@ func (p *pull) stop() {
 		return
 	}
 	p.stopping = true
+	for _, m := range p.waiting[p.head:] {
+		p.r.answer(m, "-NAK")
+		p.busy--
+		p.r.open.done()
+	}
+	p.waiting, p.head = nil, 0
 	if !p.lost {
 		p.end()
 	}

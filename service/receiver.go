@@ -241,9 +241,7 @@ func (r *receiver) deliver(p *pull, m *nats.Msg, d *Delivery) {
 	}
 	c, _ := r.s.begin(r.s.work, m.Header, m.Subject) // a user's identity says nothing about a message
 	c.user, c.known, c.delivery = Identity{}, false, d
-	stopTelling := r.progress(p, m)
 	err := guarded(c, r.handler, m.Data)
-	stopTelling()
 	rejected, _ := errors.AsType[*rejection](err)
 	switch {
 	case err == nil:
@@ -260,33 +258,6 @@ func (r *receiver) deliver(p *pull, m *nats.Msg, d *Delivery) {
 		r.s.report(c, judge(c, err), err, wire.KeySubject, m.Subject)
 		r.s.logger.DebugContext(c, "message is handled again", "attempt", d.Attempt, "after", wait.String())
 		r.answer(m, `-NAK {"delay": `+strconv.FormatInt(int64(wait), 10)+`}`)
-	}
-}
-
-// progress tells the bus from time to time that a message is being handled.
-func (r *receiver) progress(p *pull, m *nats.Msg) (stop func()) {
-	every := p.c.AckWait() / 3
-	if every <= 0 {
-		return func() {}
-	}
-	var mu sync.Mutex
-	var t *time.Timer
-	ended := false
-	mu.Lock()
-	t = time.AfterFunc(every, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if !ended {
-			r.answer(m, "+WPI")
-			t.Reset(every)
-		}
-	})
-	mu.Unlock()
-	return func() {
-		mu.Lock()
-		defer mu.Unlock()
-		ended = true
-		t.Stop()
 	}
 }
 
