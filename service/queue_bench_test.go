@@ -203,6 +203,7 @@ func BenchmarkQueueConsume(b *testing.B) {
 // subscription has the message, one at a time.
 func BenchmarkQueueLatency(b *testing.B) {
 	report := func(b *testing.B, took []time.Duration) {
+		b.Helper()
 		slices.Sort(took)
 		b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
 		b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")

@@ -31,7 +31,7 @@ func (b *Bus) openDesk(ctx context.Context, q *queues) (err error) {
 			return err
 		}
 	}
-	q.desk, err = delivery.Open(q.conn, q.js, registry{b}, b.log) //nolint:contextcheck // it serves until Close
+	q.desk, err = delivery.Open(ctx, q.conn, q.js, registry{b}, b.log)
 	return err
 }
 

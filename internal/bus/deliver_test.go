@@ -250,3 +250,40 @@ func TestARejectedMessageIsADeadLetterAndIsNotGivenAgain(t *testing.T) {
 		t.Errorf("given again: %v", err)
 	}
 }
+
+func TestAClientThatKnowsNothingOfDeadLettersHasThem(t *testing.T) {
+	b := open(t, observatory(system.Queue{Name: "data.vhf"}))
+	nc := dial(t, issue(t, b, "page", "page-1"))
+	store(t, b, "poison")
+	store(t, b, "good")
+	c := consumersFor(t, nc, wire.SubscribeRequest{Subject: "data.vhf", Name: "show", Attempts: 2}).Consumers[0]
+	for _, want := range []string{"poison", "poison", "good"} {
+		m, err := next(t, nc, c)
+		if err != nil || string(m.Data()) != want {
+			t.Fatalf("given %v, %v; want %s", m, err, want)
+		}
+		if want == "good" {
+			err = m.DoubleAck(within(t))
+		} else {
+			err = m.Nak()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "it is a dead letter", func() bool {
+		dead, err := catalogue.Read(t.Context(), b.catalogue.js, catalogue.DeadLetters, catalogue.Dead+"data.vhf", 0, 10)
+		if err != nil || len(dead) != 1 {
+			return false
+		}
+		was, death, err := catalogue.Revive(dead[0].Header, dead[0].Data)
+		return err == nil && string(was.Data) == "poison" && death.Reason == "it was given 2 times and never acknowledged" && death.Consumer == "page_show"
+	})
+	until(t, "the advisory is done", func() bool {
+		s, err := b.catalogue.js.Stream(t.Context(), "EXCEEDED")
+		return err == nil && s.CachedInfo().State.Msgs == 0
+	})
+	if err := b.Suspend(within(t)); err != nil { // it can be closed while it is away, too
+		t.Fatal(err)
+	}
+}

@@ -63,14 +63,15 @@ type Desk struct {
 	cancel context.CancelFunc
 	open   sync.WaitGroup
 
-	making sync.Mutex // one consumer at a time is made
+	making   sync.Mutex               // one consumer at a time is made
+	exceeded jetstream.ConsumeContext // nil: no consumer has a limit; guarded by making
 }
 
 // Open opens a desk on a connection that is its own to use until Close, which does
-// not close it.
-func Open(nc *nats.Conn, js jetstream.JetStream, reg Registry, log *slog.Logger) (*Desk, error) {
+// not close it. The context bounds the opening only.
+func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, reg Registry, log *slog.Logger) (*Desk, error) {
 	d := &Desk{log: log, nc: nc, js: js, reg: reg, turns: make(chan struct{}, atOnce)}
-	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	d.queues.Store(&[]system.Queue{})
 	for prefix, serve := range map[string]func(context.Context, string, []byte) any{
 		wire.SubjectSubscribe: d.subscribe, wire.SubjectReject: d.reject, wire.SubjectNames: d.names,
@@ -82,7 +83,11 @@ func Open(nc *nats.Conn, js jetstream.JetStream, reg Registry, log *slog.Logger)
 		}
 		d.subs = append(d.subs, sub)
 	}
-	if err := nc.Flush(); err != nil {
+	err := nc.Flush()
+	if err == nil {
+		err = d.watchExceeded(ctx, true)
+	}
+	if err != nil {
 		d.Close()
 		return nil, fmt.Errorf("open desk: %w", err)
 	}
@@ -95,6 +100,12 @@ func (d *Desk) Close() {
 	for _, sub := range d.subs {
 		_ = sub.Unsubscribe() // the connection may be gone already
 	}
+	d.making.Lock()
+	if d.exceeded != nil {
+		d.exceeded.Stop()
+		<-d.exceeded.Closed()
+	}
+	d.making.Unlock()
 	d.open.Wait()
 }
 
@@ -186,6 +197,11 @@ func (d *Desk) consumers(ctx context.Context, user string, req wire.SubscribeReq
 	}
 	d.making.Lock()
 	defer d.making.Unlock()
+	if w.Attempts > 0 && w.Name != "" {
+		if err := d.watchExceeded(ctx, false); err != nil {
+			return nil, err
+		}
+	}
 	owned := d.reg.Owned(p.Owner)
 	var list []wire.Consumer
 	for _, queue := range slices.Sorted(maps.Keys(found)) {
