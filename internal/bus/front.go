@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -23,6 +24,11 @@ func (b *Bus) Outside() string { return b.front.Address() }
 func (b *Bus) Serve(ctx context.Context, conn net.Conn, from string) {
 	b.front.Serve(ctx, conn, from)
 }
+
+// SetBanned says which clients on other machines are not let in, and cuts those who
+// are. What comes by [Bus.Serve] has been let in by somebody else. banned must not
+// block.
+func (b *Bus) SetBanned(banned func(client netip.Addr) bool) { b.front.SetBanned(banned) }
 
 // listenOutside lets clients on other machines in as the model says, once it is known
 // who may come: who is refused although it may come does not come again.

@@ -95,6 +95,32 @@ func TestOnlyUsersComeFromOutside(t *testing.T) {
 	until(t, "the user is cut", nc.IsClosed)
 }
 
+func TestUsersFromOutsideFollowToTheNextProcess(t *testing.T) {
+	sys := openToOutside(t)
+	dir := t.TempDir()
+	old, err := Open(t.Context(), Options{Dir: dir, System: "test", Model: sys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shut(t, old)
+	tower := guest("tower")
+	setUsers(t, old, tower)
+	nc, err := from(sys, as(old, tower), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if err := old.Suspend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next, err := Open(t.Context(), Options{Dir: dir, System: "test", Model: sys, Former: old.Former()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shut(t, next)
+	until(t, "it is back", func() bool { return nc.IsConnected() && next.Connections("tower") == 1 })
+}
+
 func TestUsersFromOutsideComeBackAfterSuspend(t *testing.T) {
 	sys := openToOutside(t)
 	b := open(t, sys)

@@ -137,7 +137,7 @@ func New(opts Options) *Gateway {
 		instances: map[string]*endpoint{},
 		halted:    map[string]bool{},
 	}
-	g.lasting.Banned = g.expelled
+	g.lasting.Banned = g.Banned
 	g.unmatched = g.meters.Of("")
 	g.stop = sync.OnceFunc(func() { close(g.stopping) })
 	if opts.Signer != nil {

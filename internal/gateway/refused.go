@@ -74,8 +74,8 @@ func (g *Gateway) SetBans(bans []Ban) {
 	g.lasting.Expel()
 }
 
-// expelled reports whether a client is banned.
-func (g *Gateway) expelled(client netip.Addr) bool {
+// Banned reports whether a client is banned now.
+func (g *Gateway) Banned(client netip.Addr) bool {
 	_, banned := g.bans.Load().Find(client, time.Now())
 	return banned
 }

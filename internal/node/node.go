@@ -300,7 +300,11 @@ func (n *Node) openDoor(ctx context.Context, inherited []listen.Socket) (err err
 	if err := n.loadMaintenance(ctx); err != nil {
 		return err
 	}
-	if n.bans, err = openBans(ctx, n.state, n.gate.SetBans); err != nil {
+	ban := func(list []gateway.Ban) {
+		n.gate.SetBans(list)
+		n.bus.SetBanned(n.gate.Banned)
+	}
+	if n.bans, err = openBans(ctx, n.state, ban); err != nil {
 		return err
 	}
 	n.users, err = openUsers(ctx, n.state, n.bus)

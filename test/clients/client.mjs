@@ -50,6 +50,19 @@ say({ stored: ack.seq, stream: ack.stream });
 for await (const m of heard) say({ heard: text(m.data), sequence: m.headers.get("Nats-Sequence") });
 say({ answer: text((await nc.request("echo.say", '"hello"', { timeout: 5000 })).data) });
 
+// A durable consumer is asked for, and then read as any other.
+const asked = await nc.request(`$FLQ.subscribe.${credentials.user}`, JSON.stringify({ subject: "data.vhf", name: way, from: "first" }), { timeout: 5000 });
+const { consumers, error } = JSON.parse(text(asked.data));
+if (error) say({ problem: error });
+else {
+  const { stream, consumer } = consumers[0];
+  const messages = await (await publish.consumers.get(stream, consumer)).fetch({ max_messages: 1, expires: 5000 });
+  for await (const m of messages) {
+    await m.ackAck();
+    say({ consumed: text(m.data) });
+  }
+}
+
 for (const [what, act] of [
   ["publish", () => nc.request("secret.plans", "", { timeout: 1000 })],
   ["inbox", async () => { for await (const _ of nc.subscribe("_FL.user.>")); }],

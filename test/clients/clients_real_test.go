@@ -123,6 +123,7 @@ type result struct {
 	Heard     string  `json:"heard"`
 	Sequence  string  `json:"sequence"`
 	Answer    string  `json:"answer"`
+	Consumed  string  `json:"consumed"`
 	Denied    string  `json:"denied"`
 	Allowed   string  `json:"allowed"`
 	Closed    *string `json:"closed"`
@@ -154,6 +155,7 @@ func client(s *stage.System, way, server, user, password, inbox string, env ...s
 				s.T.Errorf("%s wrote %q", way, lines.Text())
 				continue
 			}
+			s.T.Logf("%s: %s", way, lines.Text())
 			results <- r
 		}
 		if err := cmd.Wait(); err != nil {
@@ -166,7 +168,7 @@ func client(s *stage.System, way, server, user, password, inbox string, env ...s
 // check tells what a client that may do what tower may could and could not do.
 func check(t *testing.T, results <-chan result) {
 	t.Helper()
-	var stored, heard, answered bool
+	var stored, heard, answered, consumed bool
 	var denied []string
 	for r := range results {
 		switch {
@@ -178,14 +180,16 @@ func check(t *testing.T, results <-chan result) {
 			heard = r.Heard == `{"burst":"sb1"}` && r.Sequence != ""
 		case r.Answer != "":
 			answered = strings.Contains(r.Answer, "echo")
+		case r.Consumed != "":
+			consumed = r.Consumed == `{"burst":"sb1"}`
 		case r.Allowed != "":
 			t.Errorf("it may %s", r.Allowed)
 		case r.Denied != "":
 			denied = append(denied, r.Denied)
 		}
 	}
-	if slices.Sort(denied); !stored || !heard || !answered || len(denied) != 2 {
-		t.Errorf("stored: %t, heard: %t, answered: %t, denied: %v", stored, heard, answered, denied)
+	if slices.Sort(denied); !stored || !heard || !answered || !consumed || len(denied) != 2 {
+		t.Errorf("stored: %t, heard: %t, answered: %t, consumed: %t, denied: %v", stored, heard, answered, consumed, denied)
 	}
 }
 

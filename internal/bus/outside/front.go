@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -49,8 +50,9 @@ type Front struct {
 	listens  system.Outside // that listener is for
 	shelf    *shelf         // of the certificate
 	conns    map[net.Conn]bool
-	count    int            // connections, those of Serve too
-	running  sync.WaitGroup // of the listener and its connections
+	banned   func(netip.Addr) bool // nil: nobody is
+	count    int                   // connections, those of Serve too
+	running  sync.WaitGroup        // of the listener and its connections
 }
 
 // New returns a front that does not listen yet.
@@ -98,6 +100,25 @@ func (f *Front) Listen(ctx context.Context, to *system.Outside) error {
 	return nil
 }
 
+// SetBanned says whose connections are closed at once, and cuts those that they have.
+// It counts for the front's own listener only. banned must not block.
+func (f *Front) SetBanned(banned func(client netip.Addr) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.banned = banned
+	for c := range f.conns {
+		if banned(address(c)) {
+			_ = c.Close() // it is cut
+		}
+	}
+}
+
+// address is a connection's peer, IPv4 never written as IPv6.
+func address(c net.Conn) netip.Addr {
+	from, _ := netip.ParseAddrPort(c.RemoteAddr().String()) // the zero address is nobody's
+	return from.Addr().Unmap().WithZone("")
+}
+
 // Address is where the front listens, host:port; "" while it does not.
 func (f *Front) Address() string {
 	f.mu.Lock()
@@ -142,7 +163,7 @@ func (f *Front) accept(l net.Listener) {
 			continue
 		}
 		if !f.enter(l, c) {
-			_ = c.Close() // there are too many, or the listener ends
+			_ = c.Close() // there are too many, its client is banned, or the listener ends
 			continue
 		}
 		f.running.Go(func() {
@@ -156,7 +177,7 @@ func (f *Front) accept(l net.Listener) {
 func (f *Front) enter(l net.Listener, c net.Conn) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.listener != l || f.count >= maxConnections {
+	if f.listener != l || f.count >= maxConnections || f.banned != nil && f.banned(address(c)) {
 		return false
 	}
 	f.count++

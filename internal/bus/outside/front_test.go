@@ -14,9 +14,11 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -249,6 +251,22 @@ func TestCutWhenListenerGoes(t *testing.T) {
 	if s.Address() != "" {
 		t.Errorf("it still listens at %s", s.Address())
 	}
+}
+
+func TestBannedClientsAreCut(t *testing.T) {
+	s := newStand(t)
+	nc := s.dial(t)
+	var all atomic.Bool
+	all.Store(true)
+	s.SetBanned(func(a netip.Addr) bool { return all.Load() && a == netip.MustParseAddr("127.0.0.1") })
+	if !within(nc.IsClosed) {
+		t.Error("it was not cut")
+	}
+	if _, err := nats.Connect("nats://"+s.Address(), s.opts...); err == nil {
+		t.Error("it came back")
+	}
+	all.Store(false)
+	speaks(t, s.dial(t), 10)
 }
 
 func TestCertificateIsReadAgain(t *testing.T) {
