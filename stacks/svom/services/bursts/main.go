@@ -28,7 +28,7 @@ func main() {
 
 func setup(s *service.Service) error {
 	b := &bursts{Service: s, store: store.New(s.Database("bursts"))}
-	service.Subscribe(s, "data.*", b.take, service.SubscribeOptions{Name: "group", Attempts: -1})
+	service.Subscribe(s, "data.*", b.take, service.SubscribeOptions{Name: "group", Attempts: -1, AckWait: 5 * time.Second})
 	service.Answer(s, "bursts.list", b.list)
 	service.Answer(s, "bursts.show", b.show)
 	go message.Heartbeat(s.Context(), s, "activity.core_program", "BURSTS", beat)
