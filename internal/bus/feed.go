@@ -94,8 +94,8 @@ func (f *Feed) Listen(pattern string, take func(m Heard, more bool), missed func
 			losses = now
 			missed()
 		}
-		waiting, _, err := sub.Pending()
-		take(heard(m), err == nil && waiting > 0)
+		waiting, _, err := sub.Pending() // this one too
+		take(heard(m), err == nil && waiting > 1)
 	})
 	close(ready)
 	if err != nil {

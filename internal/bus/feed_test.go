@@ -129,3 +129,42 @@ func TestFeedReadsPages(t *testing.T) {
 		t.Errorf("%d consumers are left", left)
 	}
 }
+
+// TestLoneMessageIsNotHeldBack: of the last message of several, and of a lone one, it is
+// not said that another is at hand.
+func TestLoneMessageIsNotHeldBack(t *testing.T) {
+	b := open(t, observatory())
+	f, err := b.Feed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	more, release := make(chan bool, 10), make(chan struct{})
+	stop, err := f.Listen("data.*", func(_ Heard, at bool) { more <- at; <-release }, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	_, nc := stream(t, b, "receiver")
+	if err := nc.Publish("data.live", nil); err != nil {
+		t.Fatal(err)
+	}
+	if <-more {
+		t.Error("a lone message has another behind it")
+	}
+	for range 2 {
+		if err := nc.Publish("data.live", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.mu.Lock()
+	var sub *nats.Subscription
+	for sub = range f.missed {
+	}
+	f.mu.Unlock()
+	until(t, "both are there", func() bool { n, _, err := sub.Pending(); return err == nil && n == 3 })
+	close(release)
+	if !<-more || <-more {
+		t.Error("of two messages, the first has none behind it or the last has one")
+	}
+}
