@@ -84,3 +84,27 @@ func TestSubjectCovers(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParseGrant: nothing panics, and what is granted is nobody's inbox, has its first
+// token written out, and is granted again as it is.
+func FuzzParseGrant(f *testing.F) {
+	for _, s := range []string{"", "a", "a.*", "a.>", ">", "*.a", "_INBOX.>", "$SRV.PING", "$JS.API.>", `{"cmd":"a"}`, "{", "a..b", "a b"} {
+		f.Add(s, true)
+		f.Add(s, false)
+	}
+	f.Fuzz(func(t *testing.T, s string, asks bool) {
+		subject, err := ParseGrant(s, asks)
+		if err != nil {
+			if subject != "" {
+				t.Errorf("ParseGrant(%q) = %q, %v", s, subject, err)
+			}
+			return
+		}
+		if strings.IndexByte("_*>", subject[0]) >= 0 || subject[0] == '$' && !asks {
+			t.Errorf("ParseGrant(%q) grants %q", s, subject)
+		}
+		if again, err := ParseGrant(subject, asks); err != nil || again != subject {
+			t.Errorf("ParseGrant(%q) = %q, and again %q, %v", s, subject, again, err)
+		}
+	})
+}

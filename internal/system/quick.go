@@ -27,7 +27,7 @@ func quickly(src string) (*node, bool) {
 }
 
 // quick reads lines. Each of its methods reports false on whatever it does not know
-// for certain; then the library reads the section.
+// for certain; then the library reads the file.
 type quick struct {
 	src   string
 	pos   int
