@@ -85,9 +85,13 @@ func (r registry) Owned(owner string) []delivery.Consumer {
 }
 
 // Grant implements [delivery.Registry].
-func (r registry) Grant(c delivery.Consumer) error {
+func (r registry) Grant(user string, c delivery.Consumer) error {
 	r.b.mu.Lock()
 	known := slices.Contains(r.b.consumers[c.Owner], c)
+	name := c.Stream + "." + c.Name
+	if in := r.b.instances[user]; in != nil && !slices.Contains(in.pulls, name) {
+		in.pulls = append(slices.Clip(in.pulls), name)
+	}
 	r.b.mu.Unlock()
 	if known {
 		return nil

@@ -144,6 +144,9 @@ func TestConsumersOutliveTheBus(t *testing.T) {
 		c := Credentials{URL: b.URL(), User: "page-1", InboxPrefix: "_FL.page.page-1"}
 		if f != nil {
 			c.Password = f.Instances[0].Password
+			if r, err := b.Registered("page-1"); err != nil || r.Consumers != 1 {
+				t.Errorf("the bus that follows knows of %+v, %v; want that it has a consumer", r, err)
+			}
 		} else {
 			c = issue(t, b, "page", "page-1")
 		}

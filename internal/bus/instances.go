@@ -25,6 +25,7 @@ type instance struct {
 	party    party // as the model said when the credentials were issued
 	password string
 	draining bool
+	pulls    []string // the consumers that it has asked for, as stream.consumer
 
 	gone uint64           // requests given to connections that closed some time ago
 	seen map[uint64]tally // requests last seen given on each connection, by its id

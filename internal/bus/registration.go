@@ -14,6 +14,8 @@ type Registration struct {
 	// Subscriptions counts those on what the service answers and subscribes;
 	// inboxes and micro's discovery do not count.
 	Subscriptions int
+	// Consumers counts those that the instance has asked for, to get what queues keep.
+	Consumers int
 	// Patterns are the subjects of these subscriptions, sorted, each once.
 	Patterns []string
 	// Delivered counts the requests that the instance was given in its life,
@@ -30,7 +32,10 @@ type Registration struct {
 // It returns [ErrUnknownInstance] if the instance has no credentials.
 func (b *Bus) Registered(id string) (Registration, error) {
 	b.mu.Lock()
-	in, closed := b.instances[id], b.closed
+	in, closed, consumers := b.instances[id], b.closed, 0
+	if in != nil {
+		consumers = len(in.pulls)
+	}
 	b.mu.Unlock()
 	switch {
 	case closed:
@@ -43,7 +48,7 @@ func (b *Bus) Registered(id string) (Registration, error) {
 		return Registration{}, fmt.Errorf("look up %s on bus: %w", id, err)
 	}
 	views := in.party.views(conns[id])
-	r := Registration{Connected: len(views) > 0}
+	r := Registration{Connected: len(views) > 0, Consumers: consumers}
 	for _, v := range views {
 		r.Subscriptions += v.subscriptions
 		r.Patterns = append(r.Patterns, v.patterns...)

@@ -36,7 +36,8 @@ type FormerInstance struct {
 	// Bus is what the model said when the credentials were issued.
 	Bus       system.ServiceBus
 	Draining  bool
-	Delivered uint64 // as of [Registration]
+	Pulls     []string // the consumers that it has asked for
+	Delivered uint64   // as of [Registration]
 }
 
 // Former returns what a bus in another process must know to take the place of
@@ -60,7 +61,7 @@ func (b *Bus) Former() *Former {
 		if in := b.instances[id]; in != nil {
 			f.Instances = append(f.Instances, FormerInstance{
 				ID: id, Service: in.party.service, Password: in.password, Bus: *in.party.bus,
-				Draining: in.draining, Delivered: max(reg.Delivered, in.sum()),
+				Draining: in.draining, Pulls: in.pulls, Delivered: max(reg.Delivered, in.sum()),
 			})
 		}
 		b.mu.Unlock()
@@ -91,7 +92,7 @@ func (b *Bus) follow(f *Former) {
 	for _, was := range f.Instances {
 		in := &instance{
 			id: was.ID, party: party{was.Service, &was.Bus}, password: was.Password,
-			draining: was.Draining, gone: was.Delivered, seen: make(map[uint64]tally),
+			draining: was.Draining, pulls: was.Pulls, gone: was.Delivered, seen: make(map[uint64]tally),
 		}
 		// The model's own where it is the same: parties are told apart by it.
 		for _, p := range parties(b.sys) {

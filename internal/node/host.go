@@ -202,14 +202,14 @@ func (h *host) Unregistered(id string) string {
 		return "is unknown to the bus: " + err.Error()
 	case !reg.Connected:
 		return "has not connected to the bus: it must use " + wire.EnvNATSURL + ", " + wire.EnvNATSUser + " and " + wire.EnvNATSPass
-	case reg.Subscriptions == 0:
-		return "has subscribed nothing of what it answers"
+	case reg.Subscriptions+reg.Consumers == 0:
+		return "has subscribed nothing of what it answers or subscribes"
 	}
 	now := time.Now()
 	h.mu.Lock()
 	last, again := h.seen[id]
-	if !again || last.count != reg.Subscriptions {
-		last = look{now, reg.Subscriptions}
+	if count := reg.Subscriptions + reg.Consumers; !again || last.count != count {
+		last = look{now, count}
 		h.seen[id] = last
 	}
 	h.mu.Unlock()

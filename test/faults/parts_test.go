@@ -30,7 +30,7 @@ func play(part string, args []string) int {
 	if run, ok := parts[part]; ok {
 		return run(args)
 	}
-	setups := map[string]func(*service.Service) error{"clerk": clerk, "mortal": mortal, "notes": notes}
+	setups := map[string]func(*service.Service) error{"clerk": clerk, "mortal": mortal, "notes": notes, "collector": collector}
 	service.Main(setups[part])
 	return 0
 }

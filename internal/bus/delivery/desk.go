@@ -45,8 +45,9 @@ type Registry interface {
 	Party(user string) (Party, bool)
 	// Owned lists what belongs to an owner.
 	Owned(owner string) []Consumer
-	// Grant lets a consumer's owner use it. It does so when it returns.
-	Grant(Consumer) error
+	// Grant lets a consumer's owner use it, for whom a user has asked for it. It does
+	// so when it returns.
+	Grant(user string, c Consumer) error
 }
 
 // Desk answers what parties of the bus ask. Its methods are safe for concurrent use.
@@ -216,7 +217,7 @@ func (d *Desk) consumers(ctx context.Context, user string, req wire.SubscribeReq
 		if err != nil {
 			return nil, err
 		}
-		if err := d.reg.Grant(c); err != nil {
+		if err := d.reg.Grant(user, c); err != nil {
 			return nil, err
 		}
 		list = append(list, wire.Consumer{
