@@ -43,13 +43,18 @@ const requesters = 64
 
 // drive runs do in 64 goroutines for d, each a loop of one request after the other.
 func drive(d time.Duration, connect func() (do func() error, end func(), err error)) (result, error) {
+	return driveWith(requesters, d, connect)
+}
+
+// driveWith is drive with n goroutines.
+func driveWith(n int, d time.Duration, connect func() (do func() error, end func(), err error)) (result, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	var mu sync.Mutex // guards total
 	var total result
 	var wg sync.WaitGroup
 	begin, before := time.Now(), spent()
-	for range requesters {
+	for range n {
 		do, closeIt, err := connect()
 		if err != nil {
 			return total, err

@@ -27,6 +27,8 @@ func peer(name string, args []string) error {
 	switch name {
 	case "nats":
 		return peerNATS(ctx, args[0])
+	case "stream":
+		return peerStream(ctx, args[0], args[1])
 	case "echo":
 		return peerEcho(ctx, args[0])
 	case "bare":
