@@ -287,6 +287,7 @@ func TestTheDoorPublishesWhileTheBusMoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { shut(t, next) })
+	b.Leave()
 	more()
 	stop()
 	sending.Wait()
@@ -307,6 +308,32 @@ func TestTheDoorPublishesWhileTheBusMoves(t *testing.T) {
 		}
 		return true
 	})
+}
+
+func TestTheDoorPublishesElsewhere(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, nil)
+	b := h.open(t, Options{Model: door(system.Queue{Name: "data.vhf", Type: "Level"}, system.Queue{Name: "data.q", Type: "Level", Enforce: system.EnforceQuarantine})})
+	if s := posted(t, b, catalogue.Publication{Subject: "data.vhf", Data: level(1)}); s != (catalogue.Stored{Stream: "data_vhf", Sequence: 1}) {
+		t.Errorf("stored as %+v", s)
+	}
+	for i := range 2 {
+		s := posted(t, b, catalogue.Publication{Subject: "data.vhf", Data: level(2), Key: "two"})
+		if s != (catalogue.Stored{Stream: "data_vhf", Sequence: 3, Duplicate: i > 0}) {
+			t.Errorf("with a key, time %d: %+v", i+1, s)
+		}
+	}
+	if s := posted(t, b, catalogue.Publication{Subject: "data.q", Data: []byte("1")}); s.Stream != catalogue.DeadLetters {
+		t.Errorf("quarantined as %+v", s)
+	}
+	var all []catalogue.Publication
+	for i := range 100 {
+		all = append(all, catalogue.Publication{Subject: "data.vhf", Data: level(i), Key: fmt.Sprint(i % 50)})
+	}
+	together(t, b, all)
+	if s := state(t, b, "data.vhf"); s.Messages != 52 || s.Markers != 51 {
+		t.Errorf("the queue holds %+v, want 52 messages and 51 markers", s)
+	}
 }
 
 // BenchmarkCommit is what the door publishes at once, beside one sync for each

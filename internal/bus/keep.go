@@ -297,9 +297,9 @@ func (b *Bus) Deliver(services ...string) {
 
 // Leave is called after a Suspend when another process's bus has followed this one:
 // nothing is kept or checked here any more. The gateway's connection goes on, to the
-// other bus.
+// other bus, and so does what the door publishes, until Close.
 func (b *Bus) Leave() {
-	b.catalogue.close()
+	b.catalogue.leave()
 	b.catalogue.mu.Lock()
 	if nc := b.catalogue.conn; nc != nil {
 		nc.Close()

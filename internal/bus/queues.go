@@ -119,12 +119,17 @@ func (b *Bus) hasStreams() bool {
 }
 
 func (q *queues) close() {
-	q.mu.Lock()
-	checker, desk := q.checker, q.desk
-	q.mu.Unlock()
 	if c := q.committer.Load(); c != nil {
 		c.Close()
 	}
+	q.leave()
+}
+
+// leave ends all but what the door publishes.
+func (q *queues) leave() {
+	q.mu.Lock()
+	checker, desk := q.checker, q.desk
+	q.mu.Unlock()
 	if desk != nil {
 		desk.Close()
 	}

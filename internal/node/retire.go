@@ -189,6 +189,7 @@ func (n *Node) closeRetired(ctx context.Context) error {
 	defer cancel()
 	err := n.gate.Stop(ctx)
 	n.gateConn.Close()
+	err = errors.Join(err, n.bus.Close(ctx))
 	return errors.Join(err, n.control.Close(), n.access.Close(), n.certs.Close())
 }
 

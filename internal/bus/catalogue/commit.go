@@ -46,6 +46,8 @@ const (
 	addedBytes = 256
 	// commitTime is how long the acknowledgement of a group is waited for.
 	commitTime = 5 * time.Second
+	// mostTries is how often a message with a key is sent while no answer comes.
+	mostTries = 5
 	// reconnectPause is how often it is looked whether the connection is back.
 	reconnectPause = 10 * time.Millisecond
 )
@@ -91,6 +93,8 @@ type Committer struct {
 	held   int
 	bytes  int
 	closed bool
+	link   context.Context //nolint:containedctx // ends when the connection is broken off
+	cut    context.CancelFunc
 
 	running sync.WaitGroup // of lanes
 
@@ -112,6 +116,7 @@ type entry struct {
 	id     string
 	size   int
 	turn   atomic.Int32
+	tries  int // without an answer
 	done   chan struct{} // closed when the fields below are set
 	stored Stored
 	err    error
@@ -128,8 +133,20 @@ const (
 // buffer what is published while it is broken off.
 func NewCommitter(c *Checker, nc *nats.Conn) *Committer {
 	committer := &Committer{checker: c, nc: nc, lanes: map[string]*lane{}}
+	committer.relink()
+	nc.SetDisconnectErrHandler(func(*nats.Conn, error) { committer.relink() })
 	nc.SetReconnectHandler(func(*nats.Conn) { committer.paused.Store(false) })
 	return committer
+}
+
+// relink ends the waiting for answers that will not come any more.
+func (c *Committer) relink() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cut != nil {
+		c.cut()
+	}
+	c.link, c.cut = context.WithCancel(context.Background()) //nolint:gosec // the next relink or Close ends it
 }
 
 // Pause returns when what is being stored is answered, which takes a moment. The
@@ -180,6 +197,9 @@ func (c *Committer) Close() {
 		c.finish(e, Stored{}, ErrUnavailable)
 	}
 	c.running.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut()
 }
 
 // Commit stores a message, and returns when it is synced. The error is a
@@ -191,7 +211,7 @@ func (c *Committer) Commit(ctx context.Context, m Publication) (Stored, error) {
 	if err != nil {
 		return Stored{}, err
 	}
-	if err := c.wait(stream, e); err != nil {
+	if err := c.wait(stream, e); err != nil { //nolint:contextcheck // what is stored is stored for many callers
 		return Stored{}, err
 	}
 	select {
@@ -376,6 +396,8 @@ func (c *Committer) store(stream string, group []*entry) {
 	switch {
 	case err == nil:
 		c.tell(group, ack)
+	case errors.Is(err, ErrUnknown):
+		c.again(stream, group, err)
 	case !isRefused:
 		c.fail(group, err)
 	case refused.Code >= 500:
@@ -385,6 +407,22 @@ func (c *Committer) store(stream string, group []*entry) {
 		c.fail(group, fmt.Errorf("%w: %w", ErrFull, err))
 	default:
 		c.apart(stream, group, refused)
+	}
+}
+
+// again stores those of a group once more that have keys: it is not known whether the
+// group is stored, but nothing is stored twice by its key.
+func (c *Committer) again(stream string, group []*entry, err error) {
+	var keyed []*entry
+	for _, e := range group {
+		if e.tries++; e.marker != "" && e.tries < mostTries {
+			keyed = append(keyed, e)
+		} else {
+			c.finish(e, Stored{}, err)
+		}
+	}
+	if len(keyed) > 0 {
+		c.store(stream, keyed)
 	}
 }
 
@@ -448,8 +486,7 @@ func (c *Committer) tell(group []*entry, ack *ack) {
 	}
 	// A batch is stored without gaps; the acknowledgement tells the last of it.
 	sequence := ack.Sequence
-	for i := len(group) - 1; i >= 0; i-- {
-		e := group[i]
+	for _, e := range slices.Backward(group) {
 		c.finish(e, Stored{ack.Stream, sequence, false}, nil)
 		sequence--
 		if e.marker != "" {

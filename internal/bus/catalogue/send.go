@@ -55,7 +55,7 @@ func (c *Committer) send(group []*entry) (*ack, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err) // a batch without its commit is not stored
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), commitTime)
+	ctx, cancel := c.asked()
 	defer cancel()
 	reply, err := c.nc.RequestMsgWithContext(ctx, last)
 	switch {
@@ -72,6 +72,13 @@ func (c *Committer) send(group []*entry) (*ack, error) {
 		return nil, a.Error
 	}
 	return &a, nil
+}
+
+// asked bounds how long an answer is waited for.
+func (c *Committer) asked() (context.Context, context.CancelFunc) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return context.WithTimeout(c.link, commitTime)
 }
 
 // sendAll publishes a group but for its last message, which it returns.
@@ -130,7 +137,7 @@ func (c *Committer) last(stream, subject string) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("ask for %s: %w", subject, err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), commitTime)
+	ctx, cancel := c.asked()
 	defer cancel()
 	reply, err := c.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, request)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,10 +32,8 @@ func parseField(s string) (field, error) {
 	case where == "header":
 		return field{name: s, header: textproto.CanonicalMIMEHeaderKey(rest)}, nil
 	case where == "body":
-		for _, token := range path {
-			if token == "" {
-				return field{}, fmt.Errorf("dedupe: %q has an empty part", s)
-			}
+		if slices.Contains(path, "") {
+			return field{}, fmt.Errorf("dedupe: %q has an empty part", s)
 		}
 		return field{name: s, path: path}, nil
 	}
