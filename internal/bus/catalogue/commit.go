@@ -116,7 +116,7 @@ type entry struct {
 	id     string
 	size   int
 	turn   atomic.Int32
-	tries  int // without an answer
+	tries  int           // without an answer
 	done   chan struct{} // closed when the fields below are set
 	stored Stored
 	err    error
@@ -146,7 +146,7 @@ func (c *Committer) relink() {
 	if c.cut != nil {
 		c.cut()
 	}
-	c.link, c.cut = context.WithCancel(context.Background()) //nolint:gosec // the next relink or Close ends it
+	c.link, c.cut = context.WithCancel(context.Background())
 }
 
 // Pause returns when what is being stored is answered, which takes a moment. The
