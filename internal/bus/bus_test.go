@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"flag"
 	"log/slog"
 	"testing"
 	"time"
@@ -12,10 +13,27 @@ import (
 	"fairlead/internal/system"
 )
 
+// elsewhere runs the tests that open a bus with another server that keeps its store:
+//
+//	go test ./internal/bus -elsewhere
+var elsewhere = flag.Bool("elsewhere", false, "let another server keep the store")
+
+// ownStore skips a test of what a bus has only that keeps its store itself.
+func ownStore(t *testing.T) {
+	t.Helper()
+	if *elsewhere {
+		t.Skip("the store is elsewhere")
+	}
+}
+
 // open starts a bus that ends with the test.
 func open(tb testing.TB, sys *system.System) *Bus {
 	tb.Helper()
-	b, err := Open(tb.Context(), Options{Dir: tb.TempDir(), System: "test", Logger: slog.New(slog.DiscardHandler)})
+	o := Options{Dir: tb.TempDir(), System: "test", Logger: slog.New(slog.DiscardHandler)}
+	if *elsewhere {
+		o.Elsewhere = newHub(tb, nil).place()
+	}
+	b, err := Open(tb.Context(), o)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -78,7 +78,7 @@ func TestStrangersCannotTakeAllConnections(t *testing.T) {
 	}
 	until(t, "all came, and the crowd is cut", func() bool {
 		z, err := b.server.Load().Varz(nil)
-		return err == nil && z.TotalConnections >= strangers+200 && b.server.Load().NumClients() <= strangers
+		return err == nil && z.TotalConnections >= strangers+200 && b.server.Load().NumClients() <= strangers+8 // and our own
 	})
 	if n := b.server.Load().NumClients(); n < strangers-10 {
 		t.Errorf("%d stay; want some %d", n, strangers)

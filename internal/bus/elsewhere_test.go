@@ -13,9 +13,11 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +28,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 
+	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/bus/link"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
@@ -525,6 +528,79 @@ func TestWhoTheBusIsElsewhere(t *testing.T) {
 				t.Errorf("error %v, want %q", err, tt.err)
 			}
 		})
+	}
+}
+
+// TestAClusterElsewhereLosesAServer ends the server of a cluster that the bus is linked
+// to: it goes on with another one, and nothing that was acknowledged is lost.
+func TestAClusterElsewhereLosesAServer(t *testing.T) {
+	t.Parallel()
+	var routes []*url.URL
+	for range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		routes = append(routes, &url.URL{Scheme: "nats", Host: l.Addr().String()})
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	join := func(o *server.Options, i int) {
+		port, err := strconv.Atoi(routes[i].Port())
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.ServerName = fmt.Sprintf("hub-%d", i)
+		o.Cluster.Name, o.Cluster.Host, o.Cluster.Port, o.Routes = "hub", "127.0.0.1", port, routes
+	}
+	h := newHub(t, func(o *server.Options) { join(o, 0) })
+	for i := 1; i < 3; i++ {
+		o := h.opts.Clone()
+		o.StoreDir, o.Port, o.LeafNode.Port = t.TempDir(), server.RANDOM_PORT, server.RANDOM_PORT
+		join(o, i)
+		other := &hub{opts: o}
+		other.start(t)
+		t.Cleanup(other.stop)
+	}
+	q := system.Queue{Name: "data.vhf", Type: "Level"}
+	sys := observatory(q)
+	sys.Queues[0].Replicas = 3
+	b := h.open(t, Options{Model: sys})
+	js, _ := stream(t, b, "receiver")
+	acknowledged := 0
+	publish := func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := js.Publish(ctx, "data.vhf", []byte(`{"level": 1}`))
+		if err == nil {
+			acknowledged++
+		}
+		return err == nil
+	}
+	patiently(t, "the cluster stores", publish)
+	for range 20 {
+		publish()
+	}
+	h.stop()
+	patiently(t, "another server stores", publish)
+	patiently(t, "the count is known", func() bool {
+		all, err := catalogue.States(t.Context(), b.catalogue.js)
+		return err == nil && len(all) == 1 && all[0].Messages >= uint64(acknowledged)
+	})
+	if err := b.Healthy(); err != nil {
+		t.Error(err)
+	}
+}
+
+// patiently is until for what a cluster has to elect a leader for first, on a machine that
+// does much else.
+func patiently(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited a minute in vain until %s", what)
+		}
 	}
 }
 

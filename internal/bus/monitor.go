@@ -17,12 +17,13 @@ var monitors = map[string]func(*server.Server, http.ResponseWriter, *http.Reques
 	"/routez":  (*server.Server).HandleRoutez,
 	"/subsz":   (*server.Server).HandleSubsz,
 	"/jsz":     (*server.Server).HandleJsz,
+	"/leafz":   (*server.Server).HandleLeafz,
 	"/healthz": (*server.Server).HandleHealthz,
 }
 
 // Monitor answers what NATS's monitoring port does, with the server's own handlers
 // and so with the same JSON and the same options in the query, but without a port:
-// /varz, /connz, /routez, /subsz, /jsz and /healthz. It answers 503 while the bus is
+// /varz, /connz, /routez, /leafz, /subsz, /jsz and /healthz. It answers 503 while the bus is
 // suspended. It shows who is connected and the subjects they use, no passwords, and
 // does not ask who wants to know: that is the caller's to do.
 func (b *Bus) Monitor() http.Handler {
@@ -37,7 +38,7 @@ func (b *Bus) Monitor() http.Handler {
 			http.Error(w, "the bus can only be looked at", http.StatusMethodNotAllowed)
 		case r.URL.Path == "/" || r.URL.Path == "":
 			h.Set("Content-Type", "text/plain; charset=utf-8")
-			fmt.Fprintln(w, "varz connz routez subsz jsz healthz") // a client that is gone is nothing to report
+			fmt.Fprintln(w, "varz connz routez leafz subsz jsz healthz") // a client that is gone is nothing to report
 		case show == nil:
 			http.NotFound(w, r)
 		case s == nil:

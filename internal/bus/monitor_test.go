@@ -9,6 +9,7 @@ import (
 )
 
 func TestMonitorAnswersAsNATSDoes(t *testing.T) {
+	ownStore(t)
 	b := open(t, shop())
 	nc, err := b.Operator("a test")
 	if err != nil {
@@ -27,6 +28,7 @@ func TestMonitorAnswersAsNATSDoes(t *testing.T) {
 		{"/routez", "routes"},
 		{"/subsz?subs=1", "subscriptions_list"},
 		{"/jsz?streams=true&config=true&accounts=true", "account_details"},
+		{"/leafz", "leafnodes"},
 		{"/healthz?js-enabled-only=true", "status"},
 	}
 	for _, tt := range tests {

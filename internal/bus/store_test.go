@@ -176,6 +176,7 @@ func await(ok func() bool) bool {
 }
 
 func TestReopenStoreWhilePublishing(t *testing.T) {
+	ownStore(t)
 	b := open(t, shop())
 	nc, err := b.Operator("test")
 	if err != nil {

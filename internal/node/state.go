@@ -88,6 +88,10 @@ type keeping struct {
 	replicas  int    // servers that keep them, at least
 }
 
+// bucketBytes bounds a bucket elsewhere: accounts may demand a bound. It is never
+// reached: a key has one value.
+const bucketBytes = 64 << 20
+
 // systemKey names the system in the metadata of a bucket's stream.
 const systemKey = "fairlead.system"
 
@@ -104,7 +108,10 @@ func openBucket(ctx context.Context, nc *nats.Conn, k keeping, name, description
 	config := jetstream.StreamConfig{
 		Name: "KV_" + name, Description: description, Subjects: []string{"$KV." + name + ".>"},
 		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true, Storage: jetstream.FileStorage,
-		Replicas: max(k.replicas, 1), Metadata: map[string]string{systemKey: k.system},
+		Replicas: max(k.replicas, 1), MaxBytes: -1, Metadata: map[string]string{systemKey: k.system},
+	}
+	if k.elsewhere {
+		config.MaxBytes = bucketBytes
 	}
 	stream, err := js.Stream(ctx, config.Name)
 	switch {

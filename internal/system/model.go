@@ -500,7 +500,7 @@ type Monitor string
 
 // The monitors.
 const (
-	MonitorBus     Monitor = "bus"     // /varz, /connz, /routez, /subsz, /jsz, /healthz below the route
+	MonitorBus     Monitor = "bus"     // /varz, /connz, /routez, /leafz, /subsz, /jsz, /healthz below the route
 	MonitorMetrics Monitor = "metrics" // for Prometheus
 	MonitorHealth  Monitor = "health"  // 200 while the door serves
 
