@@ -3,6 +3,7 @@
 package svom_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -226,6 +227,7 @@ func TestSvom(t *testing.T) {
 	t.Run("what the catalogue says", s.testCatalogue)
 	t.Run("what is wrong is refused", s.testWrong)
 	t.Run("services say how they are", s.testHeartbeats)
+	t.Run("the page and what it is told", s.testPage)
 	t.Run("every notice counts once", s.testNotices)
 	t.Run("a station sends again", s.testStation)
 	t.Run("a client that speaks plain NATS", s.testNatsio)
@@ -302,6 +304,42 @@ func (s *stack) testHeartbeats(t *testing.T) {
 			out, _ := s.run(t, "queue", subject, "peek")
 			return strings.Contains(out, name)
 		})
+	}
+}
+
+// testPage has the page and its parts, and the events that it would get.
+func (s *stack) testPage(t *testing.T) {
+	status, page := s.ask(t, http.MethodGet, "/", "")
+	if status != http.StatusOK || !strings.Contains(page, "Content-Security-Policy") {
+		t.Errorf("%d %s", status, page)
+	}
+	for _, part := range []string{"/app.js", "/style.css", "/icon.svg", "/fairlead.js"} {
+		if status, _ := s.ask(t, http.MethodGet, part, ""); status != http.StatusOK {
+			t.Errorf("%s: %d", part, status)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/live/activity", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	resp, err := s.http.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	missing := map[string]bool{"VHF_RECEIVER": true, "BURSTS": true}
+	for lines := bufio.NewScanner(resp.Body); len(missing) > 0; {
+		if !lines.Scan() {
+			t.Fatalf("nothing was heard of %v: %v", missing, lines.Err())
+		}
+		for name := range missing {
+			if strings.Contains(lines.Text(), `"name":"`+name+`"`) {
+				delete(missing, name)
+			}
+		}
 	}
 }
 
