@@ -2,6 +2,8 @@ package cli
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -152,7 +154,7 @@ func renderCredentials(c control.BusCredentials, now time.Time) []string {
 		"NATS_URL=" + c.URL,
 	}
 	if c.Outside != "" {
-		lines = append(lines, "# from other machines: tls://"+c.Outside)
+		lines = append(lines, "# from other machines: tls://"+reachable(c.Outside))
 	}
 	return append(
 		lines,
@@ -160,6 +162,16 @@ func renderCredentials(c control.BusCredentials, now time.Time) []string {
 		"NATS_PASSWORD="+c.Password,
 		"NATS_INBOX_PREFIX="+c.InboxPrefix,
 	)
+}
+
+// reachable is where a listener can be reached: HOST stands for this machine where it
+// takes connections to any of its addresses.
+func reachable(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if ip, parsed := netip.ParseAddr(host); err == nil && (host == "" || parsed == nil && ip.IsUnspecified()) {
+		return "HOST:" + port
+	}
+	return address
 }
 
 func renderUsers(s *screen, list []control.BusUser, now time.Time) []string {

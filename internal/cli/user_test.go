@@ -26,6 +26,17 @@ func TestRenderUsers(t *testing.T) {
 		strings.Join(renderCredentials(credentials, noon), "\n")+"\n")
 }
 
+func TestReachable(t *testing.T) {
+	for in, want := range map[string]string{
+		":4223": "HOST:4223", "0.0.0.0:4223": "HOST:4223", "[::]:4223": "HOST:4223",
+		"127.0.0.1:4223": "127.0.0.1:4223", "bus.example.org:4223": "bus.example.org:4223",
+	} {
+		if got := reachable(in); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
+
 func TestParseEnd(t *testing.T) {
 	for _, tt := range []struct {
 		in   string
