@@ -39,8 +39,9 @@
 // # What it does not do
 //
 // No retries of what may have been done: an Ask is sent again only while nobody was
-// there to receive it. No durable messages: [Publish] and [Subscribe] are at most
-// once. It does not speak NestJS's envelope. It does not limit the size of HTTP
+// there to receive it. Messages are at most once, unless a queue of the file keeps
+// them: then [Publish] returns when they are stored, and [Subscribe] with a name is at
+// least once, never exactly once. It does not speak NestJS's envelope. It does not limit the size of HTTP
 // bodies, which the gateway does. It does not forward a user's identity: a token is
 // for one service, see [Ask].
 package service

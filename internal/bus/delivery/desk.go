@@ -77,7 +77,7 @@ func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, reg Regist
 	for prefix, serve := range map[string]func(context.Context, string, []byte) any{
 		wire.SubjectSubscribe: d.subscribe, wire.SubjectReject: d.reject, wire.SubjectNames: d.names,
 	} {
-		sub, err := nc.Subscribe(prefix+"*", func(m *nats.Msg) { d.take(m, strings.TrimPrefix(m.Subject, prefix), serve) })
+		sub, err := nc.Subscribe(prefix+"*", func(m *nats.Msg) { d.take(m, strings.TrimPrefix(m.Subject, prefix), serve) }) //nolint:contextcheck // it serves until Close
 		if err != nil {
 			d.Close()
 			return nil, fmt.Errorf("open desk: %w", err)
