@@ -3,9 +3,11 @@ package system
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -39,7 +41,7 @@ func trusted(n *node) *node {
 	for _, m := range n.items {
 		out.items = append(out.items, trusted(m))
 	}
-	if n.scalar() {
+	if n.scalar() || n.kind == null {
 		out.at.column = 0
 		if n.keyAt == n.at { // of a list
 			out.keyAt.column = 0
@@ -134,4 +136,99 @@ func FuzzQuick(f *testing.F) {
 		}
 		sameAsThorough(t, src)
 	})
+}
+
+// TestQuickReadsWhatPeopleWrite compares the two for files made of what people write,
+// in every order and at every depth.
+func TestQuickReadsWhatPeopleWrite(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	quick, all := 0, 1500
+	for range all {
+		w := writer{random: random}
+		w.block(0, 3)
+		if sameAsThorough(t, w.b.String()) {
+			quick++
+		}
+		if t.Failed() {
+			return
+		}
+	}
+	if quick < all/4 {
+		t.Errorf("%d of %d files are read quickly", quick, all)
+	}
+}
+
+// writer writes YAML at random.
+type writer struct {
+	random *rand.Rand
+	b      strings.Builder
+	keys   int
+}
+
+func (w *writer) one(of ...string) string { return of[w.random.IntN(len(of))] }
+
+// key is another one each time.
+func (w *writer) key() string {
+	w.keys++
+	n := strconv.Itoa(w.keys)
+	return w.one("a"+n, "services-"+n, "GET /api/{id}/"+n, "/x/"+n, `"quoted key `+n+`"`, "'single"+n+"'", n, "with space "+n, "data.vhf.x"+n, "activity.*."+n, "x-y_z"+n)
+}
+
+func (w *writer) scalar() string {
+	if w.random.IntN(20) == 0 { // what may be the library's
+		return w.one("-1", "~", "./x", "a,b", "http://x/y", "a:b", "a#b", "a - b", "*.x", "&a", "{id}", "a{b}", "ä", "", "a: b", "'it''s'", `"\t"`)
+	}
+	return w.one("a", "a b", "1", "1.5", "0x1F", "010", "true", "False", "null", "5s", "10MiB", "/srv/x", "$OUT/x", `"q"`, "'q'", `""`,
+		"it's", `say "x"`, "2027-01-31", "go build -o $OUT/a ./x", "yes", "on", ".5", "1_000", "1e3", "orders.>", "a.*")
+}
+
+func (w *writer) flow(depth int) string {
+	var parts []string
+	list := w.random.IntN(2) == 0
+	for range w.random.IntN(4) {
+		v := w.scalar()
+		if depth > 0 && w.random.IntN(4) == 0 {
+			v = w.flow(depth - 1)
+		}
+		if !list {
+			v = w.key() + ":" + w.one(" ", " ", " ", "  ") + v
+		}
+		parts = append(parts, v)
+	}
+	s := strings.Join(parts, w.one(", ", ", ", ",", " , ", ",\n    "))
+	if list {
+		return "[" + s + "]"
+	}
+	return "{" + w.one("", "", " ") + s + w.one("", "", " ") + "}"
+}
+
+func (w *writer) end() {
+	w.b.WriteString(w.one("", "", "", " ", " # note", "  # note: [x]") + w.one("\n", "\n", "\n", "\n\n", "\n# line\n", "\n   # line\n"))
+}
+
+// block writes a map or a list, indented by some spaces.
+func (w *writer) block(indent, depth int) {
+	pad := strings.Repeat(" ", indent)
+	list := indent > 0 && w.random.IntN(4) == 0
+	for range 1 + w.random.IntN(4) {
+		w.b.WriteString(pad)
+		if list {
+			w.b.WriteString("- ")
+		}
+		if !list || w.random.IntN(3) == 0 {
+			w.b.WriteString(w.key() + ":")
+			if depth > 0 && w.random.IntN(3) == 0 && !list {
+				w.end()
+				w.block(indent+w.random.IntN(3), depth-1)
+				continue
+			}
+			w.b.WriteString(" ")
+		}
+		if w.random.IntN(3) == 0 {
+			w.b.WriteString(w.flow(2))
+		} else {
+			w.b.WriteString(w.scalar())
+		}
+		w.end()
+	}
 }
