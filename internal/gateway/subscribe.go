@@ -157,7 +157,7 @@ func (x *exchange) subscribe(w http.ResponseWriter, r *http.Request) {
 	}
 	x.leaveBody(w, r)
 	if accept != "" {
-		x.subscribeSocket(r, session, accept)
+		x.subscribeSocket(r, session, accept) //nolint:contextcheck // it outlives the request
 		return
 	}
 	defer session.Leave()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -154,10 +155,7 @@ func TestSubscribeRefuses(t *testing.T) {
 		"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 	}
 	with := func(more ...string) map[string]string {
-		h := map[string]string{}
-		for k, v := range upgrade {
-			h[k] = v
-		}
+		h := maps.Clone(upgrade)
 		for i := 0; i < len(more); i += 2 {
 			h[more[i]] = more[i+1]
 		}

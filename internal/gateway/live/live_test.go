@@ -68,19 +68,19 @@ func (r *reader) put(events []*event) error {
 func (r *reader) beat(e *event) error { return r.put([]*event{e}) }
 
 // come lets a client in.
-func come(t testing.TB, room *Room, c Client) *reader {
-	t.Helper()
+func come(tb testing.TB, room *Room, c Client) *reader {
+	tb.Helper()
 	if c.Wide == "" {
 		c.Wide = "data.>"
 	}
 	if c.Subjects == nil {
 		c.Subjects = []string{c.Wide}
 	}
-	s, err := room.Enter(t.Context(), c)
+	s, err := room.Enter(tb.Context(), c)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	r := &reader{t: t, done: make(chan struct{})}
+	r := &reader{t: tb, done: make(chan struct{})}
 	r.news = sync.NewCond(&r.mu)
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancel(context.Background())
@@ -141,10 +141,10 @@ func texts(list []told) string {
 	return strings.Join(out, " ")
 }
 
-func openRoom(t testing.TB, b Bus) *Room {
-	t.Helper()
+func openRoom(tb testing.TB, b Bus) *Room {
+	tb.Helper()
 	r := New(Options{Bus: b, Key: []byte("key")})
-	t.Cleanup(r.Close)
+	tb.Cleanup(r.Close)
 	return r
 }
 
@@ -310,7 +310,7 @@ func TestNothingIsLostOrTwice(t *testing.T) {
 				// Queues are in order each; the client knows them all apart.
 				want, got := map[string][]string{}, map[string][]string{}
 				by := func(into map[string][]string, text string) {
-					q := strings.SplitN(text, "-", 2)[0]
+					q, _, _ := strings.Cut(text, "-")
 					q = strings.TrimSuffix(strings.TrimSuffix(q, ".1"), ".2")
 					into[q] = append(into[q], text)
 				}
