@@ -33,7 +33,12 @@ func TestFeedHearsWhereMessagesAreStored(t *testing.T) {
 	}
 	t.Cleanup(f.Close)
 	heard, missed := make(chan Heard, 10), make(chan struct{}, 10)
-	stop, err := f.Listen("data.*", func(m Heard, _ bool) { heard <- m }, func() { missed <- struct{}{} })
+	stop, err := f.Listen("data.*", func(m Heard, more bool) {
+		if more {
+			t.Error("nobody is told of the last message until there is another one")
+		}
+		heard <- m
+	}, func() { missed <- struct{}{} })
 	if err != nil {
 		t.Fatal(err)
 	}

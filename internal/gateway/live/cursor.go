@@ -83,7 +83,7 @@ func (s signer) decode(cursor string) (positions, bool) {
 	if len(cursor) > mostCursor {
 		return nil, false
 	}
-	raw, err := base64.RawURLEncoding.DecodeString(cursor)
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
 	if err != nil || len(raw) <= 1+macBytes || raw[0] != cursorVersion {
 		return nil, false
 	}
