@@ -8,7 +8,7 @@ import (
 )
 
 // The YAML library takes the square of the time for the keys of one map, and much for
-// each word: 5,000 routes take a quarter of a second. So a file of what people write
+// each word: 5,000 routes take a fifth of a second. So a file of what people write
 // most, keys and values of one line in plain letters, is read here, and the library
 // reads every other, and all in which something is wrong: every finding about the text
 // is the library's. FuzzQuick compares the two.
