@@ -52,7 +52,7 @@ var (
 	// subject, because permissions grant nobody another's; elsewhere they are not ours.
 	ownControl = []string{
 		catalogue.Incoming + ">", catalogue.Refused + ">",
-		"$FLQ.subscribe.>", "$FLQ.reject.>", "$FLQ.queues", "$FLQ.queues.>",
+		wire.SubjectSubscribe + ">", wire.SubjectReject + ">", wire.SubjectNames + ">", wire.SubjectQueues,
 	}
 	// ownReplies are replies to our clients, which nobody elsewhere waits for.
 	ownReplies = wire.InboxPrefix + ".>"

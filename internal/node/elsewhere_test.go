@@ -110,8 +110,20 @@ func TestSystemOnABusElsewhere(t *testing.T) {
 	if err := second(); err == nil || !strings.Contains(err.Error(), "keeps the state of system small") {
 		t.Errorf("another system after the first: %v", err)
 	}
-	if st := f.up().Status(); st.Revision < 2 {
+	n = f.up()
+	if st := n.Status(); st.Revision < 2 {
 		t.Errorf("the state was forgotten: revision %d", st.Revision)
+	}
+	h.Shutdown()
+	eventually(t, func() bool { return n.Status().BusFault != "" })
+	if _, err := verb[[]control.Queue](f, control.VerbQueues, nil); err == nil || !strings.Contains(err.Error(), "queues cannot be reached") {
+		t.Errorf("queues of a server that is gone: %v", err)
+	}
+	if code, _ := f.get("/say/word"); code != 200 {
+		t.Errorf("a request without the server elsewhere: %d", code)
+	}
+	if err := n.Stop(ctx); err != nil {
+		t.Errorf("stop without the server elsewhere: %v", err)
 	}
 }
 

@@ -103,8 +103,11 @@ func lossHint(err error) error {
 	}
 }
 
-// js is JetStream as the operator.
+// js is JetStream as the operator. One elsewhere that cannot be reached is told at once.
 func (n *Node) js() (jetstream.JetStream, error) {
+	if err := n.bus.Healthy(); n.bus.Store() != "" && err != nil {
+		return nil, &control.Error{Code: control.CodeFailed, Message: "the queues cannot be reached: " + err.Error()}
+	}
 	js, err := jetstream.New(n.operator)
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
