@@ -51,11 +51,15 @@ func (x *exchange) speakNATS(w http.ResponseWriter, r *http.Request) {
 	}
 	// Whoever wakes it must not wait; a polite end takes a moment.
 	stream := lasting.NewStream(true, sync.OnceFunc(func() { go goAway(conn) }))
-	x.g.lasting.Add(stream, lasting.Ends{Client: x.origin.Client})
-	defer x.g.lasting.Remove(stream)
+	g, from := x.g, x.origin.Client
+	g.lasting.Add(stream, lasting.Ends{Client: from})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
-	defer cancel()
-	x.g.opts.NATS(ctx, websocket.NetConn(ctx, conn, websocket.MessageBinary), x.origin.Client.String())
+	// The request is over: what it needed would be held for days.
+	g.tasks.Go(func() {
+		defer g.lasting.Remove(stream)
+		defer cancel()
+		g.opts.NATS(ctx, websocket.NetConn(ctx, conn, websocket.MessageBinary), from.String())
+	})
 }
 
 // goAway ends a WebSocket so that its client comes back, within [lasting.CloseTime].
