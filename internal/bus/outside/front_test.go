@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -309,4 +310,45 @@ func FuzzReadConnect(f *testing.F) {
 			t.Errorf("%q of %q", line, b)
 		}
 	})
+}
+
+// TestListenersComeAndGo starts and stops the listener while clients come and stay.
+func TestListenersComeAndGo(t *testing.T) {
+	s := newStand(t)
+	done := make(chan struct{})
+	var clients sync.WaitGroup
+	for range 4 {
+		clients.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if at := s.Address(); at != "" {
+					if nc, err := nats.Connect("nats://"+at, s.opts...); err == nil {
+						_ = nc.FlushTimeout(time.Second) // it may be cut
+						nc.Close()
+					}
+				}
+			}
+		})
+	}
+	for range 10 {
+		if err := s.Listen(t.Context(), nil); err != nil {
+			t.Error(err)
+		}
+		if err := s.Listen(t.Context(), &s.file); err != nil {
+			t.Error(err)
+		}
+		nc := s.dial(t)
+		if err := nc.Flush(); err != nil {
+			t.Error(err)
+		}
+	}
+	close(done)
+	clients.Wait()
+	if !within(func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.count == len(s.conns) && len(s.strangers) == 0 }) {
+		t.Errorf("%d connections are counted, %d places taken", s.count, len(s.strangers))
+	}
 }
