@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -466,7 +465,9 @@ func (f *filter) pass(e *event) bool {
 	return f.all || e.kind != "" || slices.ContainsFunc(f.patterns, func(p string) bool { return matches(p, e.subject) })
 }
 
-// within returns the patterns of a queue's messages that are the client's.
+// within returns patterns of a queue's messages among which are all of the client's, nil
+// if none are. They do not overlap, as a consumer's filters must not: where the client's
+// do, it is the whole queue.
 func (f *filter) within(queue string) []string {
 	var out []string
 	for _, p := range f.patterns {
@@ -474,27 +475,24 @@ func (f *filter) within(queue string) []string {
 			out = append(out, both)
 		}
 	}
-	slices.SortFunc(out, strings.Compare)
-	return apart(out)
-}
-
-// apart leaves out patterns that lie within another: a consumer's filters must not
-// overlap. Of two that overlap and neither holds the other, it makes none; then the
-// caller asks for more and looks at each message.
-func apart(patterns []string) []string {
-	var out []string
-	for i, p := range patterns {
-		inside := slices.ContainsFunc(slices.Concat(patterns[:i], patterns[i+1:]), func(o string) bool { return o != p && meet(o, p) == p })
-		if !inside {
-			out = append(out, p)
-		}
-	}
-	for i, p := range out {
-		for _, o := range out[i+1:] {
-			if meet(p, o) != "" {
-				return nil
-			}
-		}
+	if out = apart(out); overlap(out) {
+		return []string{queue}
 	}
 	return out
+}
+
+// apart leaves out patterns that lie within another.
+func apart(patterns []string) []string {
+	return slices.DeleteFunc(slices.Clone(patterns), func(p string) bool {
+		return slices.ContainsFunc(patterns, func(o string) bool { return o != p && meet(o, p) == p })
+	})
+}
+
+func overlap(patterns []string) bool {
+	for i, p := range patterns {
+		if slices.ContainsFunc(patterns[i+1:], func(o string) bool { return meet(p, o) != "" }) {
+			return true
+		}
+	}
+	return false
 }

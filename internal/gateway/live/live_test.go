@@ -243,6 +243,7 @@ func TestNothingIsLostOrTwice(t *testing.T) {
 				{client: Client{Wide: "data.>"}},
 				{client: Client{Wide: "data.>", Subjects: []string{"data.b"}}},
 				{client: Client{Wide: "data.>", Subjects: []string{"data.*.1", "data.a.*"}}},
+				{client: Client{Wide: ">", Subjects: []string{"*.a.1", "data.a.1", "more"}}},
 				{client: Client{Wide: ">"}},
 			}
 			for _, m := range members {

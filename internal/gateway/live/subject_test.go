@@ -78,6 +78,24 @@ func TestNarrow(t *testing.T) {
 	}
 }
 
+func TestFilterWithinAQueue(t *testing.T) {
+	tests := []struct{ patterns, queue, want string }{
+		{"data.*", "data.vhf", "data.vhf"},
+		{"data.vhf", "data.*", "data.vhf"},
+		{"data.a data.b", "data.*", "data.a data.b"},
+		{"data.a data.*", "data.>", "data.*"},
+		{"data.*.1 data.a.*", "data.>", "data.>"},
+		{"data.*.1 data.a.*", "data.a.*", "data.a.*"},
+		{"other.*", "data.*", ""},
+	}
+	for _, tt := range tests {
+		f := newFilter("", strings.Fields(tt.patterns))
+		if got := strings.Join(f.within(tt.queue), " "); got != tt.want {
+			t.Errorf("%s within %s: %s, want %s", tt.patterns, tt.queue, got, tt.want)
+		}
+	}
+}
+
 func FuzzTemplate(f *testing.F) {
 	f.Add("data.{a}.{claim:b}.*", "x", "y")
 	f.Add("{", "*", ".")
