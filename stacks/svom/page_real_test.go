@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"os/exec"
-	"strings"
 	"testing"
 
 	"fairlead/test/browser"
@@ -69,7 +68,4 @@ func TestRealPage(t *testing.T) {
 	p.Until(t, text("burst-list", "4 notices"))
 	p.Until(t, live)
 	p.Quiet(t, "WebSocket")
-	if out, ok := s.run(t, "down"); !ok && !strings.Contains(out, "stopped") {
-		t.Errorf("down: %s", out)
-	}
 }

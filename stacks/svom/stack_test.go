@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -74,13 +75,20 @@ func up(t *testing.T) *stack {
 	return s
 }
 
-// down stops the system as Ctrl-C does, and shows what it logged if the test failed.
+// down stops the system, also one that another process has taken over, and shows what
+// it logged if the test failed.
 func (s *stack) down(t *testing.T, cmd *exec.Cmd, ended chan error, output *recorder) {
 	t.Helper()
-	_ = cmd.Process.Signal(syscall.SIGINT)
+	out, err := exec.Command(s.program, "--data", s.data, "down").CombinedOutput()
+	if err != nil && s.url != "" {
+		t.Errorf("down: %v\n%s", err, out)
+	}
+	if err != nil {
+		_ = cmd.Process.Signal(syscall.SIGINT)
+	}
 	select {
 	case err := <-ended:
-		if err != nil {
+		if err != nil && s.url != "" {
 			t.Errorf("the system did not end well: %v\n%s", err, output)
 		}
 	case <-time.After(time.Minute):
@@ -318,6 +326,15 @@ func (s *stack) testPage(t *testing.T) {
 			t.Errorf("%s: %d", part, status)
 		}
 	}
+	for _, path := range []string{"/catalogue.json", "/monitor/varz"} {
+		if status, _ := s.ask(t, http.MethodGet, path, ""); status != http.StatusUnauthorized {
+			t.Errorf("%s without a password: %d", path, status)
+		}
+		login := "Basic " + base64.StdEncoding.EncodeToString([]byte("operator:"+s.secret(t, "OPERATOR_PASSWORD")))
+		if status, body := s.ask(t, http.MethodGet, path, "", "Authorization", login); status != http.StatusOK {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/live/activity", nil)
@@ -509,6 +526,12 @@ func (s *stack) testNatsio(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// The broker is replaced by another process: the client connects again, as often as
+	// it takes.
+	if out, ok := s.run(t, "upgrade"); !ok {
+		t.Fatalf("upgrade: %s", out)
+	}
+	eventually(t, "the client is connected again", nc.IsConnected)
 	// The first is acknowledged; the others come again.
 	for _, numbers := range [][]int{{0, 1, 2}, {1, 2}} {
 		c, err := js.Consumer(t.Context(), granted.Consumers[0].Stream, granted.Consumers[0].Consumer)
