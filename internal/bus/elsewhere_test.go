@@ -475,6 +475,16 @@ func TestWhoTheBusIsElsewhere(t *testing.T) {
 				return nil
 			},
 		},
+		"TLS before all else": {
+			hub: func(o *server.Options) {
+				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{certificate}}, 5
+				o.LeafNode.TLSHandshakeFirst = true
+			},
+			place: func(_ *hub, s *link.Server) error {
+				s.URL, s.Roots = strings.Replace(s.URL, "nats:", "tls:", 1), roots
+				return nil
+			},
+		},
 		"TLS of nobody": {
 			hub: func(o *server.Options) {
 				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{certificate}}, 5
@@ -502,6 +512,16 @@ func TestWhoTheBusIsElsewhere(t *testing.T) {
 			s.URL = h.server.ClientURL()
 			return nil
 		}, err: "port of clients"},
+		"no JetStream for the account": {
+			hub: func(o *server.Options) {
+				password(o)
+				o.Accounts, o.LeafNode.Account = []*server.Account{server.NewAccount("POOR")}, "POOR"
+			},
+			place: func(_ *hub, s *link.Server) error {
+				*s = link.Server{URL: strings.Replace(s.URL, "//", "//shop:hunter2@", 1)}
+				return nil
+			}, err: "JetStream",
+		},
 		"no domain": {hub: func(o *server.Options) { o.JetStreamDomain = "" }, err: "without a domain"},
 	} {
 		t.Run(name, func(t *testing.T) {
