@@ -35,9 +35,9 @@ var (
 const (
 	// groupMost and groupBytes bound what is stored at once, markers included. The
 	// server takes 1,000 in a batch. A group of less than groupLeast is stored message
-	// by message: a batch costs about as much as 12 syncs.
+	// by message: a batch costs about as much as 16 syncs.
 	groupMost  = 1000
-	groupLeast = 12
+	groupLeast = 16
 	groupBytes = 4 << 20
 	// heldMost and heldBytes bound what waits and what is being stored, of all queues.
 	heldMost  = 16 << 10
