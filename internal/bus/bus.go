@@ -117,6 +117,7 @@ type Bus struct {
 	sys       *system.System
 	instances map[string]*instance
 	users     map[string]User // by name, those that have expired too; replaced as a whole
+	expiry    time.Time       // when the first user expires that the server knows, zero for never
 	changes   uint64          // counts the changes of sys, instances and users
 	conns     []*nats.Conn
 	consumers map[string][]delivery.Consumer // by their owners; nil: not read yet

@@ -130,26 +130,38 @@ var (
 	overPipe = map[string]struct{}{jwt.ConnectionTypeInProcess: {}}
 )
 
-// liveUsers are those who may connect now, sorted by name. b.mu is held.
+// liveUsers are those who may connect now, sorted by name. When the first of them
+// expires is kept: it is cut then, whoever else has changed meanwhile. b.mu is held.
 func (b *Bus) liveUsers() []User {
 	var live []User
 	now := time.Now()
+	b.expiry = time.Time{}
 	for _, u := range b.users {
-		if u.live(now) {
-			live = append(live, u)
+		if !u.live(now) {
+			continue
+		}
+		live = append(live, u)
+		if !u.Expires.IsZero() && (b.expiry.IsZero() || u.Expires.Before(b.expiry)) {
+			b.expiry = u.Expires
 		}
 	}
 	slices.SortFunc(live, func(x, y User) int { return cmp.Compare(x.Name, y.Name) })
 	return live
 }
 
+// clockGlance is how often the clock is looked at while users are to expire: it may be
+// set, or have stood still, and timers do not know.
+const clockGlance = time.Minute
+
 // expireUsers cuts users as they expire, until ctx ends.
 func (b *Bus) expireUsers(ctx context.Context) {
 	for {
 		var timer <-chan time.Time
-		next := b.nextExpiry()
+		b.mu.Lock()
+		next := b.expiry
+		b.mu.Unlock()
 		if !next.IsZero() {
-			timer = time.After(time.Until(next))
+			timer = time.After(min(time.Until(next), clockGlance))
 		}
 		select {
 		case <-ctx.Done():
@@ -158,24 +170,17 @@ func (b *Bus) expireUsers(ctx context.Context) {
 			continue
 		case <-timer:
 		}
-		if err := b.change(func() error { return nil }); err != nil {
-			if ctx.Err() == nil {
-				b.log.ErrorContext(ctx, "expired users of the bus are not cut", slog.String(wire.KeyError, err.Error()))
-			}
+		if time.Now().Before(next) {
+			continue
+		}
+		err := b.change(func() error { return nil })
+		switch {
+		case errors.Is(err, ErrClosed):
 			return
-		}
-		b.log.InfoContext(ctx, "users of the bus have expired", slog.Time("at", next))
-	}
-}
-
-// nextExpiry is when the next user expires, zero for never.
-func (b *Bus) nextExpiry() (next time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, u := range b.liveUsers() {
-		if !u.Expires.IsZero() && (next.IsZero() || u.Expires.Before(next)) {
-			next = u.Expires
+		case err != nil: // the next change that the server is told cuts them
+			b.log.ErrorContext(ctx, "expired users of the bus are not cut", slog.String(wire.KeyError, err.Error()))
+		default:
+			b.log.InfoContext(ctx, "users of the bus have expired", slog.Time("at", next))
 		}
 	}
-	return next
 }

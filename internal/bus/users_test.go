@@ -131,6 +131,20 @@ func TestUserIsCutWhenExpired(t *testing.T) {
 	}
 }
 
+// TestUserThatExpiresWhileOthersChange was let stay: whoever set users in that moment
+// had told the server of it, and it was not looked for any more.
+func TestUserThatExpiresWhileOthersChange(t *testing.T) {
+	b := open(t, shop())
+	tower := guest("tower")
+	tower.Expires = time.Now().Add(200 * time.Millisecond)
+	setUsers(t, b, tower)
+	nc := dial(t, as(b, tower), nats.NoReconnect())
+	for time.Now().Before(tower.Expires.Add(10 * time.Millisecond)) {
+		setUsers(t, b, tower, guest("ship"))
+	}
+	until(t, "cut", nc.IsClosed)
+}
+
 func TestUsersAreThereAfterSuspend(t *testing.T) {
 	b := open(t, shop())
 	tower := guest("tower")
