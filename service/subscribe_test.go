@@ -22,9 +22,8 @@ import (
 	"fairlead/internal/wire"
 )
 
-// observatory is a bus with queues, and services that may use them.
-func observatory(tb testing.TB, queues ...string) *bus.Bus {
-	tb.Helper()
+// observe is a system with queues, and services that may use them.
+func observe(queues ...string) *system.System {
 	sys := &system.System{
 		Name: "svom",
 		Types: []system.Type{
@@ -42,7 +41,13 @@ func observatory(tb testing.TB, queues ...string) *bus.Bus {
 		}
 		sys.Queues = append(sys.Queues, q)
 	}
-	b, err := bus.Open(tb.Context(), bus.Options{Dir: tb.TempDir(), System: "svom", Model: sys, Logger: slog.New(slog.DiscardHandler)})
+	return sys
+}
+
+// observatory is its bus.
+func observatory(tb testing.TB, queues ...string) *bus.Bus {
+	tb.Helper()
+	b, err := bus.Open(tb.Context(), bus.Options{Dir: tb.TempDir(), System: "svom", Model: observe(queues...), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -613,5 +618,64 @@ func TestOnceIsOnceWhateverIsGivenAgain(t *testing.T) {
 func TestOnceIsForDurableSubscriptions(t *testing.T) {
 	if _, err := Once(t.Context(), nil); err == nil {
 		t.Error("no error outside of a message")
+	}
+}
+
+func TestAQueueThatIsAddedIsSubscribedToo(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	js := operator(t, b)
+	var seen got
+	start(t, busEnv(t, b, "reader", "reader-1"), func(s *Service) error {
+		Subscribe(s, "data.*", func(_ context.Context, n int) error { seen.add(fmt.Sprint(n)); return nil }, SubscribeOptions{Name: "show"})
+		return nil
+	})
+	i := start(t, busEnv(t, b, "receiver", "receiver-1"), func(*Service) error { return nil })
+	put(t, js, "data.vhf", "1")
+	eventually(t, "the first queue's", func() bool { return seen.sorted() == "1" })
+	if err := b.Apply(observe("data.vhf", "data.late")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the publisher knows the new queue", func() bool { return i.svc.queues.keep("data.late") })
+	if err := Publish(t.Context(), i.svc, "data.late", 2); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new queue's too", func() bool { return seen.sorted() == "1 2" })
+}
+
+func TestAnInstanceThatDrainsPullsNoMore(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	js := operator(t, b)
+	var first, second got
+	i := start(t, busEnv(t, b, "reader", "reader-1"), func(s *Service) error {
+		Subscribe(s, "data.vhf", func(_ context.Context, n int) error { first.add(fmt.Sprint(n)); return nil }, SubscribeOptions{Name: "show", InFlight: 2})
+		return nil
+	})
+	put(t, js, "data.vhf", "1")
+	eventually(t, "it is handled", func() bool { return unfinished(t, js, "reader_show") == 0 })
+	if _, err := b.Drain("reader-1"); err != nil {
+		t.Fatal(err)
+	}
+	start(t, busEnv(t, b, "reader", "reader-2"), func(s *Service) error {
+		Subscribe(s, "data.vhf", func(_ context.Context, n int) error { second.add(fmt.Sprint(n)); return nil }, SubscribeOptions{Name: "show"})
+		return nil
+	})
+	var want []string
+	for n := range 50 {
+		put(t, js, "data.vhf", fmt.Sprint(100+n))
+		want = append(want, fmt.Sprint(100+n))
+	}
+	eventually(t, "all are handled", func() bool { return len(first.all())+len(second.all()) == 51 })
+	eventually(t, "all are acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
+	if n := len(first.all()); n > 3 { // what it had asked for before
+		t.Errorf("the instance that drains has handled %d", n)
+	}
+	if all := append(first.all(), second.all()...); len(all) != len(want)+1 {
+		t.Errorf("handled %v", all)
+	}
+	if denied := i.log.records(t, "bus denies sending"); slices.ContainsFunc(denied, func(r map[string]any) bool { return r["level"] == "ERROR" }) {
+		t.Errorf("the log is alarmed: %v", denied)
+	}
+	if err := i.stop(); err != nil {
+		t.Error(err)
 	}
 }
