@@ -81,7 +81,7 @@ func run(ctx context.Context, only []string, rounds int, length time.Duration, o
 		name string
 		run  func() error
 	}{
-		{"bus", b.bus}, {"store", b.store}, {"proxy", b.proxy}, {"doors", b.doors}, {"soak", b.soak}, {"start", b.start}, {"trade", b.trade}, {"faults", b.faults}, {"live", b.live},
+		{"bus", b.bus}, {"store", b.store}, {"queues", b.queues}, {"proxy", b.proxy}, {"doors", b.doors}, {"soak", b.soak}, {"start", b.start}, {"trade", b.trade}, {"faults", b.faults}, {"live", b.live},
 	} {
 		if len(only) > 0 && !slices.Contains(only, part.name) || len(only) == 0 && part.name == "soak" {
 			continue

@@ -347,7 +347,7 @@ func renderQueues(s *screen, list []control.Queue, now time.Time) []string {
 		return []string{"there are no queues; add one to the file, under queues"}
 	}
 	rows := [][]string{{}}
-	for _, h := range []string{"QUEUE", "MESSAGES", "SIZE", "RATE", "TYPE", "BEHIND", "OLDEST UNACKED", "REFUSED", "DEAD"} {
+	for _, h := range []string{"QUEUE", "MESSAGES", "SIZE", "RATE", "TYPE", "CONSUMERS", "BEHIND", "OLDEST UNACKED", "REFUSED", "DEAD"} {
 		rows[0] = append(rows[0], s.style(dim, h))
 	}
 	for _, q := range list {
@@ -372,7 +372,7 @@ func renderQueues(s *screen, list []control.Queue, now time.Time) []string {
 		}
 		rows = append(rows, []string{
 			name, strconv.FormatUint(q.Messages, 10), byteText(q.Bytes), rateText(q.Rate), cmp.Or(q.Type, "-"),
-			behind, unacked, strconv.FormatUint(q.Refused, 10), strconv.FormatUint(q.Dead, 10),
+			strconv.Itoa(len(q.Consumers)), behind, unacked, strconv.FormatUint(q.Refused, 10), strconv.FormatUint(q.Dead, 10),
 		})
 	}
 	return table(rows)
