@@ -24,8 +24,9 @@ const (
 )
 
 // PublishBatch stores messages in the queue that keeps a subject, all or none of them,
-// in this order and with one sync for all: at most 1,000, together at most 64 MiB. It
-// is many times faster than one Publish for each. It returns when they are stored.
+// in this order: at most 1,000, together at most 64 MiB. It returns when they are
+// stored. A batch costs the disk as much as some 16 messages: a large one is many
+// times faster than one Publish for each, a small one is worth it only for being whole.
 //
 // Errors are those of [Publish]. If one of the messages does not satisfy the queue's
 // type, nothing is stored, and the error tells which it is. The subject must be one
