@@ -29,6 +29,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"fairlead/stacks/svom/message"
 	"fairlead/stacks/svom/notice"
 )
 
@@ -438,6 +439,45 @@ func (s *stack) testNotices(t *testing.T) {
 			t.Errorf("burst %s: got %v, want %v", id, have, ids)
 		}
 	}
+	told := map[string]int{}
+	eventually(t, "what follows from every notice was told", func() bool {
+		told = s.told(t)
+		for id, ids := range want {
+			if told[id] < len(ids) {
+				return false
+			}
+		}
+		return true
+	})
+	for id, ids := range want {
+		if told[id] != len(ids) {
+			t.Errorf("of the %d notices of burst %s it was told %d times", len(ids), id, told[id])
+		}
+	}
+}
+
+// told is how often it was told of each burst that it has changed.
+func (s *stack) told(t *testing.T) map[string]int {
+	t.Helper()
+	out, ok := s.run(t, "queue", "science.core_program", "peek", "-n", "1000", "--json")
+	var list struct {
+		Messages []struct {
+			Data []byte
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &list); !ok || err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	n := map[string]int{}
+	for _, m := range list.Messages {
+		var d message.DataNotification
+		if err := json.Unmarshal(m.Data, &d); err != nil {
+			t.Fatalf("%v in %s", err, m.Data)
+		}
+		burst, _, _ := strings.Cut(strings.TrimPrefix(d.Data.Resource, "svom://bursts/"), "/")
+		n[burst]++
+	}
+	return n
 }
 
 // testStation sends over HTTP what a ground station received, three times.
