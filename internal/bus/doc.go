@@ -15,14 +15,18 @@
 // and micro's discovery. Everything not named is denied, JetStream's API and
 // the server's system account among it.
 //
+// Clients that are no services are users of the bus ([Bus.SetUsers]): permissions in
+// the same way, and an end by date or at once, which cuts their connections. Only they
+// may come from other machines: over TLS where the model says so, and over connections
+// that somebody else has secured ([Bus.Serve]). Instances come over loopback.
+//
 // [Bus.Drain] takes the subscriptions of an instance away on the server. It
 // works for every client library, because it asks nothing of the client: when it
 // returns, no further request is given to that instance, while its connection
 // lives on and the replies that it still owes arrive.
 //
-// No instance keeps more than 64 connections: the youngest above are cut.
+// No instance or user keeps more than 64 connections: the youngest above are cut.
 //
-// What the package does not do: it does not know processes, routes or queues; it
-// does not encrypt (nothing leaves the loopback interface); and it does not
-// cluster.
+// What the package does not do: it does not know processes or routes; it does not
+// encrypt what stays on the loopback interface; and it does not cluster.
 package bus
