@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +26,31 @@ routes:
   POST /plain: {publish: data.vhf}
   POST /keyed: {publish: data.vhf, dedupe: [body.level]}
 `
+
+// TestMessagesThatAreNotStored posts what a queue does not take, and the same twice.
+func TestMessagesThatAreNotStored(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, publishing)
+	w.Write("level.json", levels)
+	w.Start()
+	w.Ready()
+	const json = "application/json"
+	w.ask("POST", "/plain", `{"level": "x"}`, "Content-Type", json).refused(t, http.StatusUnprocessableEntity, "/level must be a whole number")
+	w.ask("POST", "/plain", `{`, "Content-Type", json).refused(t, http.StatusUnprocessableEntity, "is no Level")
+	w.ask("POST", "/keyed", `[]`, "Content-Type", json).refused(t, http.StatusUnprocessableEntity, "/level is missing")
+	w.ask("POST", "/plain", `{"level": 1}`, "Content-Type", "text/plain").refused(t, http.StatusUnsupportedMediaType, "application/json")
+	w.ask("GET", "/plain", "").refused(t, http.StatusMethodNotAllowed, "not allowed")
+	for _, want := range []answer{
+		{status: http.StatusAccepted, body: `{"stream":"data_vhf","sequence":2,"duplicate":false}`},
+		{status: http.StatusAccepted, body: `{"stream":"data_vhf","sequence":2,"duplicate":true}`},
+	} {
+		if a := w.ask("POST", "/keyed", `{"level": 1}`, "Content-Type", json); a.status != want.status || strings.TrimSpace(a.body) != want.body {
+			t.Errorf("answered %v, want %v", a, want)
+		}
+	}
+}
+
+const levels = `{"type": "object", "required": ["level"], "properties": {"level": {"type": "integer"}}}`
 
 // kills is how often the node is killed while clients publish.
 const kills = 10
@@ -61,7 +87,7 @@ func post(ctx context.Context, client *http.Client, url, body string) *receipt {
 func TestKilledWhileClientsPublishNoReceiptIsWrong(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, publishing)
-	w.Write("level.json", `{"type": "object", "required": ["level"], "properties": {"level": {"type": "integer"}}}`)
+	w.Write("level.json", levels)
 	acked := map[uint64]string{} // sequence -> body
 	var mu sync.Mutex            // guards acked
 	level := 0
