@@ -20,6 +20,8 @@ type far struct {
 	net.Conn
 	r    *bufio.Reader
 	done chan struct{}
+
+	pongs int
 }
 
 // connect lets a client in over a pipe.
@@ -30,13 +32,18 @@ func connect(t *testing.T, room *Room, ahead []byte, ending <-chan struct{}) *fa
 		t.Fatal(err)
 	}
 	near, c := net.Pipe()
-	f := &far{c, bufio.NewReader(c), make(chan struct{})}
+	f := &far{Conn: c, r: bufio.NewReader(c), done: make(chan struct{})}
 	go func() {
 		defer close(f.done)
 		defer s.Leave()
 		s.WebSocket(near, ahead, ending)
 	}()
-	if op, text := f.frame(t); op != websocket.OpText || !strings.Contains(text, `"hello"`) {
+	op, text := f.frame(t)
+	if op == websocket.OpPong { // to a ping that came ahead
+		f.pongs++
+		op, text = f.frame(t)
+	}
+	if op != websocket.OpText || !strings.Contains(text, `"hello"`) {
 		t.Fatalf("the first frame is %d %s", op, text)
 	}
 	return f
@@ -158,21 +165,20 @@ func TestWebSocketThatAnswersStays(t *testing.T) {
 		ahead[1] |= 0x80
 		f := connect(t, room, append(ahead, 0, 0, 0, 0), nil)
 		defer f.Close()
-		pongs, beats := 0, 0
-		for beats < 20 {
+		for beats := 0; beats < 20; {
 			switch op, text := f.frame(t); {
 			case op == websocket.OpPing:
 				f.say(t, websocket.OpPong, "")
 			case op == websocket.OpPong:
-				pongs++
+				f.pongs++
 			case strings.Contains(text, `"heartbeat"`) && strings.Contains(text, `"cursor"`):
 				beats++
 			default:
 				t.Errorf("%d %s", op, text)
 			}
 		}
-		if pongs != 1 {
-			t.Errorf("%d pongs", pongs)
+		if f.pongs != 1 {
+			t.Errorf("%d pongs", f.pongs)
 		}
 		_ = f.Close()
 		<-f.done
