@@ -416,6 +416,7 @@ func TestPresence(t *testing.T) {
 		defer room.Close()
 		first := come(t, room, Client{Crowd: "a", Presence: true})
 		defer first.leave()
+		synctest.Wait() // it is told of itself first
 		other := come(t, room, Client{Crowd: "b"})
 		defer other.leave()
 		var more []*reader
