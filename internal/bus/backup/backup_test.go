@@ -56,7 +56,7 @@ func filled(tb testing.TB, js jetstream.JetStream, messages, size int) {
 	body := bytes.Repeat([]byte("x"), size)
 	for i := range messages {
 		m := &nats.Msg{Subject: fmt.Sprintf("$in.data.%d", i%7), Header: nats.Header{"N": {fmt.Sprint(i)}}, Data: body}
-		if _, err := js.PublishMsgAsync(m); err != nil {
+		if _, err := js.PublishMsgAsync(m, jetstream.WithStallWait(30*time.Second)); err != nil {
 			tb.Fatal(err)
 		}
 	}
