@@ -101,6 +101,7 @@ func TestWebSocketEnds(t *testing.T) {
 		do   func(t *testing.T, f *far, bus *memory, ending chan struct{})
 	}{
 		{"the client closes", func(t *testing.T, f *far, _ *memory, _ chan struct{}) {
+			t.Helper()
 			f.say(t, websocket.OpClose, "\x03\xe8")
 			if op, code := f.frame(t); op != websocket.OpClose || code != "\x03\xe8" {
 				t.Errorf("the answer is %d %q", op, code)
@@ -108,10 +109,12 @@ func TestWebSocketEnds(t *testing.T) {
 			f.over(t, 0)
 		}},
 		{"the client is gone", func(t *testing.T, f *far, _ *memory, _ chan struct{}) {
+			t.Helper()
 			_ = f.Close()
 			<-f.done
 		}},
 		{"the door closes", func(t *testing.T, f *far, _ *memory, ending chan struct{}) {
+			t.Helper()
 			close(ending)
 			if op, code := f.frame(t); op != websocket.OpClose || !strings.HasPrefix(code, "\x03\xe9") {
 				t.Errorf("the last frame is %d %q", op, code)
@@ -120,19 +123,23 @@ func TestWebSocketEnds(t *testing.T) {
 			f.over(t, 0)
 		}},
 		{"the door closes, and the client says nothing", func(t *testing.T, f *far, _ *memory, ending chan struct{}) {
+			t.Helper()
 			close(ending)
 			f.frame(t)
 			f.over(t, closeTime)
 		}},
 		{"the client does not read", func(t *testing.T, f *far, bus *memory, _ chan struct{}) {
+			t.Helper()
 			bus.publish("data.a", "1", false)
 			f.over(t, writeTime+2*closeTime)
 		}},
 		{"the client answers no pings", func(t *testing.T, f *far, _ *memory, _ chan struct{}) {
+			t.Helper()
 			go func() { _, _ = io.Copy(io.Discard, f.r) }()
 			<-f.done
 		}},
 		{"the client says too much", func(t *testing.T, f *far, _ *memory, _ chan struct{}) {
+			t.Helper()
 			go func() { _, _ = f.Write(append([]byte{0x82, 0x80 | 127, 0, 0, 0, 0, 1, 0, 0, 0}, make([]byte, 4)...)) }()
 			if op, code := f.frame(t); op != websocket.OpClose || code != "\x03\xf1" {
 				t.Errorf("the last frame is %d %q", op, code)
