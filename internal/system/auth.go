@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"fairlead/internal/system/document"
 )
 
 var (
@@ -21,7 +23,7 @@ var (
 	}
 )
 
-func (r *reader) readAuth(n *node) Auth {
+func (r *reader) readAuth(n *document.Node) Auth {
 	f := r.fields(n, authSchema)
 	var out Auth
 	if jwt := f["jwt"]; jwt != nil {
@@ -33,7 +35,7 @@ func (r *reader) readAuth(n *node) Auth {
 		if realm := f["realm"]; realm != nil {
 			out.Basic.Realm = r.notEmpty(realm, "name what people log in to, or remove the key")
 			if !headerValue(out.Basic.Realm) {
-				r.rec.add(realm.at, realm.path, badHeaderValue)
+				r.rec.add(realm.At, realm.Path, badHeaderValue)
 			}
 		}
 	}
@@ -49,29 +51,29 @@ func (r *reader) readAuth(n *node) Auth {
 
 // credentials reads who knows which secret: NAME: SECRET, or NAME: {secret, roles}.
 // parent is the map that the list belongs to, under key.
-func (r *reader) credentials(parent *node, s schema, n *node, key string) []Credential {
+func (r *reader) credentials(parent *document.Node, s schema, n *document.Node, key string) []Credential {
 	if n == nil {
 		r.missing(parent, s, key, "name each with its secret, as in {ops: OPS_PASSWORD}")
 		return nil
 	}
 	const most = 1000
-	if len(n.items) > most {
-		r.rec.add(n.keyAt, n.path, tooMany, "1000", len(n.items), "ask a service for so many: forward")
+	if len(n.Items) > most {
+		r.rec.add(n.KeyAt, n.Path, tooMany, "1000", len(n.Items), "ask a service for so many: forward")
 		return nil
 	}
 	entries := r.entries(n, "secrets by name")
-	if n.kind == mapping && len(n.items) == 0 {
-		r.rec.add(n.at, n.path, emptyValue, "name each with its secret, as in {ops: OPS_PASSWORD}")
+	if n.Kind == document.Mapping && len(n.Items) == 0 {
+		r.rec.add(n.At, n.Path, emptyValue, "name each with its secret, as in {ops: OPS_PASSWORD}")
 	}
 	var out []Credential
 	secretOf := map[string]string{}
 	for _, m := range entries {
-		if !wordOf(m.key, "._-@+") {
-			r.rec.add(m.keyAt, m.path, badName, quote(m.key), "a name of letters, digits and . _ - @ +, at most 64", "")
+		if !wordOf(m.Key, "._-@+") {
+			r.rec.add(m.KeyAt, m.Path, badName, quote(m.Key), "a name of letters, digits and . _ - @ +, at most 64", "")
 		}
-		c := Credential{Name: m.key}
+		c := Credential{Name: m.Key}
 		secret := m
-		if !m.scalar() {
+		if !m.Scalar() {
 			f := r.fields(m, credentialSchema)
 			secret = f["secret"]
 			c.Roles = r.roles(f["roles"])
@@ -84,7 +86,7 @@ func (r *reader) credentials(parent *node, s schema, n *node, key string) []Cred
 			continue
 		}
 		if other, ok := secretOf[c.Secret]; ok && s.what == keysSchema.what {
-			r.rec.add(secret.at, secret.path, sharedKey, c.Secret, other)
+			r.rec.add(secret.At, secret.Path, sharedKey, c.Secret, other)
 		}
 		secretOf[c.Secret] = c.Name
 		out = append(out, c)
@@ -94,19 +96,19 @@ func (r *reader) credentials(parent *node, s schema, n *node, key string) []Cred
 }
 
 // roles reads a role or a list of roles.
-func (r *reader) roles(n *node) []string {
+func (r *reader) roles(n *document.Node) []string {
 	var out []string
 	for _, item := range r.texts(n, true) {
-		if !wordOf(item.text, "._-:") {
-			r.rec.add(item.at, item.path, badRole, quote(item.text))
+		if !wordOf(item.Text, "._-:") {
+			r.rec.add(item.At, item.Path, badRole, quote(item.Text))
 			continue
 		}
-		out = append(out, item.text)
+		out = append(out, item.Text)
 	}
 	return out
 }
 
-func (r *reader) readForward(n *node) *Forward {
+func (r *reader) readForward(n *document.Node) *Forward {
 	f := r.fields(n, forwardSchema)
 	out := &Forward{
 		Path:          r.urlPath(f["path"], "/"),
@@ -124,19 +126,19 @@ func (r *reader) readForward(n *node) *Forward {
 }
 
 // urlPath reads the path of a request that the gateway makes itself.
-func (r *reader) urlPath(n *node, def string) string {
+func (r *reader) urlPath(n *document.Node, def string) string {
 	s, ok := r.text(n)
 	switch {
 	case !ok:
 		return def
 	case !strings.HasPrefix(s, "/") || strings.ContainsAny(s, " \t\r\n#") || len(s) > 1024:
-		r.rec.add(n.at, n.path, badPath, "must begin with /", "name the path to ask, as in /healthz")
+		r.rec.add(n.At, n.Path, badPath, "must begin with /", "name the path to ask, as in /healthz")
 		return def
 	}
 	return s
 }
 
-func (r *reader) readJWT(n *node) *JWT {
+func (r *reader) readJWT(n *document.Node) *JWT {
 	f := r.fields(n, jwtSchema)
 	out := &JWT{Algorithms: []string{"EdDSA"}, RolesClaim: "roles"}
 	for key, to := range map[string]*string{"issuer": &out.Issuer, "audience": &out.Audience} {
@@ -153,15 +155,15 @@ func (r *reader) readJWT(n *node) *JWT {
 		known := []string{"EdDSA", "ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
 		out.Algorithms = nil
 		for _, item := range r.texts(algorithms, false) {
-			if strings.HasPrefix(item.text, "HS") || item.text == "none" {
-				r.rec.add(item.at, item.path, notOneOf, enumerate(known, "or"), quote(item.text),
+			if strings.HasPrefix(item.Text, "HS") || item.Text == "none" {
+				r.rec.add(item.At, item.Path, notOneOf, enumerate(known, "or"), quote(item.Text),
 					"whoever can check such a token can make one")
 				continue
 			}
 			out.Algorithms = append(out.Algorithms, r.oneOf(item, "", known...))
 		}
-		if algorithms.kind == list && len(algorithms.items) == 0 {
-			r.rec.add(algorithms.at, algorithms.path, emptyValue, "name an algorithm, or remove the key for EdDSA")
+		if algorithms.Kind == document.List && len(algorithms.Items) == 0 {
+			r.rec.add(algorithms.At, algorithms.Path, emptyValue, "name an algorithm, or remove the key for EdDSA")
 		}
 	}
 	out.Leeway = r.duration(f["leeway"], 30*time.Second, 0, 10*time.Minute)
@@ -176,16 +178,16 @@ func (r *reader) readJWT(n *node) *JWT {
 	}
 	if subject, ok := strings.CutPrefix(s, "bus:"); ok {
 		if err := checkSubject(subject, false); err != nil {
-			r.rec.add(jwks.at, jwks.path, badSubject, err)
+			r.rec.add(jwks.At, jwks.Path, badSubject, err)
 			return out
 		}
 		out.JWKS = s
 	} else if path, ok := strings.CutPrefix(s, "file:"); ok {
 		file := *jwks
-		file.text = path
+		file.Text = path
 		out.JWKS = "file:" + r.file(&file, false)
 	} else {
-		r.rec.add(jwks.at, jwks.path, badJWKS, quote(s))
+		r.rec.add(jwks.At, jwks.Path, badJWKS, quote(s))
 	}
 	return out
 }

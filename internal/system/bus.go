@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"fairlead/internal/system/document"
 )
 
 var (
@@ -28,7 +30,7 @@ var accountKey = regexp.MustCompile(`^A[A-Z2-7]{55}$`)
 // mostBusUsers bounds the users of the bus in the file.
 const mostBusUsers = 1000
 
-func (r *reader) readBus(n *node) {
+func (r *reader) readBus(n *document.Node) {
 	f := r.fields(n, busSchema)
 	r.sys.Bus = Bus{Listen: "127.0.0.1:0"}
 	if f["url"] != nil {
@@ -43,7 +45,7 @@ func (r *reader) readBus(n *node) {
 	}
 	if n := f["listen"]; n != nil {
 		if host, ok := r.address(n, &r.sys.Bus.Listen); ok && !loopback(host) {
-			r.rec.add(n.at, n.path, notLoopback, quote(n.text))
+			r.rec.add(n.At, n.Path, notLoopback, quote(n.Text))
 		}
 	}
 	if n := f["outside"]; n != nil {
@@ -53,10 +55,10 @@ func (r *reader) readBus(n *node) {
 }
 
 // readBusServer reads where the server is that keeps what the bus keeps.
-func (r *reader) readBusServer(f map[string]*node) {
+func (r *reader) readBusServer(f map[string]*document.Node) {
 	out := &BusServer{}
 	r.sys.Bus.Server = out
-	if n := f["url"]; n.kind == mapping {
+	if n := f["url"]; n.Kind == document.Mapping {
 		if name := r.fields(n, urlSchema)["secret"]; name != nil {
 			out.URLSecret = r.secret(name)
 		} else {
@@ -71,41 +73,41 @@ func (r *reader) readBusServer(f map[string]*node) {
 	if n := f["signing_key"]; n != nil {
 		out.SigningKey = r.secret(n)
 		if f["credentials"] != nil {
-			r.rec.add(n.keyAt, n.path, misplaced, "beside credentials", "a user that is there needs no key that signs another: remove one of the two")
+			r.rec.add(n.KeyAt, n.Path, misplaced, "beside credentials", "a user that is there needs no key that signs another: remove one of the two")
 		}
 	}
 	if n := f["account"]; n != nil {
 		out.Account = r.account(n, f["signing_key"] != nil)
 	}
-	if f["credentials"] == nil && f["signing_key"] == nil && f["url"].kind != mapping {
-		r.warn(f["url"].keyAt, f["url"].path, notEnforced)
+	if f["credentials"] == nil && f["signing_key"] == nil && f["url"].Kind != document.Mapping {
+		r.warn(f["url"].KeyAt, f["url"].Path, notEnforced)
 	}
 }
 
 // account reads whose users the signing key signs.
-func (r *reader) account(n *node, signing bool) string {
+func (r *reader) account(n *document.Node, signing bool) string {
 	s, ok := r.text(n)
 	switch {
 	case !ok:
 		return ""
 	case !signing:
-		r.rec.add(n.keyAt, n.path, misplaced, "without signing_key", "remove it: a user says itself which account it is of")
+		r.rec.add(n.KeyAt, n.Path, misplaced, "without signing_key", "remove it: a user says itself which account it is of")
 		return ""
 	case !accountKey.MatchString(s):
-		r.rec.add(n.at, n.path, badAccount, quote(s))
+		r.rec.add(n.At, n.Path, badAccount, quote(s))
 		return ""
 	}
 	return s
 }
 
 // busURL tells whether s can be the URL of a bus. One with a password is not repeated.
-func (r *reader) busURL(n *node, s string) string {
+func (r *reader) busURL(n *document.Node, s string) string {
 	u, err := url.Parse(s)
 	switch {
 	case strings.Contains(s, "@"):
-		r.rec.add(n.at, n.path, secretInFile)
+		r.rec.add(n.At, n.Path, secretInFile)
 	case err != nil, u.Scheme != "nats" && u.Scheme != "tls", u.Hostname() == "", u.Path != "" && u.Path != "/", u.RawQuery != "", u.Fragment != "":
-		r.rec.add(n.at, n.path, badURL, quote(s), "write it as in nats://10.0.3.4:7422 or tls://nats.example.com:7422, the port of leaf nodes")
+		r.rec.add(n.At, n.Path, badURL, quote(s), "write it as in nats://10.0.3.4:7422 or tls://nats.example.com:7422, the port of leaf nodes")
 	default:
 		return s
 	}
@@ -114,21 +116,21 @@ func (r *reader) busURL(n *node, s string) string {
 
 // readOutside reads the listener for clients on other machines. listen is the bus's
 // own, nil if the file does not say.
-func (r *reader) readOutside(n, listen *node) *Outside {
+func (r *reader) readOutside(n, listen *document.Node) *Outside {
 	f := r.fields(n, outsideSchema)
 	out := &Outside{}
-	if n.kind != mapping {
+	if n.Kind != document.Mapping {
 		return out
 	}
 	if at := f["listen"]; at == nil {
 		r.missing(n, outsideSchema, "listen", `write it as in listen: ":4223"`)
 	} else if _, ok := r.address(at, &out.Listen); ok {
 		if listen != nil && sameAddress(out.Listen, r.sys.Bus.Listen) {
-			r.rec.add(at.at, at.path, sameListener, out.Listen, listen.at)
+			r.rec.add(at.At, at.Path, sameListener, out.Listen, listen.At)
 		}
 		for _, l := range r.sys.Gateway.Listeners {
 			if sameAddress(out.Listen, l.Address) {
-				r.rec.add(at.at, at.path, doorListener, l.Address)
+				r.rec.add(at.At, at.Path, doorListener, l.Address)
 				break
 			}
 		}
@@ -141,26 +143,26 @@ func (r *reader) readOutside(n, listen *node) *Outside {
 
 // readBusUsers reads the clients of the bus that are no services. Whether their names
 // are free and what they ask is answered is known later: checkBusUsers.
-func (r *reader) readBusUsers(n *node) {
+func (r *reader) readBusUsers(n *document.Node) {
 	entries := r.entries(n, "users by name")
 	if len(entries) > mostBusUsers {
-		r.rec.add(n.keyAt, n.path, tooMany, "1000", len(entries), "add them at run time: fairlead bus user add")
+		r.rec.add(n.KeyAt, n.Path, tooMany, "1000", len(entries), "add them at run time: fairlead bus user add")
 		return
 	}
 	for _, m := range entries {
-		r.name(m.keyAt, m.path, m.key)
+		r.name(m.KeyAt, m.Path, m.Key)
 		f := r.fields(m, busUserSchema)
-		if m.kind != mapping {
+		if m.Kind != document.Mapping {
 			continue
 		}
-		u := BusUser{Name: m.key, Expires: r.date(f["expires"])}
+		u := BusUser{Name: m.Key, Expires: r.date(f["expires"])}
 		if f["secret"] == nil {
 			r.missing(m, busUserSchema, "secret", "name the secret that holds the password")
 		} else {
 			u.Secret = r.secret(f["secret"])
 		}
-		if len(f) == len(m.items) && f["publishes"] == nil && f["subscribes"] == nil && f["asks"] == nil {
-			r.rec.add(m.keyAt, m.path, grantsNothing)
+		if len(f) == len(m.Items) && f["publishes"] == nil && f["subscribes"] == nil && f["asks"] == nil {
+			r.rec.add(m.KeyAt, m.Path, grantsNothing)
 		}
 		u.Publishes = r.subjects(f["publishes"], false)
 		u.Subscribes = r.subjects(f["subscribes"], false)
@@ -171,11 +173,11 @@ func (r *reader) readBusUsers(n *node) {
 }
 
 // checkBusUsers tells which users of the bus have a name that is taken.
-func (r *reader) checkBusUsers(n *node) {
+func (r *reader) checkBusUsers(n *document.Node) {
 	for _, u := range r.sys.Bus.Users {
 		if by, taken := r.sys.TakenOnBus(u.Name); taken {
-			m := n.member(u.Name)
-			r.rec.add(m.keyAt, m.path, takenUser, by)
+			m := n.Member(u.Name)
+			r.rec.add(m.KeyAt, m.Path, takenUser, by)
 		}
 	}
 }
@@ -249,7 +251,7 @@ func sortedNames(names []string) []string {
 }
 
 // date reads a day, which begins at midnight UTC, or a time of RFC 3339.
-func (r *reader) date(n *node) time.Time {
+func (r *reader) date(n *document.Node) time.Time {
 	s, ok := r.text(n)
 	if !ok {
 		return time.Time{}
@@ -259,7 +261,7 @@ func (r *reader) date(n *node) time.Time {
 		t, err = time.Parse(time.RFC3339, s)
 	}
 	if err != nil {
-		r.rec.add(n.at, n.path, badDate, quote(s))
+		r.rec.add(n.At, n.Path, badDate, quote(s))
 		return time.Time{}
 	}
 	return t.UTC()
@@ -267,7 +269,7 @@ func (r *reader) date(n *node) time.Time {
 
 // secret reads the name of a secret, "" if there is none. What stands there may be the
 // secret itself, and is not repeated.
-func (r *reader) secret(n *node) string {
+func (r *reader) secret(n *document.Node) string {
 	s, ok := r.text(n)
 	if !ok {
 		return ""
@@ -277,7 +279,7 @@ func (r *reader) secret(n *node) string {
 		if best, ok := nearest(s, names(r.secrets)); ok {
 			advice = "did you mean " + quote(best) + "?"
 		}
-		r.refer("secrets", n.at, n.path, unknownSecret, "of this name", advice)
+		r.refer("secrets", n.At, n.Path, unknownSecret, "of this name", advice)
 		return ""
 	}
 	return s

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"fairlead/internal/system/document"
 )
 
 // mostOverBus is the payload limit of the bus.
@@ -12,9 +14,9 @@ const mostOverBus = 1 << 20
 
 // check looks at what belongs together: routes with each other and with services,
 // subjects that are asked with those that are answered, databases with owners.
-func (r *reader) check(doc *node) {
+func (r *reader) check(doc *document.Node) {
 	r.checkRoutes()
-	slices.SortFunc(r.routes, func(a, b *routed) int { return cmp.Compare(a.key.key, b.key.key) })
+	slices.SortFunc(r.routes, func(a, b *routed) int { return cmp.Compare(a.key.Key, b.key.Key) })
 	if len(r.routes) > 0 {
 		r.sys.Routes = make([]Route, 0, len(r.routes))
 	}
@@ -23,31 +25,31 @@ func (r *reader) check(doc *node) {
 		r.sys.Routes = append(r.sys.Routes, t.route)
 	}
 	r.checkAuth()
-	r.checkACME(doc.member("gateway").member("tls").member("acme"))
+	r.checkACME(doc.Member("gateway").Member("tls").Member("acme"))
 	if forward := r.sys.Gateway.Auth.Forward; forward != nil {
-		if n := doc.member("gateway").member("auth").member("forward").member("service"); n != nil && n.scalar() {
-			r.reached(forward.Service, n.at, n.path)
+		if n := doc.Member("gateway").Member("auth").Member("forward").Member("service"); n != nil && n.Scalar() {
+			r.reached(forward.Service, n.At, n.Path)
 		}
 	}
 	r.checkAsks(doc)
-	r.checkBusUsers(doc.member("bus").member("users"))
+	r.checkBusUsers(doc.Member("bus").Member("users"))
 	r.checkQueues()
 	if jwt := r.sys.Gateway.Auth.JWT; jwt != nil {
 		if subject, ok := strings.CutPrefix(jwt.JWKS, "bus:"); ok {
-			n := doc.member("gateway").member("auth").member("jwt").member("jwks")
+			n := doc.Member("gateway").Member("auth").Member("jwt").Member("jwks")
 			switch services := r.whoAnswers(subject); len(services) {
 			case 0:
-				r.refer("services", n.at, n.path, unanswered, quote(subject), r.nearestAnswer(subject))
+				r.refer("services", n.At, n.Path, unanswered, quote(subject), r.nearestAnswer(subject))
 			case 1:
 			default: // each of them could sign for everybody
-				r.rec.add(n.at, n.path, answeredTwice, quote(subject), enumerate(services, "and"))
+				r.rec.add(n.At, n.Path, answeredTwice, quote(subject), enumerate(services, "and"))
 			}
 		}
 	}
 	for _, m := range r.databases {
-		owner := m.member("owner")
-		if owner != nil && owner.scalar() && r.services[owner.text] == nil {
-			r.refer("services", owner.at, owner.path, unknownService, quote(owner.text), suggest(owner.text, names(r.services), "declare it under services"))
+		owner := m.Member("owner")
+		if owner != nil && owner.Scalar() && r.services[owner.Text] == nil {
+			r.refer("services", owner.At, owner.Path, unknownService, quote(owner.Text), suggest(owner.Text, names(r.services), "declare it under services"))
 		}
 	}
 }
@@ -77,7 +79,7 @@ func (r *reader) checkRoutes() {
 				c = conflict
 			}
 			p := r.routes[first]
-			r.rec.add(q.key.keyAt, q.key.path, c, quote(p.key.key), p.key.keyAt)
+			r.rec.add(q.key.KeyAt, q.key.Path, c, quote(p.key.Key), p.key.KeyAt)
 		}
 		paths.add(q.pattern.segments, i)
 	}
@@ -97,29 +99,29 @@ func (r *reader) checkAuth() {
 	if meant {
 		return
 	}
-	var roles []*node
+	var roles []*document.Node
 	for _, t := range r.routes {
 		if len(t.route.Roles) > 0 && len(t.route.Auth) == 0 && !has[AuthJWT] && !has[AuthBasic] && !has[AuthKeys] {
 			roles = append(roles, t.fields["role"])
 		}
 		for _, method := range t.route.Auth {
-			if n := t.fields["auth"].item(string(method)); method != "" && !has[method] {
-				r.rec.add(n.at, n.path, notConfigured, method)
+			if n := t.fields["auth"].Item(string(method)); method != "" && !has[method] {
+				r.rec.add(n.At, n.Path, notConfigured, method)
 			}
 		}
 		if n := t.fields["auth"]; len(t.route.Roles) > 0 && slices.Equal(t.route.Auth, []AuthMethod{AuthForward}) &&
 			auth.Forward != nil && auth.Forward.RolesHeader == "" {
-			r.rec.add(t.fields["role"].keyAt, t.fields["role"].path, roleless, "forward", "add gateway.auth.forward.roles_header, or another method to "+n.key)
+			r.rec.add(t.fields["role"].KeyAt, t.fields["role"].Path, roleless, "forward", "add gateway.auth.forward.roles_header, or another method to "+n.Key)
 		}
 	}
 	switch more := len(roles) - 1; {
 	case more < 0:
 	case more == 0:
-		r.rec.add(roles[0].keyAt, roles[0].path, roleWithoutAuth, "", "the role")
+		r.rec.add(roles[0].KeyAt, roles[0].Path, roleWithoutAuth, "", "the role")
 	case more == 1:
-		r.rec.add(roles[0].keyAt, roles[0].path, roleWithoutAuth, ", as does 1 more route", "the roles")
+		r.rec.add(roles[0].KeyAt, roles[0].Path, roleWithoutAuth, ", as does 1 more route", "the roles")
 	default:
-		r.rec.add(roles[0].keyAt, roles[0].path, roleWithoutAuth, fmt.Sprintf(", as do %d more routes", more), "the roles")
+		r.rec.add(roles[0].KeyAt, roles[0].Path, roleWithoutAuth, fmt.Sprintf(", as do %d more routes", more), "the roles")
 	}
 }
 
@@ -127,12 +129,12 @@ func (r *reader) checkTarget(t *routed) {
 	switch n := t.fields[t.leads]; t.leads {
 	case "service":
 		for i, target := range t.route.Targets {
-			if n.kind == mapping {
-				n := n.items[slices.IndexFunc(n.items, func(m *node) bool { return m.key == t.route.Targets[i].Service })]
-				r.reached(target.Service, n.keyAt, n.path)
+			if n.Kind == document.Mapping {
+				n := n.Items[slices.IndexFunc(n.Items, func(m *document.Node) bool { return m.Key == t.route.Targets[i].Service })]
+				r.reached(target.Service, n.KeyAt, n.Path)
 				continue
 			}
-			r.reached(target.Service, n.at, n.path)
+			r.reached(target.Service, n.At, n.Path)
 		}
 	case "request":
 		if t.route.Request.Subject != "" {
@@ -147,11 +149,11 @@ func (r *reader) checkTarget(t *routed) {
 		switch t.route.Monitor {
 		case MonitorBus:
 			if !guarded {
-				r.rec.add(n.at, n.path, openMonitor, "it tells who is connected to the bus: add role or auth")
+				r.rec.add(n.At, n.Path, openMonitor, "it tells who is connected to the bus: add role or auth")
 			}
 		case MonitorMetrics, MonitorCatalogue:
 			if !guarded && len(t.route.Filters.Allow) == 0 {
-				r.rec.add(n.at, n.path, openMonitor, "add role, auth or allow, as in allow: [127.0.0.1]")
+				r.rec.add(n.At, n.Path, openMonitor, "add role, auth or allow, as in allow: [127.0.0.1]")
 			}
 		case MonitorHealth, MonitorClient:
 		}
@@ -159,7 +161,7 @@ func (r *reader) checkTarget(t *routed) {
 }
 
 // reached records that the gateway sends requests to a service over HTTP.
-func (r *reader) reached(service string, at place, path string) {
+func (r *reader) reached(service string, at document.Place, path string) {
 	if service == "" {
 		r.rec.add(at, path, emptyValue, "name a service")
 		return
@@ -181,11 +183,11 @@ func (r *reader) checkRequest(t *routed) {
 	services := r.whoAnswers(pattern)
 	switch len(services) {
 	case 0:
-		r.refer("services", request.at, request.path, unanswered, quote(req.Subject), r.nearestAnswer(req.Subject))
+		r.refer("services", request.At, request.Path, unanswered, quote(req.Subject), r.nearestAnswer(req.Subject))
 		return
 	case 1:
 	default:
-		r.rec.add(request.at, request.path, answeredTwice, quote(req.Subject), enumerate(services, "and"))
+		r.rec.add(request.At, request.Path, answeredTwice, quote(req.Subject), enumerate(services, "and"))
 		return
 	}
 	req.Service = services[0]
@@ -193,63 +195,63 @@ func (r *reader) checkRequest(t *routed) {
 		req.Format = s.Bus.Format
 	}
 	if strings.HasPrefix(req.Subject, `{"`) && req.Format != Nest {
-		r.rec.add(request.at, request.path, patternFormat, req.Service)
+		r.rec.add(request.At, request.Path, patternFormat, req.Service)
 	}
 }
 
 // checkBodyOverBus tells that a route lets in what the bus does not carry.
 func (r *reader) checkBodyOverBus(t *routed) {
-	if limit := t.fields["limits"].member("body"); limit != nil && t.route.Limits.Body > mostOverBus {
-		r.rec.add(limit.at, limit.path, bodyOverBus, limit.text)
+	if limit := t.fields["limits"].Member("body"); limit != nil && t.route.Limits.Body > mostOverBus {
+		r.rec.add(limit.At, limit.Path, bodyOverBus, limit.Text)
 	}
 }
 
 // checkAsks tells which subjects are asked that nobody answers: the system is closed.
-func (r *reader) checkAsks(doc *node) {
+func (r *reader) checkAsks(doc *document.Node) {
 	for _, m := range r.services {
-		r.checkAsked(m.member("bus").member("asks"))
+		r.checkAsked(m.Member("bus").Member("asks"))
 	}
-	if users := doc.member("bus").member("users"); users != nil && users.kind == mapping {
-		for _, m := range users.items {
-			r.checkAsked(m.member("asks"))
+	if users := doc.Member("bus").Member("users"); users != nil && users.Kind == document.Mapping {
+		for _, m := range users.Items {
+			r.checkAsked(m.Member("asks"))
 		}
 	}
 }
 
 // checkAsked is checkAsks for one list of subjects.
-func (r *reader) checkAsked(asks *node) {
+func (r *reader) checkAsked(asks *document.Node) {
 	for _, item := range r.patternsQuietly(asks) {
 		if !strings.HasPrefix(item.subject, "$") && len(r.whoAnswers(item.subject)) == 0 {
-			r.refer("services", item.node.at, item.node.path, unanswered, quote(item.subject), r.nearestAnswer(item.subject))
+			r.refer("services", item.node.At, item.node.Path, unanswered, quote(item.subject), r.nearestAnswer(item.subject))
 		}
 	}
 }
 
 // asked is a valid subject with where it stands.
 type asked struct {
-	node    *node
+	node    *document.Node
 	subject string
 }
 
 // patternsQuietly returns the valid subjects of a list whose invalid ones have been
 // told already.
-func (r *reader) patternsQuietly(n *node) []asked {
-	if n == nil || n.kind != list {
+func (r *reader) patternsQuietly(n *document.Node) []asked {
+	if n == nil || n.Kind != document.List {
 		return nil
 	}
 	var out []asked
-	for _, item := range n.items {
+	for _, item := range n.Items {
 		switch {
-		case item.kind == mapping:
-			if s, err := nestPattern(plainMap(item)); err == nil {
+		case item.Kind == document.Mapping:
+			if s, err := nestPattern(item.PlainMap()); err == nil {
 				out = append(out, asked{item, s})
 			}
-		case item.scalar() && strings.HasPrefix(item.text, "{"):
-			if s, err := nestText(item.text); err == nil {
+		case item.Scalar() && strings.HasPrefix(item.Text, "{"):
+			if s, err := nestText(item.Text); err == nil {
 				out = append(out, asked{item, s})
 			}
-		case item.scalar() && checkSubject(item.text, true) == nil && !strings.ContainsRune("*>_", rune(item.text[0])):
-			out = append(out, asked{item, item.text})
+		case item.Scalar() && checkSubject(item.Text, true) == nil && !strings.ContainsRune("*>_", rune(item.Text[0])):
+			out = append(out, asked{item, item.Text})
 		}
 	}
 	return out

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"fairlead/internal/system/document"
 )
 
 var (
@@ -15,13 +17,13 @@ var (
 
 // readFilters reads what decides whether a request is let in, from the fields of the
 // gateway or of a route.
-func (r *reader) readFilters(f map[string]*node) Filters {
+func (r *reader) readFilters(f map[string]*document.Node) Filters {
 	out := Filters{Deny: r.prefixes(f["deny"])}
 	if n := f["allow"]; n != nil {
 		out.Allow = r.prefixes(n)
-		if n.kind == list && len(n.items) == 0 {
+		if n.Kind == document.List && len(n.Items) == 0 {
 			// An empty list would open a door that looks closed.
-			r.rec.add(n.at, n.path, emptyValue, "name who is let in, or remove the key to let everybody in")
+			r.rec.add(n.At, n.Path, emptyValue, "name who is let in, or remove the key to let everybody in")
 		}
 	}
 	if n := f["rate"]; n != nil {
@@ -38,20 +40,20 @@ func (r *reader) readFilters(f map[string]*node) Filters {
 	return out
 }
 
-func (r *reader) readRates(n *node) []Rate {
-	items := []*node{n}
-	if n.kind == list {
-		items = n.items
+func (r *reader) readRates(n *document.Node) []Rate {
+	items := []*document.Node{n}
+	if n.Kind == document.List {
+		items = n.Items
 	}
 	const most = 16
 	if len(items) > most {
-		r.rec.add(n.at, n.path, tooMany, strconv.Itoa(most), len(items), "")
+		r.rec.add(n.At, n.Path, tooMany, strconv.Itoa(most), len(items), "")
 		return nil
 	}
 	var out []Rate
 	for _, item := range items {
 		f := r.fields(item, rateSchema)
-		if item.kind != mapping {
+		if item.Kind != document.Mapping {
 			continue
 		}
 		if f["requests"] == nil {
@@ -68,10 +70,10 @@ func (r *reader) readRates(n *node) []Rate {
 	return out
 }
 
-func (r *reader) readCORS(n *node) *CORS {
+func (r *reader) readCORS(n *document.Node) *CORS {
 	f := r.fields(n, corsSchema)
 	out := &CORS{Methods: []string{"GET", "HEAD", "POST"}, Credentials: r.bool(f["credentials"])}
-	if n.kind != mapping {
+	if n.Kind != document.Mapping {
 		return out
 	}
 	if f["origins"] == nil {
@@ -92,16 +94,16 @@ func (r *reader) readCORS(n *node) *CORS {
 
 // origins reads a list of origins; asUser says that their pages ask as the user, by
 // what, so that "*" is refused.
-func (r *reader) origins(n *node, asUser bool, what string) []string {
+func (r *reader) origins(n *document.Node, asUser bool, what string) []string {
 	var out []string
 	for _, item := range r.texts(n, true) {
-		origin, advice := parseOrigin(item.text)
+		origin, advice := parseOrigin(item.Text)
 		if advice != "" {
-			r.rec.add(item.at, item.path, badOrigin, quote(item.text), advice)
+			r.rec.add(item.At, item.Path, badOrigin, quote(item.Text), advice)
 			continue
 		}
 		if origin == "*" && asUser {
-			r.rec.add(item.at, item.path, anyOrigin, what)
+			r.rec.add(item.At, item.Path, anyOrigin, what)
 		}
 		out = append(out, origin)
 	}
@@ -109,14 +111,14 @@ func (r *reader) origins(n *node, asUser bool, what string) []string {
 }
 
 // corsHeaders reads names of headers that are only spoken of.
-func (r *reader) corsHeaders(n *node) []string {
+func (r *reader) corsHeaders(n *document.Node) []string {
 	var out []string
 	for _, item := range r.texts(n, false) {
-		if !isToken(item.text) {
-			r.rec.add(item.at, item.path, badHeader, quote(item.text))
+		if !isToken(item.Text) {
+			r.rec.add(item.At, item.Path, badHeader, quote(item.Text))
 			continue
 		}
-		out = append(out, item.text)
+		out = append(out, item.Text)
 	}
 	return out
 }

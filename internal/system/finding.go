@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"fairlead/internal/system/document"
 )
 
 // Finding is one thing that is wrong with a file.
@@ -55,11 +57,6 @@ func (fs Findings) Error() string {
 // maxFindings bounds what a hopeless file can make us say.
 const maxFindings = 1000
 
-// place is where something stands in the file, both from 1.
-type place struct{ line, column int }
-
-func (p place) String() string { return "line " + strconv.Itoa(p.line) + ":" + strconv.Itoa(p.column) }
-
 // recorder collects findings. A file is checked once as it stands and once for each
 // environment; what was told in one pass is not told again in the next.
 type recorder struct {
@@ -73,8 +70,8 @@ type recorder struct {
 
 // spot is what makes two findings of different passes the same.
 type spot struct {
-	place
-	field, code string
+	line, column int
+	field, code  string
 }
 
 func newRecorder(file string, src []byte) *recorder {
@@ -89,10 +86,17 @@ func newRecorder(file string, src []byte) *recorder {
 }
 
 // add records a finding. Its problem and advice are those of the code with args.
-func (r *recorder) add(at place, field string, c code, args ...any) {
-	f := r.finding(at, field, c, args...)
-	at = place{f.Line, f.Column}
-	key := spot{at, field, string(c)}
+func (r *recorder) add(at document.Place, field string, c code, args ...any) {
+	r.record(r.finding(at, field, c, args...))
+}
+
+// fault records what is wrong with the text of the file.
+func (r *recorder) fault(f document.Fault) {
+	r.record(r.placed(f.At, Finding{Field: f.Path, Code: f.Code, Problem: f.Problem, Advice: f.Advice}))
+}
+
+func (r *recorder) record(f Finding) {
+	key := spot{f.Line, f.Column, f.Field, f.Code}
 	if pass, ok := r.told[key]; ok && (pass != r.pass || slices.ContainsFunc(r.findings, func(g Finding) bool {
 		return g.Line == f.Line && g.Column == f.Column && g.Field == f.Field && strings.HasPrefix(g.Problem, f.Problem)
 	})) {
@@ -102,7 +106,7 @@ func (r *recorder) add(at place, field string, c code, args ...any) {
 		return
 	}
 	r.told[key] = r.pass
-	if r.pass != "" && !strings.HasPrefix(field, "environments.") {
+	if r.pass != "" && !strings.HasPrefix(f.Field, "environments.") {
 		f.Problem += " in environment " + r.pass
 	}
 	r.findings = append(r.findings, f)
@@ -116,19 +120,24 @@ func (r *recorder) add(at place, field string, c code, args ...any) {
 }
 
 // finding makes a finding whose words are those of the code with args.
-func (r *recorder) finding(at place, field string, c code, args ...any) Finding {
-	// The YAML library is not exact about a place after some multi-line texts.
-	at.line = min(max(at.line, 1), len(r.width))
-	at.column = min(max(at.column, 1), r.width[at.line-1]+1)
-
+func (r *recorder) finding(at document.Place, field string, c code, args ...any) Finding {
 	words, ok := problems[c]
 	if !ok {
 		panic("system: no words for the problem " + string(c))
 	}
-	return Finding{
-		File: r.file, Line: at.line, Column: at.column, Field: field, Code: string(c),
+	return r.placed(at, Finding{
+		Field: field, Code: string(c),
 		Problem: fill(words.problem, args), Advice: fill(words.advice, args),
-	}
+	})
+}
+
+// placed puts a finding into the file, at the place or the nearest there is: the YAML
+// library is not exact about a place after some multi-line texts.
+func (r *recorder) placed(at document.Place, f Finding) Finding {
+	f.File = r.file
+	f.Line = min(max(at.Line, 1), len(r.width))
+	f.Column = min(max(at.Column, 1), r.width[f.Line-1]+1)
+	return f
 }
 
 // sorted returns the findings by position, nil if there are none.
@@ -147,14 +156,8 @@ func fill(format string, args []any) string {
 	return fmt.Sprintf(format, args...)
 }
 
-// quote quotes text of the file for a person, and shortens it.
-func quote(s string) string {
-	const most = 80
-	if utf8.RuneCountInString(s) > most {
-		s = string([]rune(s)[:most-3]) + "..."
-	}
-	return strconv.Quote(s)
-}
+// quote is [document.Quote].
+func quote(s string) string { return document.Quote(s) }
 
 // enumerate joins words as a person would: "a, b or c".
 func enumerate(words []string, last string) string {

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"fairlead/internal/system/document"
 )
 
 var (
@@ -26,7 +28,7 @@ const (
 	mostListeners = 64
 )
 
-func (r *reader) readGateway(n *node) {
+func (r *reader) readGateway(n *document.Node) {
 	g := r.fields(n, gatewaySchema)
 	out := &r.sys.Gateway
 	if tls := g["tls"]; tls != nil {
@@ -49,29 +51,29 @@ func (r *reader) readGateway(n *node) {
 	}
 }
 
-func (r *reader) minRate(n *node, def int64) int64 { return r.size(n, def, 1, 1<<30) }
+func (r *reader) minRate(n *document.Node, def int64) int64 { return r.size(n, def, 1, 1<<30) }
 
 // readListeners reads one address, or a list of addresses and maps. tls is the
 // section of that name, nil if there is none.
-func (r *reader) readListeners(n, tls *node) []Listener {
+func (r *reader) readListeners(n, tls *document.Node) []Listener {
 	if n == nil {
 		return []Listener{{Address: "127.0.0.1:8080", TLS: tls != nil, HTTP2: tls != nil}}
 	}
-	items := []*node{n}
-	if n.kind == list {
-		items = n.items
+	items := []*document.Node{n}
+	if n.Kind == document.List {
+		items = n.Items
 	}
 	if len(items) == 0 {
-		r.rec.add(n.at, n.path, emptyValue, "name an address, or remove the key")
+		r.rec.add(n.At, n.Path, emptyValue, "name an address, or remove the key")
 	}
 	if len(items) > mostListeners {
-		r.rec.add(n.at, n.path, tooMany, "64", len(items), "")
+		r.rec.add(n.At, n.Path, tooMany, "64", len(items), "")
 		return nil
 	}
 	var out []Listener
-	var at []place
+	var at []document.Place
 	encrypted := false
-	var redirect *node
+	var redirect *document.Node
 	for _, item := range items {
 		l, ok := r.readListener(item, tls != nil)
 		encrypted = encrypted || l.TLS
@@ -83,28 +85,28 @@ func (r *reader) readListeners(n, tls *node) []Listener {
 		}
 		for i := range out {
 			if sameAddress(out[i].Address, l.Address) {
-				r.rec.add(item.at, item.path, sameListener, l.Address, at[i])
+				r.rec.add(item.At, item.Path, sameListener, l.Address, at[i])
 				break
 			}
 		}
-		out, at = append(out, l), append(at, item.at)
+		out, at = append(out, l), append(at, item.At)
 	}
 	if redirect != nil && !encrypted && !r.meant["tls"] {
-		r.rec.add(redirect.at, redirect.path, redirectNowhere)
+		r.rec.add(redirect.At, redirect.Path, redirectNowhere)
 	} else if tls != nil && !encrypted && len(out) == len(items) {
-		r.rec.add(tls.keyAt, tls.path, misplaced, "where no listener is encrypted", "remove it, or take tls: false from a listener")
+		r.rec.add(tls.KeyAt, tls.Path, misplaced, "where no listener is encrypted", "remove it, or take tls: false from a listener")
 	}
 	return out
 }
 
 // readListener reads one listener; tls says that there is a section of that name.
-func (r *reader) readListener(n *node, tls bool) (l Listener, ok bool) {
-	if n.scalar() {
+func (r *reader) readListener(n *document.Node, tls bool) (l Listener, ok bool) {
+	if n.Scalar() {
 		l.TLS, l.HTTP2 = tls, tls
 		_, ok = r.address(n, &l.Address)
 		return l, ok
 	}
-	if n.kind != mapping {
+	if n.Kind != document.Mapping {
 		r.wrong(n, "an address or a map of "+enumerate(listenerSchema.keys, "and"), "")
 		return l, false
 	}
@@ -119,9 +121,9 @@ func (r *reader) readListener(n *node, tls bool) (l Listener, ok bool) {
 	if n := f["tls"]; n != nil {
 		switch want := r.bool(n); {
 		case want && !tls && !r.meant["tls"]:
-			r.rec.add(n.keyAt, n.path, withoutTLS, "add gateway.tls")
+			r.rec.add(n.KeyAt, n.Path, withoutTLS, "add gateway.tls")
 		case want && l.Redirect:
-			r.rec.add(n.keyAt, n.path, misplaced, "where everything is redirected", "remove one of the two")
+			r.rec.add(n.KeyAt, n.Path, misplaced, "where everything is redirected", "remove one of the two")
 		default:
 			l.TLS = l.TLS && want
 		}
@@ -131,32 +133,32 @@ func (r *reader) readListener(n *node, tls bool) (l Listener, ok bool) {
 		if n := f[key]; n != nil {
 			*to = r.bool(n)
 			if *to && !l.TLS && !r.meant["tls"] {
-				r.rec.add(n.keyAt, n.path, withoutTLS, "browsers speak it over TLS only: remove it here")
+				r.rec.add(n.KeyAt, n.Path, withoutTLS, "browsers speak it over TLS only: remove it here")
 			}
 		}
 	}
 	if n := f["proxy_protocol"]; n != nil {
 		l.ProxyProtocol = r.prefixes(n)
-		if n.kind == list && len(n.items) == 0 {
-			r.rec.add(n.at, n.path, emptyValue, "name the networks of the proxies, or remove the key")
+		if n.Kind == document.List && len(n.Items) == 0 {
+			r.rec.add(n.At, n.Path, emptyValue, "name the networks of the proxies, or remove the key")
 		}
 	}
 	return l, ok
 }
 
 // readMaintenance reads true, a text, or a map of both text and who is let through.
-func (r *reader) readMaintenance(n *node) *Maintenance {
+func (r *reader) readMaintenance(n *document.Node) *Maintenance {
 	out := &Maintenance{Text: "down for maintenance"}
 	switch {
 	case n == nil:
 		return nil
-	case n.kind == boolean:
-		if n.text == "false" {
+	case n.Kind == document.Boolean:
+		if n.Text == "false" {
 			return nil
 		}
-	case n.scalar():
+	case n.Scalar():
 		r.readPublicText(n, &out.Text)
-	case n.kind == mapping:
+	case n.Kind == document.Mapping:
 		f := r.fields(n, maintenanceSchema)
 		if f["text"] != nil {
 			r.readPublicText(f["text"], &out.Text)
@@ -169,25 +171,25 @@ func (r *reader) readMaintenance(n *node) *Maintenance {
 }
 
 // readPublicText reads a text that clients are shown.
-func (r *reader) readPublicText(n *node, out *string) {
+func (r *reader) readPublicText(n *document.Node, out *string) {
 	const most = 1000
 	s := r.notEmpty(n, "write what clients are told, or remove the key")
 	if utf8.RuneCountInString(s) > most || strings.ContainsFunc(s, func(c rune) bool { return c < ' ' && c != '\n' || c == 0x7f }) {
-		r.rec.add(n.at, n.path, badText, most)
+		r.rec.add(n.At, n.Path, badText, most)
 		return
 	}
 	*out = s
 }
 
 // seconds reads a duration of whole seconds, as headers hold them, up to ten years.
-func (r *reader) seconds(n *node, def time.Duration) time.Duration {
+func (r *reader) seconds(n *document.Node, def time.Duration) time.Duration {
 	d := r.duration(n, def, 0, 3650*24*time.Hour)
 	if d%time.Second != 0 {
-		r.rec.add(n.at, n.path, outOfRange, "whole seconds", n.text, "")
+		r.rec.add(n.At, n.Path, outOfRange, "whole seconds", n.Text, "")
 		return def
 	}
 	return d
 }
 
 // count reads a whole number from 0 to a million.
-func (r *reader) count(n *node, def int) int { return r.int(n, def, 0, 1_000_000, "") }
+func (r *reader) count(n *document.Node, def int) int { return r.int(n, def, 0, 1_000_000, "") }

@@ -4,6 +4,8 @@ import (
 	"net/textproto"
 	"slices"
 	"strings"
+
+	"fairlead/internal/system/document"
 )
 
 var headersSchema = schema{what: "headers", keys: []string{"request", "answer"}}
@@ -22,7 +24,7 @@ var vouched = []string{
 	"x-forwarded-prefix", "x-original-uri", "x-real-ip", "x-request-id", "traceparent", "tracestate",
 }
 
-func (r *reader) readHeaderRules(n *node) HeaderRules {
+func (r *reader) readHeaderRules(n *document.Node) HeaderRules {
 	f := r.fields(n, headersSchema)
 	return HeaderRules{
 		Request: r.rules(f["request"], vouched),
@@ -32,44 +34,44 @@ func (r *reader) readHeaderRules(n *node) HeaderRules {
 
 // rules reads what becomes of some headers. Those in closed, in small letters, are
 // refused as those that frame a message are.
-func (r *reader) rules(n *node, closed []string) map[string]string {
+func (r *reader) rules(n *document.Node, closed []string) map[string]string {
 	if n == nil {
 		return nil
 	}
-	if n.kind != mapping {
+	if n.Kind != document.Mapping {
 		r.wrong(n, "a map of values by header", "write {NAME: value}, and {NAME: null} to remove a header")
 		return nil
 	}
 	var out map[string]string
-	first := map[string]place{}
-	for _, m := range n.items {
-		if !r.header(m.keyAt, m.path, m.key, closed) {
+	first := map[string]document.Place{}
+	for _, m := range n.Items {
+		if !r.header(m.KeyAt, m.Path, m.Key, closed) {
 			continue
 		}
-		name := textproto.CanonicalMIMEHeaderKey(m.key)
+		name := textproto.CanonicalMIMEHeaderKey(m.Key)
 		if was, ok := first[name]; ok {
-			r.rec.add(m.keyAt, m.path, duplicateKey, was)
+			r.rec.add(m.KeyAt, m.Path, duplicateKey, was)
 			continue
 		}
-		first[name] = m.keyAt
-		if m.kind != null && !m.scalar() {
+		first[name] = m.KeyAt
+		if m.Kind != document.Null && !m.Scalar() {
 			r.wrong(m, "text", "")
 			continue
 		}
-		if !headerValue(m.text) {
-			r.rec.add(m.at, m.path, badHeaderValue)
+		if !headerValue(m.Text) {
+			r.rec.add(m.At, m.Path, badHeaderValue)
 			continue
 		}
 		if out == nil {
 			out = map[string]string{}
 		}
-		out[name] = m.text
+		out[name] = m.Text
 	}
 	return out
 }
 
 // header tells whether name can be the name of a header that the file may speak of.
-func (r *reader) header(at place, path, name string, closed []string) bool {
+func (r *reader) header(at document.Place, path, name string, closed []string) bool {
 	small := strings.ToLower(name)
 	switch {
 	case !isToken(name):
@@ -84,20 +86,20 @@ func (r *reader) header(at place, path, name string, closed []string) bool {
 }
 
 // headerName reads the name of a header, def if there is none.
-func (r *reader) headerName(n *node, def string) string {
+func (r *reader) headerName(n *document.Node, def string) string {
 	s, ok := r.text(n)
-	if !ok || !r.header(n.at, n.path, s, nil) {
+	if !ok || !r.header(n.At, n.Path, s, nil) {
 		return def
 	}
 	return s
 }
 
 // headerNames reads a list of names of headers.
-func (r *reader) headerNames(n *node) []string {
+func (r *reader) headerNames(n *document.Node) []string {
 	var out []string
 	for _, item := range r.texts(n, false) {
-		if r.header(item.at, item.path, item.text, nil) {
-			out = append(out, item.text)
+		if r.header(item.At, item.Path, item.Text, nil) {
+			out = append(out, item.Text)
 		}
 	}
 	return out

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"fairlead/internal/system/document"
 )
 
 // FileName is the name of the file in a system's folder.
@@ -65,7 +67,7 @@ func Load(path string, opts Options) (*System, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read system: %w", err)
 	}
-	src, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	src, err := io.ReadAll(io.LimitReader(f, document.MaxSize+1))
 	err = errors.Join(err, f.Close())
 	if err != nil {
 		return nil, fmt.Errorf("read system: %w", err)
@@ -86,8 +88,8 @@ func Load(path string, opts Options) (*System, error) {
 // chosen.
 func Parse(name string, src []byte, dir string, opts Options) (*System, error) {
 	rec := newRecorder(name, src)
-	doc := document(src, rec)
-	if doc == nil {
+	doc := document.Read(src, rec.fault)
+	if !hasSections(doc, rec) {
 		return nil, rec.sorted()
 	}
 	file := absolute(dir, filepath.Base(name))
@@ -102,12 +104,12 @@ func Parse(name string, src []byte, dir string, opts Options) (*System, error) {
 	chosen := read(base, "", dir, files, stored, rec)
 	var all []string
 	for _, e := range environments {
-		all = append(all, e.key)
-		rec.pass = e.key
-		merged := merge(base, e, func(lost *node) {
-			rec.add(lost.keyAt, lost.path, removesNothing, lostAdvice(base, e, lost))
+		all = append(all, e.Key)
+		rec.pass = e.Key
+		merged := document.Merge(base, e, func(lost *document.Node) {
+			rec.add(lost.KeyAt, lost.Path, removesNothing, lostAdvice(base, e, lost))
 		})
-		if sys := read(merged, e.key, dir, files, stored, rec); e.key == opts.Environment {
+		if sys := read(merged, e.Key, dir, files, stored, rec); e.Key == opts.Environment {
 			chosen = sys
 		}
 	}
@@ -123,12 +125,27 @@ func Parse(name string, src []byte, dir string, opts Options) (*System, error) {
 	return chosen, nil
 }
 
+// hasSections reports whether there is a document that can have sections.
+func hasSections(doc *document.Node, rec *recorder) bool {
+	switch {
+	case doc == nil: // which was told
+		return false
+	case doc.Kind == document.Null:
+		rec.add(document.Place{Line: 1, Column: 1}, "", emptyFile)
+		return false
+	case doc.Kind != document.Mapping:
+		rec.add(doc.At, "", wrongType, "a map of sections", doc.Kind, "begin with system: NAME")
+		return false
+	}
+	return true
+}
+
 // read reads one merged document.
-func read(doc *node, environment, dir string, files map[string][]byte, stored bool, rec *recorder) *System {
+func read(doc *document.Node, environment, dir string, files map[string][]byte, stored bool, rec *recorder) *System {
 	r := &reader{
-		rec: rec, dir: dir, sys: &System{Dir: dir, Environment: environment, flat: flatten(doc)},
-		services: map[string]*node{}, secrets: map[string]*node{}, databases: map[string]*node{},
-		types: map[string]*node{}, files: files, stored: stored,
+		rec: rec, dir: dir, sys: &System{Dir: dir, Environment: environment, flat: doc.Flatten()},
+		services: map[string]*document.Node{}, secrets: map[string]*document.Node{}, databases: map[string]*document.Node{},
+		types: map[string]*document.Node{}, files: files, stored: stored,
 		owners: map[string]string{}, meant: map[string]bool{},
 	}
 	r.read(doc)
@@ -137,41 +154,41 @@ func read(doc *node, environment, dir string, files map[string][]byte, stored bo
 
 // split takes the environments out of the document and returns those that can be
 // merged.
-func split(doc *node, rec *recorder) (base *node, environments []*node) {
+func split(doc *document.Node, rec *recorder) (base *document.Node, environments []*document.Node) {
 	r := &reader{rec: rec}
 	without := *doc
-	without.items = slices.DeleteFunc(slices.Clone(doc.items), func(m *node) bool { return m.key == "environments" })
-	section := doc.member("environments")
-	if section == nil || section.kind == null {
+	without.Items = slices.DeleteFunc(slices.Clone(doc.Items), func(m *document.Node) bool { return m.Key == "environments" })
+	section := doc.Member("environments")
+	if section == nil || section.Kind == document.Null {
 		return &without, nil
 	}
-	if section.kind != mapping {
+	if section.Kind != document.Mapping {
 		r.wrong(section, "a map of environments by name", "")
 		return &without, nil
 	}
 	const most = 32
-	if len(section.items) > most {
-		rec.add(section.keyAt, section.path, tooMany, "32", len(section.items), "")
+	if len(section.Items) > most {
+		rec.add(section.KeyAt, section.Path, tooMany, "32", len(section.Items), "")
 		return &without, nil
 	}
-	for _, e := range section.items {
-		if !r.name(e.keyAt, e.path, e.key) {
+	for _, e := range section.Items {
+		if !r.name(e.KeyAt, e.Path, e.Key) {
 			continue
 		}
-		if e.kind == null {
+		if e.Kind == document.Null {
 			empty := *e
-			empty.kind = mapping
+			empty.Kind = document.Mapping
 			e = &empty
 		}
-		if e.kind != mapping {
+		if e.Kind != document.Mapping {
 			r.wrong(e, "a map of sections", "")
 			continue
 		}
 		usable := *e
-		usable.items = slices.DeleteFunc(slices.Clone(e.items), func(m *node) bool {
-			fixed := m.key == "system" || m.key == "environments"
+		usable.Items = slices.DeleteFunc(slices.Clone(e.Items), func(m *document.Node) bool {
+			fixed := m.Key == "system" || m.Key == "environments"
 			if fixed {
-				rec.add(m.keyAt, m.path, fixedKey)
+				rec.add(m.KeyAt, m.Path, fixedKey)
 			}
 			return fixed
 		})
@@ -181,12 +198,12 @@ func split(doc *node, rec *recorder) (base *node, environments []*node) {
 }
 
 // lostAdvice names what was probably meant by a null that removes nothing.
-func lostAdvice(base, env, lost *node) string {
+func lostAdvice(base, env, lost *document.Node) string {
 	for env != nil && base != nil {
-		var next *node
-		for _, m := range env.items {
+		var next *document.Node
+		for _, m := range env.Items {
 			if m == lost {
-				return suggest(lost.key, base.keys(), "there is nothing to remove there")
+				return suggest(lost.Key, base.Keys(), "there is nothing to remove there")
 			}
 			if within(m, lost) {
 				next = m
@@ -195,12 +212,12 @@ func lostAdvice(base, env, lost *node) string {
 		if next == nil {
 			break
 		}
-		base, env = base.member(next.key), next
+		base, env = base.Member(next.Key), next
 	}
 	return "there is nothing to remove there"
 }
 
 // within reports whether n is somewhere in tree.
-func within(tree, n *node) bool {
-	return tree == n || slices.ContainsFunc(tree.items, func(m *node) bool { return within(m, n) })
+func within(tree, n *document.Node) bool {
+	return tree == n || slices.ContainsFunc(tree.Items, func(m *document.Node) bool { return within(m, n) })
 }

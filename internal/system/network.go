@@ -3,15 +3,17 @@ package system
 import (
 	"net"
 	"net/netip"
+
+	"fairlead/internal/system/document"
 )
 
 // prefixes reads a list of networks and addresses; an address is a network of one.
-func (r *reader) prefixes(n *node) []netip.Prefix {
+func (r *reader) prefixes(n *document.Node) []netip.Prefix {
 	var out []netip.Prefix
 	for _, item := range r.texts(n, true) {
-		p, advice := parsePrefix(item.text)
+		p, advice := parsePrefix(item.Text)
 		if advice != "" {
-			r.rec.add(item.at, item.path, badNetwork, quote(item.text), advice)
+			r.rec.add(item.At, item.Path, badNetwork, quote(item.Text), advice)
 			continue
 		}
 		out = append(out, p)

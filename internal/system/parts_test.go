@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestParseDuration(t *testing.T) {
@@ -238,36 +236,5 @@ func TestFindingString(t *testing.T) {
 		if got := tt.f.String(); got != tt.want {
 			t.Errorf("String() = %q, want %q", got, tt.want)
 		}
-	}
-}
-
-func TestMerge(t *testing.T) {
-	read := func(src string) *node {
-		n := document([]byte(src), newRecorder("f", []byte(src)))
-		if n == nil {
-			t.Fatalf("document(%q) = nil", src)
-		}
-		return n
-	}
-	tests := []struct{ name, base, over, want string }{
-		{"maps merge", "{a: {b: 1, c: 2}}", "{a: {c: 3, d: 4}}", "{a: {b: 1, c: 3, d: 4}}"},
-		{"lists replace", "{a: [1, 2]}", "{a: [3]}", "{a: [3]}"},
-		{"null removes", "{a: 1, b: {c: 2, d: 3}}", "{a: null, b: {c: null}}", "{b: {d: 3}}"},
-		{"a map replaces a scalar", "{a: 1}", "{a: {b: 2}}", "{a: {b: 2}}"},
-		{"a scalar replaces a map", "{a: {b: 2}}", "{a: 1}", "{a: 1}"},
-		{"what is new has no nulls", "{a: 1}", "{b: {c: null, d: 1}}", "{a: 1, b: {d: 1}}"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			base := read(tt.base)
-			before := canonical(base)
-			got := canonical(merge(base, read(tt.over), func(*node) {}))
-			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("merge (-want +got)\n%s", diff)
-			}
-			if after := canonical(base); after != before {
-				t.Errorf("merge changed its base to %s", after)
-			}
-		})
 	}
 }

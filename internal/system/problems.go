@@ -6,18 +6,8 @@ type code string
 
 // The diagnostics.
 const (
-	// About the text of the file.
-	fileTooLarge    code = "file-too-large"
-	notText         code = "not-text"
-	tooLong         code = "too-long"
-	tooDeep         code = "too-deep"
-	tooWide         code = "too-wide"
-	syntaxError     code = "syntax"
-	yamlFeature     code = "yaml-feature"
-	secondDocument  code = "second-document"
+	// About the file as a whole; what is wrong with its text is told by document.
 	emptyFile       code = "empty-file"
-	keyNotText      code = "key-not-text"
-	duplicateKey    code = "duplicate-key"
 	tooManyProblems code = "too-many-problems"
 
 	// About keys.
@@ -32,6 +22,10 @@ const (
 	exactlyOne  code = "exactly-one"
 	tooMany     code = "too-many"
 	duplicateIn code = "duplicate-item"
+
+	// A key that is written twice is told by document; one that means what another does
+	// is told here, in the same words.
+	duplicateKey code = "duplicate-key"
 
 	// About values.
 	badName        code = "bad-name"
@@ -129,30 +123,21 @@ type words struct{ problem, advice string }
 
 // problems are the words of every diagnostic.
 var problems = map[code]words{
-	fileTooLarge:    {"is larger than %[1]s", "a system is described by hand; keep data in files of its own"},
-	notText:         {"is not UTF-8 text", "save the file as UTF-8"},
-	tooLong:         {"has more than %[1]d words and signs", "a system is described by hand; keep data in files of its own"},
-	tooDeep:         {"is nested deeper than %[1]d levels", "nothing in this file needs that; look for a missing bracket"},
-	tooWide:         {"has a map of more than %[1]d keys", "a system is described by hand; route whole folders of paths, keep data in files of its own"},
-	syntaxError:     {"%[1]s", "%[2]s"},
-	yamlFeature:     {"holds %[1]s, which this file does without", "write the value out, or quote the text if it begins with that sign"},
-	secondDocument:  {"begins a second document", "keep one document, without --- in between"},
 	emptyFile:       {"holds nothing", "begin with system: NAME"},
-	keyNotText:      {"holds a key that is no text", "quote the key"},
-	duplicateKey:    {"is already set at %[1]s", "keep one of the two"},
 	tooManyProblems: {"has more than %[1]d problems, the rest is not shown", "correct these first"},
 
-	unknownKey:  {"is not a key of %[1]s", "%[2]s"},
-	notBuilt:    {"is not built yet", "%[1]s"},
-	startOrder:  {"there is no start order", "anything may start, stop or vanish at any time; whoever needs it waits, bounded, or is told what is missing: remove this key"},
-	missingKey:  {"is missing", "%[1]s"},
-	noValue:     {"has no value", "%[1]s"},
-	emptyValue:  {"is empty", "%[1]s"},
-	wrongType:   {"must be %[1]s, is %[2]s", "%[3]s"},
-	misplaced:   {"does not belong %[1]s", "%[2]s"},
-	exactlyOne:  {"must have exactly one of %[1]s, has %[2]s", "%[3]s"},
-	tooMany:     {"must be at most %[1]s, are %[2]d", "%[3]s"},
-	duplicateIn: {"is already in the list at %[1]s", "remove one of the two"},
+	unknownKey:   {"is not a key of %[1]s", "%[2]s"},
+	notBuilt:     {"is not built yet", "%[1]s"},
+	startOrder:   {"there is no start order", "anything may start, stop or vanish at any time; whoever needs it waits, bounded, or is told what is missing: remove this key"},
+	missingKey:   {"is missing", "%[1]s"},
+	noValue:      {"has no value", "%[1]s"},
+	emptyValue:   {"is empty", "%[1]s"},
+	wrongType:    {"must be %[1]s, is %[2]s", "%[3]s"},
+	misplaced:    {"does not belong %[1]s", "%[2]s"},
+	exactlyOne:   {"must have exactly one of %[1]s, has %[2]s", "%[3]s"},
+	tooMany:      {"must be at most %[1]s, are %[2]d", "%[3]s"},
+	duplicateKey: {"is already set at %[1]s", "keep one of the two"},
+	duplicateIn:  {"is already in the list at %[1]s", "remove one of the two"},
 
 	badName:        {"must be %[2]s, is %[1]s", "%[3]s"},
 	notOneOf:       {"must be %[1]s, is %[2]s", "%[3]s"},

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"fairlead/internal/system/document"
 )
 
 var signatureSchema = schema{what: "a signature", keys: []string{"kind", "secret", "header"}}
@@ -33,7 +35,7 @@ const (
 var login = []string{"Authorization", "Proxy-Authorization", "Cookie", "X-Hub-Signature", "X-Hub-Signature-256", "Stripe-Signature", "Webhook-Signature"}
 
 // readPublish reads what a route stores in a queue.
-func (r *reader) readPublish(f map[string]*node, t *routed) *Publish {
+func (r *reader) readPublish(f map[string]*document.Node, t *routed) *Publish {
 	out := &Publish{}
 	out.Subject, _ = r.subjectTemplate(f["publish"], t.pattern, false, "name a subject of a queue")
 	out.Dedupe = r.dedupe(f["dedupe"])
@@ -45,34 +47,34 @@ func (r *reader) readPublish(f map[string]*node, t *routed) *Publish {
 }
 
 // dedupe reads the fields that tell whether a message was there before.
-func (r *reader) dedupe(n *node) []string {
+func (r *reader) dedupe(n *document.Node) []string {
 	items := r.texts(n, true)
 	if len(items) > mostFields {
-		r.rec.add(n.at, n.path, tooMany, fmt.Sprint(mostFields), len(items), "")
+		r.rec.add(n.At, n.Path, tooMany, fmt.Sprint(mostFields), len(items), "")
 		return nil
 	}
-	if n != nil && n.kind == list && len(n.items) == 0 {
-		r.rec.add(n.at, n.path, emptyValue, "name the fields that make two messages the same, or remove the key")
+	if n != nil && n.Kind == document.List && len(n.Items) == 0 {
+		r.rec.add(n.At, n.Path, emptyValue, "name the fields that make two messages the same, or remove the key")
 	}
 	var out []string
 	for _, item := range items {
-		of, name, _ := strings.Cut(item.text, ".")
+		of, name, _ := strings.Cut(item.Text, ".")
 		switch {
 		case of == "body" && name != "" && len(name) <= maxSubject && !slices.Contains(strings.Split(name, "."), ""):
-			out = append(out, item.text)
+			out = append(out, item.Text)
 		case of == "header" && isToken(name):
 			out = append(out, "header."+textproto.CanonicalMIMEHeaderKey(name))
 		default:
-			r.rec.add(item.at, item.path, badField, quote(item.text))
+			r.rec.add(item.At, item.Path, badField, quote(item.Text))
 		}
 	}
 	return out
 }
 
-func (r *reader) readSignature(n *node) *Signature {
+func (r *reader) readSignature(n *document.Node) *Signature {
 	f := r.fields(n, signatureSchema)
 	out := &Signature{}
-	if n.kind != mapping {
+	if n.Kind != document.Mapping {
 		return out
 	}
 	if kind := f["kind"]; kind == nil {
@@ -90,7 +92,7 @@ func (r *reader) readSignature(n *node) *Signature {
 	case out.Kind == SignatureToken && header == nil:
 		r.missing(n, signatureSchema, "header", "name the header that holds the secret, as in X-Gitlab-Token")
 	case header != nil && out.Kind != SignatureToken && out.Kind != "":
-		r.rec.add(header.keyAt, header.path, misplaced, "in a signature of "+out.Kind, "its header is known: remove it")
+		r.rec.add(header.KeyAt, header.Path, misplaced, "in a signature of "+out.Kind, "its header is known: remove it")
 	case header != nil:
 		out.Header = textproto.CanonicalMIMEHeaderKey(r.headerName(header, ""))
 	}
@@ -98,23 +100,23 @@ func (r *reader) readSignature(n *node) *Signature {
 }
 
 // carried reads the headers of a request that its message carries.
-func (r *reader) carried(n *node, signature *Signature) []string {
+func (r *reader) carried(n *document.Node, signature *Signature) []string {
 	items := r.texts(n, true)
 	if len(items) > mostCarried {
-		r.rec.add(n.at, n.path, tooMany, fmt.Sprint(mostCarried), len(items), "")
+		r.rec.add(n.At, n.Path, tooMany, fmt.Sprint(mostCarried), len(items), "")
 		return nil
 	}
 	var out []string
 	for _, item := range items {
-		if !r.header(item.at, item.path, item.text, nil) {
+		if !r.header(item.At, item.Path, item.Text, nil) {
 			continue
 		}
-		name := textproto.CanonicalMIMEHeaderKey(item.text)
+		name := textproto.CanonicalMIMEHeaderKey(item.Text)
 		keys := r.sys.Gateway.Auth.Keys
 		switch {
 		case slices.Contains(login, name), keys != nil && name == textproto.CanonicalMIMEHeaderKey(keys.Header),
 			signature != nil && name == signature.Header:
-			r.rec.add(item.at, item.path, loginHeader, name)
+			r.rec.add(item.At, item.Path, loginHeader, name)
 		case !slices.Contains(out, name):
 			out = append(out, name)
 		}
@@ -123,7 +125,7 @@ func (r *reader) carried(n *node, signature *Signature) []string {
 }
 
 // readSubscribe reads what a route streams.
-func (r *reader) readSubscribe(f map[string]*node, t *routed) *Subscribe {
+func (r *reader) readSubscribe(f map[string]*document.Node, t *routed) *Subscribe {
 	out := &Subscribe{
 		Buffer:    r.int(f["buffer"], defaultBuffer, 1, mostBuffer, ""),
 		Heartbeat: r.duration(f["heartbeat"], defaultBeat, shortestBeat, longestBeat),
@@ -136,27 +138,27 @@ func (r *reader) readSubscribe(f map[string]*node, t *routed) *Subscribe {
 		auth := r.sys.Gateway.Auth
 		switch methods := t.route.Auth; {
 		case len(t.route.Roles)+len(methods) == 0:
-			r.rec.add(n.at, n.path, claimless, claim, "but the route lets in clients that nobody knows", "add role or auth")
+			r.rec.add(n.At, n.Path, claimless, claim, "but the route lets in clients that nobody knows", "add role or auth")
 		case claim == "sub":
 		case auth.JWT == nil || len(methods) > 0 && !slices.Contains(methods, AuthJWT):
-			r.rec.add(n.at, n.path, claimless, claim, "which only a token has", "let users come with jwt, or use {claim:sub}, which each has")
+			r.rec.add(n.At, n.Path, claimless, claim, "which only a token has", "let users come with jwt, or use {claim:sub}, which each has")
 		}
 	}
 	return out
 }
 
 // readNATS reads a route over which clients speak NATS itself.
-func (r *reader) readNATS(f map[string]*node, t *routed) *NATS {
+func (r *reader) readNATS(f map[string]*document.Node, t *routed) *NATS {
 	n := f["nats"]
-	if on := r.bool(n); n.kind == boolean && !on {
-		r.rec.add(n.at, n.path, notOneOf, "true", "false", "remove the route if nobody may come so")
+	if on := r.bool(n); n.Kind == document.Boolean && !on {
+		r.rec.add(n.At, n.Path, notOneOf, "true", "false", "remove the route if nobody may come so")
 	}
 	return &NATS{Origins: r.socketOrigins(f["origins"], t)}
 }
 
 // socketOrigins reads whose pages may open a WebSocket. A browser sends by itself what
 // basic and forward look at.
-func (r *reader) socketOrigins(n *node, t *routed) []string {
+func (r *reader) socketOrigins(n *document.Node, t *routed) []string {
 	auth, methods, by := r.sys.Gateway.Auth, t.route.Auth, ""
 	switch {
 	case slices.Contains(methods, AuthForward):
@@ -164,8 +166,8 @@ func (r *reader) socketOrigins(n *node, t *routed) []string {
 	case slices.Contains(methods, AuthBasic), len(methods) == 0 && len(t.route.Roles) > 0 && auth.Basic != nil:
 		by = string(AuthBasic)
 	}
-	if n != nil && n.kind == list && len(n.items) == 0 {
-		r.rec.add(n.at, n.path, emptyValue, "name the origins, or remove the key for the door's own")
+	if n != nil && n.Kind == document.List && len(n.Items) == 0 {
+		r.rec.add(n.At, n.Path, emptyValue, "name the origins, or remove the key for the door's own")
 	}
 	return r.origins(n, by != "", by+" from auth")
 }
@@ -174,29 +176,29 @@ func (r *reader) socketOrigins(n *node, t *routed) []string {
 // {claim:name}, where wildcards are allowed too, for one of the user. Both are whole
 // tokens, and not the first. own is the advice for a subject that is fairlead's own.
 // claims are those that it uses.
-func (r *reader) subjectTemplate(n *node, p pattern, streams bool, own string) (subject string, claims []string) {
+func (r *reader) subjectTemplate(n *document.Node, p pattern, streams bool, own string) (subject string, claims []string) {
 	s, ok := r.text(n)
 	if !ok {
 		return "", nil
 	}
 	if err := checkSubject(s, streams); err != nil {
-		r.rec.add(n.at, n.path, badSubject, err)
+		r.rec.add(n.At, n.Path, badSubject, err)
 		return "", nil
 	}
 	for token := range strings.SplitSeq(s, ".") {
 		if strings.ContainsAny(strings.TrimSuffix(strings.TrimPrefix(token, "{"), "}"), "{}") ||
 			strings.HasPrefix(token, "{") != strings.HasSuffix(token, "}") {
-			r.rec.add(n.at, n.path, badSubject, "a value in braces must be a whole token")
+			r.rec.add(n.At, n.Path, badSubject, "a value in braces must be a whole token")
 			return "", nil
 		}
 	}
 	pattern, used := template(s)
 	switch pattern[0] {
 	case '*', '>':
-		r.rec.add(n.at, n.path, badSubject, "the first token must be written out")
+		r.rec.add(n.At, n.Path, badSubject, "the first token must be written out")
 		return "", nil
 	case '$', '_':
-		r.rec.add(n.at, n.path, closedSubject, pattern[:1], own)
+		r.rec.add(n.At, n.Path, closedSubject, pattern[:1], own)
 		return "", nil
 	}
 	known := p.values()
@@ -206,10 +208,10 @@ func (r *reader) subjectTemplate(n *node, p pattern, streams bool, own string) (
 		case ok && streams && wordOf(claim, "_-"):
 			claims = append(claims, claim)
 		case ok && streams:
-			r.rec.add(n.at, n.path, badSubject, "the name of a claim must be letters, digits, _ and -")
+			r.rec.add(n.At, n.Path, badSubject, "the name of a claim must be letters, digits, _ and -")
 			return "", nil
 		case !slices.Contains(known, name):
-			r.rec.add(n.at, n.path, unknownValue, name, suggest(name, known, "add {"+name+"} to the path"))
+			r.rec.add(n.At, n.Path, unknownValue, name, suggest(name, known, "add {"+name+"} to the path"))
 			return "", nil
 		}
 	}
@@ -226,20 +228,20 @@ func (r *reader) checkPublish(t *routed) {
 	pattern, _ := template(t.route.Publish.Subject)
 	var queues []string
 	for _, q := range r.queues {
-		if subjectCovers(q.key, pattern) {
-			if dedupe := t.fields["dedupe"]; dedupe != nil && q.member("max_messages") != nil {
-				r.rec.add(dedupe.keyAt, dedupe.path, countedMarkers, quote(q.key))
+		if subjectCovers(q.Key, pattern) {
+			if dedupe := t.fields["dedupe"]; dedupe != nil && q.Member("max_messages") != nil {
+				r.rec.add(dedupe.KeyAt, dedupe.Path, countedMarkers, quote(q.Key))
 			}
 			return
 		}
-		if SubjectsMeet(q.key, pattern) {
-			r.rec.add(n.at, n.path, outsideQueue, quote(q.key))
+		if SubjectsMeet(q.Key, pattern) {
+			r.rec.add(n.At, n.Path, outsideQueue, quote(q.Key))
 			return
 		}
-		queues = append(queues, q.key)
+		queues = append(queues, q.Key)
 	}
 	slices.Sort(queues)
-	r.refer("queues", n.at, n.path, noQueue, quote(n.text), suggest(n.text, queues, "declare one under queues"))
+	r.refer("queues", n.At, n.Path, noQueue, quote(n.Text), suggest(n.Text, queues, "declare one under queues"))
 }
 
 // checkSubscribe tells that a stream would show requests and their bodies, which are
@@ -251,6 +253,6 @@ func (r *reader) checkSubscribe(t *routed) {
 	n := t.fields["subscribe"]
 	pattern, _ := template(t.route.Subscribe.Subject)
 	if services := r.whoAnswers(pattern); len(services) > 0 {
-		r.rec.add(n.at, n.path, answeredHeard, enumerate(services, "and"))
+		r.rec.add(n.At, n.Path, answeredHeard, enumerate(services, "and"))
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"fairlead/internal/system/document"
 	"fairlead/internal/system/message"
 )
 
@@ -39,45 +40,45 @@ var (
 )
 
 // readTypes reads the types and the schemas that they name.
-func (r *reader) readTypes(n *node) {
+func (r *reader) readTypes(n *document.Node) {
 	entries := r.entries(n, "schema files by the name of the type")
 	if len(entries) > mostTypes {
-		r.rec.add(n.keyAt, n.path, tooMany, fmt.Sprint(mostTypes), len(entries), "")
+		r.rec.add(n.KeyAt, n.Path, tooMany, fmt.Sprint(mostTypes), len(entries), "")
 		return
 	}
 	for _, m := range entries {
-		r.types[m.key] = m
-		if !typeName.MatchString(m.key) {
-			r.rec.add(m.keyAt, m.path, badName, quote(m.key), "a name of letters and digits that begins with a letter, at most 63", "write it as in DataNotification")
+		r.types[m.Key] = m
+		if !typeName.MatchString(m.Key) {
+			r.rec.add(m.KeyAt, m.Path, badName, quote(m.Key), "a name of letters and digits that begins with a letter, at most 63", "write it as in DataNotification")
 		}
 		text, ok := r.schemaFile(m)
 		if !ok {
 			continue
 		}
-		if _, err := message.Compile(m.key, text); err != nil {
+		if _, err := message.Compile(m.Key, text); err != nil {
 			if fault, ok := errors.AsType[*message.SchemaError](err); ok && fault.JSON {
-				r.rec.add(m.at, m.path, notJSON, quote(m.text), fault.Reason)
+				r.rec.add(m.At, m.Path, notJSON, quote(m.Text), fault.Reason)
 			} else {
-				r.rec.add(m.at, m.path, badSchema, quote(m.text), err)
+				r.rec.add(m.At, m.Path, badSchema, quote(m.Text), err)
 			}
 			continue
 		}
 		sum := sha256.Sum256(text)
-		r.sys.flat[join("types", m.key)] = m.text + " (sha256 " + hex.EncodeToString(sum[:6]) + ")"
-		r.sys.Types = append(r.sys.Types, Type{Name: m.key, File: absolute(r.dir, m.text), Schema: text})
+		r.sys.flat[document.Join("types", m.Key)] = m.Text + " (sha256 " + hex.EncodeToString(sum[:6]) + ")"
+		r.sys.Types = append(r.sys.Types, Type{Name: m.Key, File: absolute(r.dir, m.Text), Schema: text})
 	}
 	slices.SortFunc(r.sys.Types, func(a, b Type) int { return cmp.Compare(a.Name, b.Name) })
 }
 
 // schemaFile returns the text of the file that a type names: of the disk, or, for a
 // stored revision, as it was then.
-func (r *reader) schemaFile(n *node) ([]byte, bool) {
-	if text, ok := r.files[n.text]; ok && n.scalar() {
+func (r *reader) schemaFile(n *document.Node) ([]byte, bool) {
+	if text, ok := r.files[n.Text]; ok && n.Scalar() {
 		return text, true
 	}
 	if r.stored {
 		if path, ok := r.path(n); ok {
-			r.rec.add(n.at, n.path, notFound, quote(path), "the revision was stored without it")
+			r.rec.add(n.At, n.Path, notFound, quote(path), "the revision was stored without it")
 		}
 		return nil, false
 	}
@@ -88,10 +89,10 @@ func (r *reader) schemaFile(n *node) ([]byte, bool) {
 	}
 	text, err := readAtMost(path, message.MaxSchema)
 	if err != nil {
-		r.rec.add(n.at, n.path, badPath, "cannot be read: "+oneLine(err.Error()), "name a file that can be read, of at most "+formatSize(message.MaxSchema))
+		r.rec.add(n.At, n.Path, badPath, "cannot be read: "+document.OneLine(err.Error()), "name a file that can be read, of at most "+formatSize(message.MaxSchema))
 		return nil, false
 	}
-	r.files[n.text] = text
+	r.files[n.Text] = text
 	return text, true
 }
 
@@ -112,16 +113,16 @@ func readAtMost(path string, most int64) (b []byte, err error) {
 }
 
 // readQueues reads the queues. The types were read before.
-func (r *reader) readQueues(n *node) {
+func (r *reader) readQueues(n *document.Node) {
 	entries := r.entriesWith(n, "queues by their subjects", "write {} for the defaults, or remove the key")
 	if len(entries) > mostQueues {
-		r.rec.add(n.keyAt, n.path, tooMany, fmt.Sprint(mostQueues), len(entries), "")
+		r.rec.add(n.KeyAt, n.Path, tooMany, fmt.Sprint(mostQueues), len(entries), "")
 		return
 	}
 	for _, m := range entries {
 		named := r.queueName(m)
 		f := r.fields(m, queueSchema)
-		q := Queue{Name: m.key}
+		q := Queue{Name: m.Key}
 		q.Keep = r.duration(f["keep"], defaultKeep, time.Second, longestKeep)
 		q.MaxBytes = r.size(f["max_bytes"], 0, 1<<10, 1<<50)
 		q.MaxCount = int64(r.int(f["max_messages"], 0, 1, 1<<40, ""))
@@ -131,10 +132,10 @@ func (r *reader) readQueues(n *node) {
 		if t := f["type"]; t != nil {
 			q.Type, _ = r.text(t)
 			if r.types[q.Type] == nil {
-				r.refer("types", t.at, t.path, unknownType, quote(q.Type), suggest(q.Type, names(r.types), "declare it under types"))
+				r.refer("types", t.At, t.Path, unknownType, quote(q.Type), suggest(q.Type, names(r.types), "declare it under types"))
 			}
 		} else if e := f["enforce"]; e != nil {
-			r.rec.add(e.keyAt, e.path, misplaced, "to a queue without a type", "add type, or remove it")
+			r.rec.add(e.KeyAt, e.Path, misplaced, "to a queue without a type", "add type, or remove it")
 		}
 		if named {
 			r.queues = append(r.queues, m)
@@ -145,7 +146,7 @@ func (r *reader) readQueues(n *node) {
 }
 
 // replicas reads on how many servers a queue is kept: the bus in fairlead is one.
-func (r *reader) replicas(n *node) int {
+func (r *reader) replicas(n *document.Node) int {
 	if r.sys.Bus.Server != nil {
 		return r.int(n, 1, 1, 5, "NATS keeps at most 5")
 	}
@@ -153,20 +154,20 @@ func (r *reader) replicas(n *node) int {
 }
 
 // queueName tells whether a queue can have that name, and which other has its subjects.
-func (r *reader) queueName(m *node) bool {
+func (r *reader) queueName(m *document.Node) bool {
 	const most = 128
-	if err := checkSubject(m.key, true); err != nil {
-		r.rec.add(m.keyAt, m.path, badSubject, err)
+	if err := checkSubject(m.Key, true); err != nil {
+		r.rec.add(m.KeyAt, m.Path, badSubject, err)
 		return false
 	}
-	if !queueName.MatchString(m.key) || len(m.key) > most || slices.ContainsFunc(strings.Split(m.key, "."), func(t string) bool { return t == "ANY" || t == "ALL" }) {
-		r.rec.add(m.keyAt, m.path, badName, quote(m.key),
+	if !queueName.MatchString(m.Key) || len(m.Key) > most || slices.ContainsFunc(strings.Split(m.Key, "."), func(t string) bool { return t == "ANY" || t == "ALL" }) {
+		r.rec.add(m.KeyAt, m.Path, badName, quote(m.Key),
 			"subjects of letters, digits, _ and - that begin with a small letter, at most 128, without the words ANY and ALL", "write it as in data.vhf, activity.* or orders.>")
 		return false
 	}
 	for _, other := range r.queues {
-		if SubjectsMeet(other.key, m.key) {
-			r.rec.add(m.keyAt, m.path, sharedSubjects, quote(other.key), other.keyAt)
+		if SubjectsMeet(other.Key, m.Key) {
+			r.rec.add(m.KeyAt, m.Path, sharedSubjects, quote(other.Key), other.KeyAt)
 			return false
 		}
 	}
@@ -177,8 +178,8 @@ func (r *reader) queueName(m *node) bool {
 // there would be stored, and confirmed by the bus instead.
 func (r *reader) checkQueues() {
 	for _, q := range r.queues {
-		if services := r.whoAnswers(q.key); len(services) > 0 {
-			r.rec.add(q.keyAt, q.path, queueAnswered, enumerate(services, "and"))
+		if services := r.whoAnswers(q.Key); len(services) > 0 {
+			r.rec.add(q.KeyAt, q.Path, queueAnswered, enumerate(services, "and"))
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"fairlead/internal/system/document"
 )
 
 // reader reads one merged document into a System. It goes on after a finding, so
@@ -18,13 +20,13 @@ type reader struct {
 	sys *System
 
 	// What the sections name, whether valid or not, so that one mistake is told once.
-	services  map[string]*node
-	secrets   map[string]*node
-	databases map[string]*node
+	services  map[string]*document.Node
+	secrets   map[string]*document.Node
+	databases map[string]*document.Node
 	owners    map[string]string // database -> owner
 
-	types  map[string]*node
-	queues []*node // those with a name that can be used
+	types  map[string]*document.Node
+	queues []*document.Node // those with a name that can be used
 
 	// files are the texts of the files that were read, by their paths as written;
 	// with stored there are no others.
@@ -44,9 +46,9 @@ type answer struct{ service, subject string }
 
 // routed is a route with what the checks need beside the model.
 type routed struct {
-	key     *node
+	key     *document.Node
 	pattern pattern
-	fields  map[string]*node
+	fields  map[string]*document.Node
 	leads   string // the one of targets that the route has, "" if there is not one
 	route   Route
 }
@@ -66,85 +68,85 @@ const (
 
 // fields returns the members of a mapping by key and tells which keys are wrong. A
 // nil node and one that is no mapping have no members.
-func (r *reader) fields(n *node, s schema) map[string]*node {
+func (r *reader) fields(n *document.Node, s schema) map[string]*document.Node {
 	if n == nil {
 		return nil
 	}
-	if n.kind != mapping {
+	if n.Kind != document.Mapping {
 		r.wrong(n, "a map of "+enumerate(s.keys, "and"), "")
 		return nil
 	}
-	members := make(map[string]*node, len(n.items))
-	for _, m := range n.items {
-		if !slices.Contains(s.keys, m.key) {
+	members := make(map[string]*document.Node, len(n.Items))
+	for _, m := range n.Items {
+		if !slices.Contains(s.keys, m.Key) {
 			r.unknown(m, s)
 			continue
 		}
-		if m.kind == null {
+		if m.Kind == document.Null {
 			if !s.empty {
-				r.rec.add(m.keyAt, m.path, noValue, orRemove)
+				r.rec.add(m.KeyAt, m.Path, noValue, orRemove)
 			}
 			continue
 		}
-		members[m.key] = m
+		members[m.Key] = m
 	}
 	return members
 }
 
-func (r *reader) unknown(m *node, s schema) {
-	if m.key == "depends_on" {
-		r.rec.add(m.keyAt, m.path, startOrder)
+func (r *reader) unknown(m *document.Node, s schema) {
+	if m.Key == "depends_on" {
+		r.rec.add(m.KeyAt, m.Path, startOrder)
 		return
 	}
-	if advice, ok := s.unbuilt[m.key]; ok {
-		r.rec.add(m.keyAt, m.path, notBuilt, advice)
+	if advice, ok := s.unbuilt[m.Key]; ok {
+		r.rec.add(m.KeyAt, m.Path, notBuilt, advice)
 		return
 	}
 	known := slices.Clone(s.keys)
 	for k := range s.unbuilt {
-		if _, ok := nearest(m.key, s.keys); !ok {
+		if _, ok := nearest(m.Key, s.keys); !ok {
 			known = append(known, k)
 		}
 	}
-	advice := suggest(m.key, s.keys, "")
-	if best, ok := nearest(m.key, known); ok {
+	advice := suggest(m.Key, s.keys, "")
+	if best, ok := nearest(m.Key, known); ok {
 		r.meant[best] = true
-		advice = suggest(m.key, []string{best}, "")
+		advice = suggest(m.Key, []string{best}, "")
 	}
-	r.rec.add(m.keyAt, m.path, unknownKey, s.what, advice)
+	r.rec.add(m.KeyAt, m.Path, unknownKey, s.what, advice)
 }
 
 // refer tells that something names what a section does not have, unless that
 // section is probably there under a name with a mistake.
-func (r *reader) refer(section string, at place, path string, c code, args ...any) {
+func (r *reader) refer(section string, at document.Place, path string, c code, args ...any) {
 	if !r.meant[section] {
 		r.rec.add(at, path, c, args...)
 	}
 }
 
 // warn tells what is valid but should be known.
-func (r *reader) warn(at place, path string, c code, args ...any) {
+func (r *reader) warn(at document.Place, path string, c code, args ...any) {
 	r.sys.Warnings = append(r.sys.Warnings, r.rec.finding(at, path, c, args...))
 }
 
 // entries returns the members of a map whose keys are names of the user's choice.
-func (r *reader) entries(n *node, what string) []*node {
+func (r *reader) entries(n *document.Node, what string) []*document.Node {
 	return r.entriesWith(n, what, orRemove)
 }
 
 // entriesWith is entries with the advice for a name without a value.
-func (r *reader) entriesWith(n *node, what, advice string) []*node {
-	if n == nil || n.kind == null {
+func (r *reader) entriesWith(n *document.Node, what, advice string) []*document.Node {
+	if n == nil || n.Kind == document.Null {
 		return nil
 	}
-	if n.kind != mapping {
+	if n.Kind != document.Mapping {
 		r.wrong(n, "a map of "+what, "")
 		return nil
 	}
-	entries := make([]*node, 0, len(n.items))
-	for _, m := range n.items {
-		if m.kind == null {
-			r.rec.add(m.keyAt, m.path, noValue, advice)
+	entries := make([]*document.Node, 0, len(n.Items))
+	for _, m := range n.Items {
+		if m.Kind == document.Null {
+			r.rec.add(m.KeyAt, m.Path, noValue, advice)
 			continue
 		}
 		entries = append(entries, m)
@@ -153,16 +155,16 @@ func (r *reader) entriesWith(n *node, what, advice string) []*node {
 }
 
 // wrong tells that a value is of the wrong type.
-func (r *reader) wrong(n *node, want, advice string) {
-	if n.kind == null {
-		r.rec.add(n.keyAt, n.path, noValue, orRemove)
+func (r *reader) wrong(n *document.Node, want, advice string) {
+	if n.Kind == document.Null {
+		r.rec.add(n.KeyAt, n.Path, noValue, orRemove)
 		return
 	}
-	is := n.kind.String()
-	if n.kind == text && !hidden(n.path) {
-		is += " " + quote(n.text)
+	is := n.Kind.String()
+	if n.Kind == document.Text && !hidden(n.Path) {
+		is += " " + quote(n.Text)
 	}
-	r.rec.add(n.at, n.path, wrongType, want, is, advice)
+	r.rec.add(n.At, n.Path, wrongType, want, is, advice)
 }
 
 // hidden reports whether a value may be a secret, or next to one: it is not shown.
@@ -178,70 +180,70 @@ func hidden(path string) bool {
 
 // missing tells that a key of n is not there, unless something that was told to be
 // wrong was probably meant as it. instead are keys that would do as well.
-func (r *reader) missing(n *node, s schema, key, advice string, instead ...string) {
-	if n.kind != mapping {
+func (r *reader) missing(n *document.Node, s schema, key, advice string, instead ...string) {
+	if n.Kind != document.Mapping {
 		return
 	}
-	for _, m := range n.items {
-		if m.key == key || slices.Contains(instead, m.key) {
+	for _, m := range n.Items {
+		if m.Key == key || slices.Contains(instead, m.Key) {
 			return
 		}
-		if _, ok := nearest(m.key, []string{key}); ok && !slices.Contains(s.keys, m.key) {
+		if _, ok := nearest(m.Key, []string{key}); ok && !slices.Contains(s.keys, m.Key) {
 			return
 		}
 	}
-	r.rec.add(n.keyAt, join(n.path, key), missingKey, advice)
+	r.rec.add(n.KeyAt, document.Join(n.Path, key), missingKey, advice)
 }
 
 // text reads a scalar as it is written. A nil node is "".
-func (r *reader) text(n *node) (string, bool) {
+func (r *reader) text(n *document.Node) (string, bool) {
 	if n == nil {
 		return "", false
 	}
-	if !n.scalar() {
+	if !n.Scalar() {
 		r.wrong(n, "text", "")
 		return "", false
 	}
-	return n.text, true
+	return n.Text, true
 }
 
-func (r *reader) bool(n *node) bool {
+func (r *reader) bool(n *document.Node) bool {
 	if n == nil {
 		return false
 	}
-	if n.kind != boolean {
+	if n.Kind != document.Boolean {
 		r.wrong(n, "true or false", "")
 		return false
 	}
-	return n.text == "true"
+	return n.Text == "true"
 }
 
 // int reads a whole number, otherwise what it must be is told with advice.
-func (r *reader) int(n *node, def, least, most int, advice string) int {
+func (r *reader) int(n *document.Node, def, least, most int, advice string) int {
 	if n == nil {
 		return def
 	}
 	rule := fmt.Sprintf("%d to %d", least, most)
-	if n.kind == number {
-		r.rec.add(n.at, n.path, outOfRange, rule, n.text, "write a whole number")
+	if n.Kind == document.Number {
+		r.rec.add(n.At, n.Path, outOfRange, rule, n.Text, "write a whole number")
 		return def
 	}
-	if n.kind != integer {
+	if n.Kind != document.Integer {
 		r.wrong(n, "a number", "")
 		return def
 	}
-	v, err := strconv.Atoi(n.text)
+	v, err := strconv.Atoi(n.Text)
 	if err != nil || v < least || v > most {
 		if err == nil && v < least {
 			advice = ""
 		}
-		r.rec.add(n.at, n.path, outOfRange, rule, n.text, advice)
+		r.rec.add(n.At, n.Path, outOfRange, rule, n.Text, advice)
 		return def
 	}
 	return v
 }
 
-func (r *reader) duration(n *node, def, least, most time.Duration) time.Duration {
+func (r *reader) duration(n *document.Node, def, least, most time.Duration) time.Duration {
 	if n == nil {
 		return def
 	}
@@ -251,17 +253,17 @@ func (r *reader) duration(n *node, def, least, most time.Duration) time.Duration
 	}
 	d, err := ParseDuration(s)
 	if err != nil {
-		r.rec.add(n.at, n.path, badDuration, quote(s))
+		r.rec.add(n.At, n.Path, badDuration, quote(s))
 		return def
 	}
 	if d < least || d > most {
-		r.rec.add(n.at, n.path, outOfRange, formatDuration(least)+" to "+formatDuration(most), s, "")
+		r.rec.add(n.At, n.Path, outOfRange, formatDuration(least)+" to "+formatDuration(most), s, "")
 		return def
 	}
 	return d
 }
 
-func (r *reader) size(n *node, def, least, most int64) int64 {
+func (r *reader) size(n *document.Node, def, least, most int64) int64 {
 	if n == nil {
 		return def
 	}
@@ -271,18 +273,18 @@ func (r *reader) size(n *node, def, least, most int64) int64 {
 	}
 	v, err := parseSize(s)
 	if err != nil {
-		r.rec.add(n.at, n.path, badSize, quote(s))
+		r.rec.add(n.At, n.Path, badSize, quote(s))
 		return def
 	}
 	if v < least || v > most {
-		r.rec.add(n.at, n.path, outOfRange, formatSize(least)+" to "+formatSize(most), s, "")
+		r.rec.add(n.At, n.Path, outOfRange, formatSize(least)+" to "+formatSize(most), s, "")
 		return def
 	}
 	return v
 }
 
 // oneOf reads a word that must be one of some.
-func (r *reader) oneOf(n *node, def string, words ...string) string {
+func (r *reader) oneOf(n *document.Node, def string, words ...string) string {
 	s, ok := r.text(n)
 	if !ok {
 		return def
@@ -292,7 +294,7 @@ func (r *reader) oneOf(n *node, def string, words ...string) string {
 		if best, ok := nearest(s, words); ok {
 			advice = "did you mean " + best + "?"
 		}
-		r.rec.add(n.at, n.path, notOneOf, enumerate(words, "or"), quote(s), advice)
+		r.rec.add(n.At, n.Path, notOneOf, enumerate(words, "or"), quote(s), advice)
 		return def
 	}
 	return s
@@ -300,13 +302,13 @@ func (r *reader) oneOf(n *node, def string, words ...string) string {
 
 // texts reads a list of scalars without repetition. A single scalar is refused
 // unless single is set.
-func (r *reader) texts(n *node, single bool) []*node {
+func (r *reader) texts(n *document.Node, single bool) []*document.Node {
 	if n == nil {
 		return nil
 	}
-	if n.kind != list {
-		if single && n.scalar() {
-			return []*node{n}
+	if n.Kind != document.List {
+		if single && n.Scalar() {
+			return []*document.Node{n}
 		}
 		want := "a list"
 		if single {
@@ -316,29 +318,29 @@ func (r *reader) texts(n *node, single bool) []*node {
 		return nil
 	}
 	const most = 1000
-	if len(n.items) > most {
-		r.rec.add(n.at, n.path, tooMany, strconv.Itoa(most), len(n.items), "")
+	if len(n.Items) > most {
+		r.rec.add(n.At, n.Path, tooMany, strconv.Itoa(most), len(n.Items), "")
 		return nil
 	}
-	first := map[string]place{}
-	var out []*node
-	for _, item := range n.items {
-		if !item.scalar() {
+	first := map[string]document.Place{}
+	var out []*document.Node
+	for _, item := range n.Items {
+		if !item.Scalar() {
 			r.wrong(item, "text", "")
 			continue
 		}
-		if was, ok := first[item.text]; ok {
-			r.rec.add(item.at, item.path, duplicateIn, was)
+		if was, ok := first[item.Text]; ok {
+			r.rec.add(item.At, item.Path, duplicateIn, was)
 			continue
 		}
-		first[item.text] = item.at
+		first[item.Text] = item.At
 		out = append(out, item)
 	}
 	return out
 }
 
 // name tells whether the key of an entry is a plain name.
-func (r *reader) name(at place, path, name string) bool {
+func (r *reader) name(at document.Place, path, name string) bool {
 	if plainName(name) {
 		return true
 	}
@@ -352,7 +354,7 @@ func (r *reader) name(at place, path, name string) bool {
 
 // file reads a path, makes it absolute and looks whether it exists. dir says whether
 // it must be a folder; otherwise it must be a file.
-func (r *reader) file(n *node, dir bool) string {
+func (r *reader) file(n *document.Node, dir bool) string {
 	path, ok := r.path(n)
 	if !ok {
 		return ""
@@ -360,25 +362,25 @@ func (r *reader) file(n *node, dir bool) string {
 	info, err := os.Stat(path)
 	switch {
 	case err != nil && dir:
-		r.rec.add(n.at, n.path, notFound, quote(n.text), "make the folder, or correct the path; it starts at the folder of this file")
+		r.rec.add(n.At, n.Path, notFound, quote(n.Text), "make the folder, or correct the path; it starts at the folder of this file")
 	case err != nil:
-		r.rec.add(n.at, n.path, notFound, quote(n.text), "make the file, or correct the path; it starts at the folder of this file")
+		r.rec.add(n.At, n.Path, notFound, quote(n.Text), "make the file, or correct the path; it starts at the folder of this file")
 	case dir && !info.IsDir():
-		r.rec.add(n.at, n.path, badPath, "must be a folder, "+quote(n.text)+" is a file", "name the folder")
+		r.rec.add(n.At, n.Path, badPath, "must be a folder, "+quote(n.Text)+" is a file", "name the folder")
 	case !dir && !info.Mode().IsRegular():
-		r.rec.add(n.at, n.path, badPath, "must be a regular file, "+quote(n.text)+" is none", "name the file")
+		r.rec.add(n.At, n.Path, badPath, "must be a regular file, "+quote(n.Text)+" is none", "name the file")
 	}
 	return path
 }
 
 // path reads a path and makes it absolute.
-func (r *reader) path(n *node) (string, bool) {
+func (r *reader) path(n *document.Node) (string, bool) {
 	s, ok := r.text(n)
 	if !ok {
 		return "", false
 	}
 	if s == "" || strings.ContainsAny(s, "\x00\n") {
-		r.rec.add(n.at, n.path, badPath, "is empty or holds a control character", "name a path from the folder of this file")
+		r.rec.add(n.At, n.Path, badPath, "is empty or holds a control character", "name a path from the folder of this file")
 		return "", false
 	}
 	if !filepath.IsAbs(s) {
@@ -388,17 +390,17 @@ func (r *reader) path(n *node) (string, bool) {
 }
 
 // notEmpty reads a text of at least one character.
-func (r *reader) notEmpty(n *node, advice string) string {
+func (r *reader) notEmpty(n *document.Node, advice string) string {
 	s, ok := r.text(n)
 	if ok && strings.TrimSpace(s) == "" {
-		r.rec.add(n.at, n.path, emptyValue, advice)
+		r.rec.add(n.At, n.Path, emptyValue, advice)
 	}
 	return s
 }
 
 // exactlyOne tells if not exactly one of the keys is there.
-func (r *reader) exactlyOne(n *node, what string, f map[string]*node, keys ...string) bool {
-	if n.kind != mapping {
+func (r *reader) exactlyOne(n *document.Node, what string, f map[string]*document.Node, keys ...string) bool {
+	if n.Kind != document.Mapping {
 		return false
 	}
 	var have []string
@@ -410,12 +412,12 @@ func (r *reader) exactlyOne(n *node, what string, f map[string]*node, keys ...st
 	switch {
 	case len(have) == 1:
 		return true
-	case len(have) == 0 && len(f) < len(n.items):
+	case len(have) == 0 && len(f) < len(n.Items):
 		// A key that was told to be wrong may have been meant as one of them.
 	case len(have) == 0:
-		r.rec.add(n.keyAt, n.path, exactlyOne, what, "none", "")
+		r.rec.add(n.KeyAt, n.Path, exactlyOne, what, "none", "")
 	default:
-		r.rec.add(n.keyAt, n.path, exactlyOne, what, enumerate(have, "and"),
+		r.rec.add(n.KeyAt, n.Path, exactlyOne, what, enumerate(have, "and"),
 			"an environment that replaces one by another sets the former to null")
 	}
 	return false

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"fairlead/internal/system/document"
 )
 
 var (
@@ -34,24 +36,24 @@ const (
 	maxTargets = 16
 )
 
-func (r *reader) readRoutes(n *node) {
+func (r *reader) readRoutes(n *document.Node) {
 	entries := r.entries(n, "routes, each METHOD HOST/path with its target")
 	if len(entries) > maxRoutes {
-		r.rec.add(n.keyAt, n.path, tooMany, strconv.Itoa(maxRoutes), len(entries), "route a whole folder of paths to a service with /path/")
+		r.rec.add(n.KeyAt, n.Path, tooMany, strconv.Itoa(maxRoutes), len(entries), "route a whole folder of paths to a service with /path/")
 		return
 	}
 	for _, m := range entries {
-		p, bad := parsePattern(m.key)
+		p, bad := parsePattern(m.Key)
 		if bad != nil {
-			r.rec.add(m.keyAt, m.path, badRoute, bad.problem, bad.advice)
+			r.rec.add(m.KeyAt, m.Path, badRoute, bad.problem, bad.advice)
 		}
 		f := r.fields(m, routeSchema)
-		if m.kind != mapping {
+		if m.Kind != document.Mapping {
 			continue
 		}
 		out := &routed{
 			key: m, pattern: p, fields: f,
-			route: Route{Key: m.key, Method: p.method, Host: p.host, Path: p.path},
+			route: Route{Key: m.Key, Method: p.method, Host: p.host, Path: p.path},
 		}
 		if r.exactlyOne(m, oneTarget, f, targets...) {
 			for _, key := range targets {
@@ -91,11 +93,11 @@ var only = map[string]struct {
 func (r *reader) misplacedIn(t *routed) {
 	for key, n := range t.fields {
 		if o, ok := only[key]; ok && !slices.Contains(o.targets, t.leads) {
-			r.rec.add(n.keyAt, n.path, misplaced, "in a route without "+enumerate(o.targets, "or"), o.advice)
+			r.rec.add(n.KeyAt, n.Path, misplaced, "in a route without "+enumerate(o.targets, "or"), o.advice)
 		}
 	}
 	if n := t.fields["timeout"]; n != nil && (t.leads == "subscribe" || t.leads == "nats") {
-		r.rec.add(n.keyAt, n.path, misplaced, "in a route with "+t.leads, "a stream has no end: remove it")
+		r.rec.add(n.KeyAt, n.Path, misplaced, "in a route with "+t.leads, "a stream has no end: remove it")
 	}
 	r.methodOf(t, "publish", "POST", "PUT")
 	r.methodOf(t, "subscribe", "GET")
@@ -106,11 +108,11 @@ func (r *reader) misplacedIn(t *routed) {
 func (r *reader) methodOf(t *routed, leads string, methods ...string) {
 	if t.leads == leads && t.route.Method != "" && !slices.Contains(methods, t.route.Method) {
 		n := t.fields[leads]
-		r.rec.add(n.keyAt, n.path, misplaced, "in a route of "+t.route.Method, "write "+methods[0]+", or no method")
+		r.rec.add(n.KeyAt, n.Path, misplaced, "in a route of "+t.route.Method, "write "+methods[0]+", or no method")
 	}
 }
 
-func (r *reader) readRoute(f map[string]*node, out *routed) {
+func (r *reader) readRoute(f map[string]*document.Node, out *routed) {
 	route := &out.route
 	switch out.leads {
 	case "service":
@@ -124,24 +126,24 @@ func (r *reader) readRoute(f map[string]*node, out *routed) {
 	}
 	route.Headers = r.readHeaderRules(f["headers"])
 	route.Roles = r.roles(f["role"])
-	if n := f["role"]; n != nil && n.kind == list && len(n.items) == 0 {
+	if n := f["role"]; n != nil && n.Kind == document.List && len(n.Items) == 0 {
 		// An empty list would open a door that looks closed.
-		r.rec.add(n.at, n.path, emptyValue, "name a role, or remove the key to let everybody in")
+		r.rec.add(n.At, n.Path, emptyValue, "name a role, or remove the key to let everybody in")
 	}
 	for _, item := range r.texts(f["auth"], true) {
 		route.Auth = append(route.Auth, AuthMethod(r.oneOf(item, "", authSchema.keys...)))
 	}
-	if n := f["auth"]; n != nil && n.kind == list && len(n.items) == 0 {
-		r.rec.add(n.at, n.path, emptyValue, "name one of "+enumerate(authSchema.keys, "and")+", or remove the key")
+	if n := f["auth"]; n != nil && n.Kind == document.List && len(n.Items) == 0 {
+		r.rec.add(n.At, n.Path, emptyValue, "name one of "+enumerate(authSchema.keys, "and")+", or remove the key")
 	}
 	route.Timeout = r.duration(f["timeout"], 30*time.Second, time.Millisecond, 24*time.Hour)
 	limits := r.fields(f["limits"], limitsSchema)
 	route.Limits = Limits{Body: r.size(limits["body"], 0, 1, mostBody), MinRate: r.minRate(limits["min_rate"], 0)}
 	if n := limits["header"]; n != nil {
-		r.rec.add(n.keyAt, n.path, misplaced, "in a route", "the route is known only after the header was read: set gateway.limits.header")
+		r.rec.add(n.KeyAt, n.Path, misplaced, "in a route", "the route is known only after the header was read: set gateway.limits.header")
 	}
 	if n := limits["connections"]; n != nil {
-		r.rec.add(n.keyAt, n.path, misplaced, "in a route", "a connection may carry requests of many routes: set gateway.limits.connections")
+		r.rec.add(n.KeyAt, n.Path, misplaced, "in a route", "a connection may carry requests of many routes: set gateway.limits.connections")
 	}
 	route.Filters = r.readFilters(f)
 	route.Maintenance = r.readMaintenance(f["maintenance"])
@@ -160,37 +162,37 @@ func (r *reader) readRoute(f map[string]*node, out *routed) {
 }
 
 // readRequest reads what a route over the bus says.
-func (r *reader) readRequest(f map[string]*node, out *routed) {
+func (r *reader) readRequest(f map[string]*document.Node, out *routed) {
 	route := &out.route
 	route.Request = &Request{Format: Raw}
 	if n := f["data"]; n != nil {
-		route.Request.Data = plain(n)
+		route.Request.Data = n.Plain()
 		r.references(n, out.pattern)
 	}
 	for _, m := range r.entries(f["errors"], "statuses by message, status or default") {
-		if m.kind != integer {
+		if m.Kind != document.Integer {
 			r.wrong(m, "a status", "")
 			continue
 		}
-		status, err := strconv.Atoi(m.text)
+		status, err := strconv.Atoi(m.Text)
 		if err != nil || status < 400 || status > 599 {
-			r.rec.add(m.at, m.path, badStatus, m.text)
+			r.rec.add(m.At, m.Path, badStatus, m.Text)
 			continue
 		}
 		if route.Request.Errors == nil {
 			route.Request.Errors = map[string]int{}
 		}
-		route.Request.Errors[m.key] = status
+		route.Request.Errors[m.Key] = status
 	}
 	r.readSubject(out)
 }
 
 // readTargets reads the service, or the services with their weights, that a route
 // leads to, and what it does to the path.
-func (r *reader) readTargets(f map[string]*node, out *routed) {
+func (r *reader) readTargets(f map[string]*document.Node, out *routed) {
 	route := &out.route
 	n := f["service"]
-	if n.kind == mapping {
+	if n.Kind == document.Mapping {
 		route.Targets = r.readShares(n)
 	} else if name, ok := r.text(n); ok {
 		route.Targets = []Target{{Service: name, Weight: 1}}
@@ -202,41 +204,41 @@ func (r *reader) readTargets(f map[string]*node, out *routed) {
 		return
 	}
 	if route.StripPrefix {
-		r.rec.add(rewrite.keyAt, rewrite.path, misplaced, "in a route with strip_prefix", "write the whole path that the service sees into rewrite, and remove strip_prefix")
+		r.rec.add(rewrite.KeyAt, rewrite.Path, misplaced, "in a route with strip_prefix", "write the whole path that the service sees into rewrite, and remove strip_prefix")
 	}
 	s, ok := r.text(rewrite)
 	if ok && (!strings.HasPrefix(s, "/") || strings.ContainsAny(s, "?#")) {
-		r.rec.add(rewrite.at, rewrite.path, badTemplate, "a path", quote(s), "begin with /, without ? and #")
+		r.rec.add(rewrite.At, rewrite.Path, badTemplate, "a path", quote(s), "begin with /, without ? and #")
 	} else if ok && r.template(rewrite, out.pattern) {
 		route.Rewrite = s
 	}
 }
 
 // readShares reads services with their weights.
-func (r *reader) readShares(n *node) []Target {
+func (r *reader) readShares(n *document.Node) []Target {
 	entries := r.entries(n, "weights by service")
 	if len(entries) > maxTargets {
-		r.rec.add(n.at, n.path, tooMany, strconv.Itoa(maxTargets), len(entries), "")
+		r.rec.add(n.At, n.Path, tooMany, strconv.Itoa(maxTargets), len(entries), "")
 		return nil
 	}
 	var out []Target
 	total := 0
 	for _, m := range entries {
-		t := Target{Service: m.key, Weight: r.int(m, 1, 0, 1000, "")}
+		t := Target{Service: m.Key, Weight: r.int(m, 1, 0, 1000, "")}
 		total += t.Weight
 		out = append(out, t)
 	}
-	if total == 0 && len(entries) == len(n.items) {
-		r.rec.add(n.at, n.path, noShare)
+	if total == 0 && len(entries) == len(n.Items) {
+		r.rec.add(n.At, n.Path, noShare)
 	}
 	slices.SortFunc(out, func(a, b Target) int { return strings.Compare(a.Service, b.Service) })
 	return out
 }
 
 // readFiles reads a folder, or a map of it and how it is served.
-func (r *reader) readFiles(n *node) *Files {
+func (r *reader) readFiles(n *document.Node) *Files {
 	out := &Files{Precompressed: true}
-	if n.kind != mapping {
+	if n.Kind != document.Mapping {
 		out.Dir = r.file(n, true)
 		return out
 	}
@@ -252,21 +254,21 @@ func (r *reader) readFiles(n *node) *Files {
 	out.MaxAge = r.seconds(f["max_age"], 0)
 	fallback := f["fallback"]
 	if s, ok := r.text(fallback); ok && !filepath.IsLocal(s) {
-		r.rec.add(fallback.at, fallback.path, badPath, "is not a file in the folder", "name a file that is served, as in index.html")
+		r.rec.add(fallback.At, fallback.Path, badPath, "is not a file in the folder", "name a file that is served, as in index.html")
 	} else if ok {
 		out.Fallback = filepath.ToSlash(filepath.Clean(s))
 		if info, err := os.Stat(filepath.Join(out.Dir, s)); out.Dir != "" && (err != nil || !info.Mode().IsRegular()) {
-			r.rec.add(fallback.at, fallback.path, notFound, quote(s), "make the file, or correct the name; it starts at dir")
+			r.rec.add(fallback.At, fallback.Path, notFound, quote(s), "make the file, or correct the name; it starts at dir")
 		}
 	}
 	return out
 }
 
 // readRedirect reads where a client is sent, or a map of it and the status.
-func (r *reader) readRedirect(n *node, p pattern) *Redirect {
+func (r *reader) readRedirect(n *document.Node, p pattern) *Redirect {
 	out := &Redirect{Status: 308}
 	to := n
-	if n.kind == mapping {
+	if n.Kind == document.Mapping {
 		f := r.fields(n, redirectSchema)
 		if status := f["status"]; status != nil {
 			out.Status, _ = strconv.Atoi(r.oneOf(status, "308", "301", "302", "303", "307", "308"))
@@ -281,7 +283,7 @@ func (r *reader) readRedirect(n *node, p pattern) *Redirect {
 		return out
 	}
 	if !redirectable(s) {
-		r.rec.add(to.at, to.path, badTemplate, "a path or a URL", quote(s), "write it as in /new/{id} or https://example.com/; spaces as %20")
+		r.rec.add(to.At, to.Path, badTemplate, "a path or a URL", quote(s), "write it as in /new/{id} or https://example.com/; spaces as %20")
 	} else if r.template(to, p) {
 		out.To = s
 	}
@@ -304,20 +306,20 @@ func redirectable(s string) bool {
 }
 
 // template tells whether the {name}s in a text are values of the path.
-func (r *reader) template(n *node, p pattern) bool {
+func (r *reader) template(n *document.Node, p pattern) bool {
 	known := p.values()
-	for rest := n.text; ; {
+	for rest := n.Text; ; {
 		i := strings.IndexAny(rest, "{}")
 		if i < 0 {
 			return true
 		}
 		name, after, closed := strings.Cut(rest[i+1:], "}")
 		if rest[i] == '}' || !closed || !variable(name) {
-			r.rec.add(n.at, n.path, badTemplate, "a text in which { and } enclose the name of a path value", quote(n.text), "write {name}")
+			r.rec.add(n.At, n.Path, badTemplate, "a text in which { and } enclose the name of a path value", quote(n.Text), "write {name}")
 			return false
 		}
 		if !slices.Contains(known, name) {
-			r.rec.add(n.at, n.path, unknownValue, name, suggest(name, known, "add {"+name+"} to the path"))
+			r.rec.add(n.At, n.Path, unknownValue, name, suggest(name, known, "add {"+name+"} to the path"))
 			return false
 		}
 		rest = after
@@ -329,7 +331,7 @@ func (r *reader) readMonitor(out *routed) {
 	out.route.Monitor = Monitor(r.oneOf(n, "", string(MonitorBus), string(MonitorMetrics), string(MonitorHealth),
 		string(MonitorCatalogue), string(MonitorClient)))
 	if out.route.Monitor == MonitorBus && !strings.HasSuffix(out.route.Path, "/") {
-		r.rec.add(n.at, n.path, misplaced, "on a route that does not end with /", "its pages lie below the route: write "+out.route.Path+"/")
+		r.rec.add(n.At, n.Path, misplaced, "on a route that does not end with /", "its pages lie below the route: write "+out.route.Path+"/")
 	}
 }
 
@@ -338,25 +340,25 @@ func (r *reader) readSubject(out *routed) {
 	n := out.fields["request"]
 	req := out.route.Request
 	switch {
-	case n.kind == mapping:
-		s, err := nestPattern(plainMap(n))
+	case n.Kind == document.Mapping:
+		s, err := nestPattern(n.PlainMap())
 		if err == nil {
 			err = checkSubject(s, false)
 		}
 		if err != nil {
-			r.rec.add(n.at, n.path, badPattern, err)
+			r.rec.add(n.At, n.Path, badPattern, err)
 			return
 		}
 		req.Subject = s
-	case !n.scalar():
+	case !n.Scalar():
 		r.wrong(n, "a subject or a NestJS pattern", "")
-	case strings.HasPrefix(n.text, `{"`):
-		s, err := nestText(n.text)
+	case strings.HasPrefix(n.Text, `{"`):
+		s, err := nestText(n.Text)
 		if err == nil {
 			err = checkSubject(s, false)
 		}
 		if err != nil {
-			r.rec.add(n.at, n.path, badPattern, err)
+			r.rec.add(n.At, n.Path, badPattern, err)
 			return
 		}
 		req.Subject = s
@@ -366,14 +368,14 @@ func (r *reader) readSubject(out *routed) {
 }
 
 // references checks the $values in data.
-func (r *reader) references(n *node, p pattern) {
-	for _, item := range n.items {
+func (r *reader) references(n *document.Node, p pattern) {
+	for _, item := range n.Items {
 		r.references(item, p)
 	}
-	if n.kind != text || !strings.HasPrefix(n.text, "$") || strings.HasPrefix(n.text, "$$") {
+	if n.Kind != document.Text || !strings.HasPrefix(n.Text, "$") || strings.HasPrefix(n.Text, "$$") {
 		return
 	}
-	of, name, named := strings.Cut(n.text[1:], ".")
+	of, name, named := strings.Cut(n.Text[1:], ".")
 	known := false
 	switch of {
 	case "body":
@@ -384,8 +386,8 @@ func (r *reader) references(n *node, p pattern) {
 		known = name == "sub" || name == "roles"
 	}
 	if !known {
-		r.rec.add(n.at, n.path, badReference, quote(n.text))
+		r.rec.add(n.At, n.Path, badReference, quote(n.Text))
 	} else if of == "path" && named && !slices.Contains(p.values(), name) {
-		r.rec.add(n.at, n.path, unknownValue, name, suggest(name, p.values(), "add {"+name+"} to the path"))
+		r.rec.add(n.At, n.Path, unknownValue, name, suggest(name, p.values(), "add {"+name+"} to the path"))
 	}
 }

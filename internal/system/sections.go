@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+
+	"fairlead/internal/system/document"
 )
 
 var (
@@ -23,11 +25,11 @@ var (
 )
 
 // read reads the whole document.
-func (r *reader) read(doc *node) {
+func (r *reader) read(doc *document.Node) {
 	top := r.fields(doc, fileSchema)
 	if n := top["system"]; n == nil {
-		r.rec.add(place{1, 1}, "system", missingKey, "begin with system: NAME")
-	} else if name, ok := r.text(n); ok && r.name(n.at, n.path, name) {
+		r.rec.add(document.Place{Line: 1, Column: 1}, "system", missingKey, "begin with system: NAME")
+	} else if name, ok := r.text(n); ok && r.name(n.At, n.Path, name) {
 		r.sys.Name = name
 	}
 	r.readSecrets(top["secrets"])
@@ -46,41 +48,41 @@ func (r *reader) read(doc *node) {
 }
 
 // address reads host:port into out and returns the host.
-func (r *reader) address(n *node, out *string) (host string, ok bool) {
+func (r *reader) address(n *document.Node, out *string) (host string, ok bool) {
 	s, ok := r.text(n)
 	if !ok {
 		return "", false
 	}
 	host, advice, ok := checkAddress(s)
 	if !ok {
-		r.rec.add(n.at, n.path, badAddress, quote(s), advice)
+		r.rec.add(n.At, n.Path, badAddress, quote(s), advice)
 		return "", false
 	}
 	*out = s
 	return host, true
 }
 
-func (r *reader) readSecrets(n *node) {
+func (r *reader) readSecrets(n *document.Node) {
 	for _, m := range r.entries(n, "secrets by name") {
-		r.secrets[m.key] = m
-		if !variable(m.key) || m.key != strings.ToUpper(m.key) || m.key[0] == '_' {
+		r.secrets[m.Key] = m
+		if !variable(m.Key) || m.Key != strings.ToUpper(m.Key) || m.Key[0] == '_' {
 			advice := ""
-			if up := strings.ReplaceAll(strings.ToUpper(m.key), "-", "_"); variable(up) && up[0] != '_' {
+			if up := strings.ReplaceAll(strings.ToUpper(m.Key), "-", "_"); variable(up) && up[0] != '_' {
 				advice = "write " + up
 			}
-			r.rec.add(m.keyAt, m.path, badName, quote(m.key), "a name of capitals, digits and _ that begins with a letter", advice)
-		} else if by, ok := taken(m.key); ok {
-			r.rec.add(m.keyAt, m.path, takenVariable, by, "choose another name")
+			r.rec.add(m.KeyAt, m.Path, badName, quote(m.Key), "a name of capitals, digits and _ that begins with a letter", advice)
+		} else if by, ok := taken(m.Key); ok {
+			r.rec.add(m.KeyAt, m.Path, takenVariable, by, "choose another name")
 		}
 		f := r.fields(m, secretSchema)
-		out := Secret{Name: m.key}
+		out := Secret{Name: m.Key}
 		if !r.exactlyOne(m, "generate, env and file", f, "generate", "env", "file") {
 			continue
 		}
 		out.Generate = r.int(f["generate"], 0, 16, 128, "")
 		if n := f["env"]; n != nil {
 			if s, ok := r.text(n); ok && !variable(s) {
-				r.rec.add(n.at, n.path, badVariable)
+				r.rec.add(n.At, n.Path, badVariable)
 			} else if ok {
 				out.Env = s
 			}
@@ -92,20 +94,20 @@ func (r *reader) readSecrets(n *node) {
 	}
 }
 
-func (r *reader) readDatabases(n *node) {
+func (r *reader) readDatabases(n *document.Node) {
 	for _, m := range r.entries(n, "databases by name") {
-		r.databases[m.key] = m
-		r.name(m.keyAt, m.path, m.key)
+		r.databases[m.Key] = m
+		r.name(m.KeyAt, m.Path, m.Key)
 		f := r.fields(m, databaseSchema)
-		if m.kind != mapping {
+		if m.Kind != document.Mapping {
 			continue
 		}
-		out := Database{Name: m.key}
+		out := Database{Name: m.Key}
 		switch engine := f["engine"]; {
 		case engine == nil:
 			r.missing(m, databaseSchema, "engine", "write engine: sqlite")
-		case slices.Contains([]string{"mysql", "mariadb", "postgres", "postgresql"}, strings.ToLower(engine.text)):
-			r.rec.add(engine.at, engine.path, notBuilt, "use sqlite for now")
+		case slices.Contains([]string{"mysql", "mariadb", "postgres", "postgresql"}, strings.ToLower(engine.Text)):
+			r.rec.add(engine.At, engine.Path, notBuilt, "use sqlite for now")
 		default:
 			out.Engine = r.oneOf(engine, "sqlite", "sqlite")
 		}
@@ -116,7 +118,7 @@ func (r *reader) readDatabases(n *node) {
 			r.missing(m, databaseSchema, "owner", "name the one service that opens it; the others ask that service over the bus")
 		} else {
 			out.Owner, _ = r.text(n)
-			r.owners[m.key] = out.Owner
+			r.owners[m.Key] = out.Owner
 		}
 		r.sys.Databases = append(r.sys.Databases, out)
 	}

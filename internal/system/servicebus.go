@@ -1,15 +1,19 @@
 package system
 
-import "slices"
+import (
+	"slices"
+
+	"fairlead/internal/system/document"
+)
 
 var serviceBusSchema = schema{what: "a service's bus", keys: []string{"group", "format", "inbox", "answers", "asks", "publishes", "subscribes"}}
 
-func (r *reader) readServiceBus(service string, n *node) *ServiceBus {
+func (r *reader) readServiceBus(service string, n *document.Node) *ServiceBus {
 	f := r.fields(n, serviceBusSchema)
 	out := &ServiceBus{}
 	if group := f["group"]; group != nil {
 		if s, ok := r.text(group); ok && !wordOf(s, "._-") {
-			r.rec.add(group.at, group.path, badName, quote(s), "a name of letters, digits and . _ -, at most 64", "")
+			r.rec.add(group.At, group.Path, badName, quote(s), "a name of letters, digits and . _ -, at most 64", "")
 		} else if ok {
 			out.Group = s
 		}
@@ -28,7 +32,7 @@ func (r *reader) readServiceBus(service string, n *node) *ServiceBus {
 
 // subjects reads a list of subjects that are granted on the bus. dollar allows those
 // of NATS's discovery of services.
-func (r *reader) subjects(n *node, dollar bool) []string {
+func (r *reader) subjects(n *document.Node, dollar bool) []string {
 	var out []string
 	for _, item := range r.texts(r.patternsAsText(n), false) {
 		if s, ok := r.subject(item, dollar); ok {
@@ -40,24 +44,24 @@ func (r *reader) subjects(n *node, dollar bool) []string {
 
 // patternsAsText makes JSON text of the NestJS patterns that stand as maps in a list
 // of subjects.
-func (r *reader) patternsAsText(n *node) *node {
-	if n == nil || n.kind != list || !slices.ContainsFunc(n.items, func(item *node) bool { return item.kind == mapping }) {
+func (r *reader) patternsAsText(n *document.Node) *document.Node {
+	if n == nil || n.Kind != document.List || !slices.ContainsFunc(n.Items, func(item *document.Node) bool { return item.Kind == document.Mapping }) {
 		return n
 	}
 	out := *n
-	out.items = nil
-	for _, item := range n.items {
-		if item.kind == mapping {
-			s, err := nestPattern(plainMap(item))
+	out.Items = nil
+	for _, item := range n.Items {
+		if item.Kind == document.Mapping {
+			s, err := nestPattern(item.PlainMap())
 			if err != nil {
-				r.rec.add(item.at, item.path, badPattern, err)
+				r.rec.add(item.At, item.Path, badPattern, err)
 				continue
 			}
 			as := *item
-			as.kind, as.text, as.items = text, s, nil
+			as.Kind, as.Text, as.Items = document.Text, s, nil
 			item = &as
 		}
-		out.items = append(out.items, item)
+		out.Items = append(out.Items, item)
 	}
 	return &out
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"fairlead/internal/system/document"
 )
 
 var (
@@ -49,11 +51,11 @@ const defaultDrain = 30 * time.Second
 // name would.
 var ownNames = []string{"fairlead", "gateway", "operator"}
 
-func (r *reader) readServices(n *node) {
+func (r *reader) readServices(n *document.Node) {
 	for _, m := range r.entries(n, "services by name") {
-		r.services[m.key] = m
-		if r.name(m.keyAt, m.path, m.key) && slices.Contains(ownNames, m.key) {
-			r.rec.add(m.keyAt, m.path, takenName)
+		r.services[m.Key] = m
+		if r.name(m.KeyAt, m.Path, m.Key) && slices.Contains(ownNames, m.Key) {
+			r.rec.add(m.KeyAt, m.Path, takenName)
 		}
 		if s, ok := r.readService(m); ok {
 			r.sys.Services = append(r.sys.Services, s)
@@ -61,10 +63,10 @@ func (r *reader) readServices(n *node) {
 	}
 }
 
-func (r *reader) readService(n *node) (Service, bool) {
+func (r *reader) readService(n *document.Node) (Service, bool) {
 	f := r.fields(n, serviceSchema)
-	out := Service{Name: n.key, WorkingDir: r.dir, UpdateOrder: StartFirst}
-	if n.kind != mapping {
+	out := Service{Name: n.Key, WorkingDir: r.dir, UpdateOrder: StartFirst}
+	if n.Kind != document.Mapping {
 		return out, false
 	}
 	out.Healthcheck = r.readHealthcheck(f["healthcheck"])
@@ -75,7 +77,7 @@ func (r *reader) readService(n *node) (Service, bool) {
 	if f["external"] != nil {
 		return r.readExternal(f, update, out), true
 	}
-	if build := f["build"]; build != nil && build.scalar() {
+	if build := f["build"]; build != nil && build.Scalar() {
 		r.wrong(build, "a map of command", "write build: {command: ...}")
 	} else if build != nil {
 		if command := r.fields(build, buildSchema)["command"]; command != nil {
@@ -106,15 +108,15 @@ func (r *reader) readService(n *node) (Service, bool) {
 }
 
 // readExternal reads a service that something else runs.
-func (r *reader) readExternal(f, update map[string]*node, out Service) Service {
+func (r *reader) readExternal(f, update map[string]*document.Node, out Service) Service {
 	const advice = "something else runs this service: remove it, or remove external"
 	for _, key := range ofProcesses {
 		if n := f[key]; n != nil {
-			r.rec.add(n.keyAt, n.path, misplaced, "in a service with external", advice)
+			r.rec.add(n.KeyAt, n.Path, misplaced, "in a service with external", advice)
 		}
 	}
 	if n := update["order"]; n != nil {
-		r.rec.add(n.keyAt, n.path, misplaced, "in a service with external", advice)
+		r.rec.add(n.KeyAt, n.Path, misplaced, "in a service with external", advice)
 	}
 	out.WorkingDir, out.UpdateOrder = "", ""
 	n := f["external"]
@@ -122,19 +124,19 @@ func (r *reader) readExternal(f, update map[string]*node, out Service) Service {
 		var address string
 		host, ok := r.address(item, &address)
 		if _, port, _ := net.SplitHostPort(address); ok && (host == "" || port == "0") {
-			r.rec.add(item.at, item.path, badAddress, quote(item.text), "name the host and the port that are asked")
+			r.rec.add(item.At, item.Path, badAddress, quote(item.Text), "name the host and the port that are asked")
 			continue
 		}
 		out.External = append(out.External, address)
 	}
-	if n.kind == list && len(n.items) == 0 {
-		r.rec.add(n.at, n.path, emptyValue, `name where it can be reached, as in ["10.0.3.4:8080"]`)
+	if n.Kind == document.List && len(n.Items) == 0 {
+		r.rec.add(n.At, n.Path, emptyValue, `name where it can be reached, as in ["10.0.3.4:8080"]`)
 	}
 	return out
 }
 
 // readWatch reads the folders and files whose change rebuilds a service.
-func (r *reader) readWatch(n *node, def string) []string {
+func (r *reader) readWatch(n *document.Node, def string) []string {
 	if n == nil {
 		return []string{def}
 	}
@@ -145,7 +147,7 @@ func (r *reader) readWatch(n *node, def string) []string {
 			continue
 		}
 		if _, err := os.Stat(path); err != nil {
-			r.rec.add(item.at, item.path, notFound, quote(item.text), "make it, or correct the path; it starts at the folder of this file")
+			r.rec.add(item.At, item.Path, notFound, quote(item.Text), "make it, or correct the path; it starts at the folder of this file")
 			continue
 		}
 		out = append(out, path)
@@ -153,7 +155,7 @@ func (r *reader) readWatch(n *node, def string) []string {
 	return out
 }
 
-func (r *reader) readPool(n *node) Pool {
+func (r *reader) readPool(n *document.Node) Pool {
 	f := r.fields(n, poolSchema)
 	out := Pool{
 		Balance: Balance(r.oneOf(f["balance"], string(LeastRequests),
@@ -169,19 +171,19 @@ func (r *reader) readPool(n *node) Pool {
 	if out.Balance == HashBalance {
 		out.Hash = r.hashKey(f["hash"], "client", "client", "path")
 	} else if n := f["hash"]; n != nil {
-		r.rec.add(n.keyAt, n.path, misplaced, "in a pool that does not balance by hash", "add balance: hash, or remove it")
+		r.rec.add(n.KeyAt, n.Path, misplaced, "in a pool that does not balance by hash", "add balance: hash, or remove it")
 	}
 	for _, key := range []string{"queue", "queue_time"} {
 		c := f["concurrency"] // one that is wrong is told already
-		if n := f[key]; n != nil && (c == nil || c.text == "0") && !r.meant["concurrency"] {
-			r.rec.add(n.keyAt, n.path, misplaced, "in a pool without concurrency", "nothing waits there: add concurrency, or remove it")
+		if n := f[key]; n != nil && (c == nil || c.Text == "0") && !r.meant["concurrency"] {
+			r.rec.add(n.KeyAt, n.Path, misplaced, "in a pool without concurrency", "nothing waits there: add concurrency, or remove it")
 		}
 	}
 	return out
 }
 
 // hashKey reads one of some words, or header:NAME, or cookie:NAME.
-func (r *reader) hashKey(n *node, def HashKey, words ...string) HashKey {
+func (r *reader) hashKey(n *document.Node, def HashKey, words ...string) HashKey {
 	s, ok := r.text(n)
 	if !ok {
 		return def
@@ -196,22 +198,22 @@ func (r *reader) hashKey(n *node, def HashKey, words ...string) HashKey {
 		if best, ok := nearest(s, words); ok {
 			advice = "did you mean " + best + "?"
 		}
-		r.rec.add(n.at, n.path, notOneOf, enumerate(append(words, "header:NAME", "cookie:NAME"), "or"), quote(s), advice)
+		r.rec.add(n.At, n.Path, notOneOf, enumerate(append(words, "header:NAME", "cookie:NAME"), "or"), quote(s), advice)
 		return def
 	}
 	return HashKey(s)
 }
 
 // command reads a command line or a list of arguments.
-func (r *reader) command(n *node) []string {
+func (r *reader) command(n *document.Node) []string {
 	var args []string
-	if n.kind == list {
-		for _, item := range n.items {
+	if n.Kind == document.List {
+		for _, item := range n.Items {
 			if s, ok := r.text(item); ok {
 				args = append(args, s)
 			}
 		}
-		if len(args) < len(n.items) {
+		if len(args) < len(n.Items) {
 			return nil
 		}
 	} else {
@@ -221,18 +223,18 @@ func (r *reader) command(n *node) []string {
 		}
 		var err error
 		if args, err = splitCommand(s); err != nil {
-			r.rec.add(n.at, n.path, badCommand, err)
+			r.rec.add(n.At, n.Path, badCommand, err)
 			return nil
 		}
 	}
 	for _, a := range args {
 		if strings.Contains(a, "\x00") {
-			r.rec.add(n.at, n.path, badCommand, "it holds a zero byte")
+			r.rec.add(n.At, n.Path, badCommand, "it holds a zero byte")
 			return nil
 		}
 	}
 	if len(args) == 0 || args[0] == "" {
-		r.rec.add(n.at, n.path, emptyValue, "name the program that runs, and its arguments")
+		r.rec.add(n.At, n.Path, emptyValue, "name the program that runs, and its arguments")
 		return nil
 	}
 	return args
@@ -254,39 +256,39 @@ func taken(name string) (string, bool) {
 }
 
 // readGrants reads what an instance is given: variables, secrets and databases.
-func (r *reader) readGrants(f map[string]*node, out *Service) {
+func (r *reader) readGrants(f map[string]*document.Node, out *Service) {
 	secretOf := map[string]string{}
 	for _, item := range r.texts(f["secrets"], false) {
-		if r.secrets[item.text] == nil {
-			r.refer("secrets", item.at, item.path, unknownSecret, quote(item.text), suggest(item.text, names(r.secrets), "declare it under secrets"))
+		if r.secrets[item.Text] == nil {
+			r.refer("secrets", item.At, item.Path, unknownSecret, quote(item.Text), suggest(item.Text, names(r.secrets), "declare it under secrets"))
 			continue
 		}
-		for _, name := range []string{item.text, item.text + "_FILE"} {
+		for _, name := range []string{item.Text, item.Text + "_FILE"} {
 			if other, ok := secretOf[name]; ok {
-				r.rec.add(item.at, item.path, takenVariable, "the secret "+other+" as "+name, "rename one of the two secrets")
+				r.rec.add(item.At, item.Path, takenVariable, "the secret "+other+" as "+name, "rename one of the two secrets")
 				break
 			}
-			secretOf[name] = item.text
+			secretOf[name] = item.Text
 		}
-		out.Secrets = append(out.Secrets, item.text)
+		out.Secrets = append(out.Secrets, item.Text)
 	}
 	slices.Sort(out.Secrets)
 
 	for _, item := range r.texts(f["databases"], false) {
-		if r.databases[item.text] == nil {
-			r.refer("databases", item.at, item.path, unknownDatabase, quote(item.text), suggest(item.text, names(r.databases), "declare it under databases"))
+		if r.databases[item.Text] == nil {
+			r.refer("databases", item.At, item.Path, unknownDatabase, quote(item.Text), suggest(item.Text, names(r.databases), "declare it under databases"))
 			continue
 		}
-		if owner, ok := r.owners[item.text]; ok && owner != out.Name {
-			r.rec.add(item.at, item.path, notOwner, item.text, owner)
+		if owner, ok := r.owners[item.Text]; ok && owner != out.Name {
+			r.rec.add(item.At, item.Path, notOwner, item.Text, owner)
 			continue
 		}
-		out.Databases = append(out.Databases, item.text)
+		out.Databases = append(out.Databases, item.Text)
 	}
 	slices.Sort(out.Databases)
 
 	environment := f["environment"]
-	if environment != nil && environment.kind == list {
+	if environment != nil && environment.Kind == document.List {
 		r.wrong(environment, "a map of variables", "write {NAME: value}")
 		return
 	}
@@ -295,16 +297,16 @@ func (r *reader) readGrants(f map[string]*node, out *Service) {
 		if !ok {
 			continue
 		}
-		if !variable(m.key) {
-			r.rec.add(m.keyAt, m.path, badVariable)
+		if !variable(m.Key) {
+			r.rec.add(m.KeyAt, m.Path, badVariable)
 			continue
 		}
-		if by, ok := taken(m.key); ok {
-			r.rec.add(m.keyAt, m.path, takenVariable, by, "remove it, or choose another name")
+		if by, ok := taken(m.Key); ok {
+			r.rec.add(m.KeyAt, m.Path, takenVariable, by, "remove it, or choose another name")
 			continue
 		}
-		if secret, ok := secretOf[m.key]; ok {
-			r.rec.add(m.keyAt, m.path, takenVariable, "the secret "+secret, "remove one of the two")
+		if secret, ok := secretOf[m.Key]; ok {
+			r.rec.add(m.KeyAt, m.Path, takenVariable, "the secret "+secret, "remove one of the two")
 			continue
 		}
 		if strings.Contains(s, "\x00") {
@@ -314,11 +316,11 @@ func (r *reader) readGrants(f map[string]*node, out *Service) {
 		if out.Environment == nil {
 			out.Environment = map[string]string{}
 		}
-		out.Environment[m.key] = s
+		out.Environment[m.Key] = s
 	}
 }
 
-func names(m map[string]*node) []string {
+func names(m map[string]*document.Node) []string {
 	out := make([]string, 0, len(m))
 	for k := range m {
 		out = append(out, k)
@@ -327,7 +329,7 @@ func names(m map[string]*node) []string {
 	return out
 }
 
-func (r *reader) readHealthcheck(n *node) Healthcheck {
+func (r *reader) readHealthcheck(n *document.Node) Healthcheck {
 	f := r.fields(n, healthcheckSchema)
 	out := Healthcheck{
 		Interval:    r.duration(f["interval"], 2*time.Second, 100*time.Millisecond, time.Hour),

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"fairlead/internal/system/document"
 )
 
 const maxSubject = 256
@@ -43,10 +45,10 @@ func checkSubject(s string, wildcards bool) error {
 
 // subject reads a subject that is granted, as a text or as JSON text of a NestJS
 // pattern. dollar allows those of NATS's discovery of services.
-func (r *reader) subject(n *node, dollar bool) (string, bool) {
-	s, c, args := grantable(n.text, dollar)
+func (r *reader) subject(n *document.Node, dollar bool) (string, bool) {
+	s, c, args := grantable(n.Text, dollar)
 	if c != "" {
-		r.rec.add(n.at, n.path, c, args...)
+		r.rec.add(n.At, n.Path, c, args...)
 		return "", false
 	}
 	return s, true
@@ -166,7 +168,7 @@ func nestPattern(v map[string]any) (string, error) {
 }
 
 func writePattern(b *bytes.Buffer, v any, depth int) error {
-	if depth > maxDepth {
+	if depth > document.MaxDepth {
 		return errors.New("it is nested too deep")
 	}
 	switch v := v.(type) {

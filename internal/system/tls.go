@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"net/url"
 	"strings"
+
+	"fairlead/internal/system/document"
 )
 
 var (
@@ -22,10 +24,10 @@ const letsEncrypt = "https://acme-v02.api.letsencrypt.org/directory"
 // mostCertificates bounds the pairs of files that are watched.
 const mostCertificates = 1000
 
-func (r *reader) readTLS(n *node) *TLS {
+func (r *reader) readTLS(n *document.Node) *TLS {
 	f := r.fields(n, tlsSchema)
 	out := &TLS{MinVersion: tls.VersionTLS12}
-	if n.kind != mapping {
+	if n.Kind != document.Mapping {
 		return out
 	}
 	if f["certificate"] != nil || f["key"] != nil {
@@ -37,13 +39,13 @@ func (r *reader) readTLS(n *node) *TLS {
 	if acme := f["acme"]; acme != nil {
 		out.ACME = r.readACME(acme)
 	}
-	if internal := f["internal"]; internal != nil && internal.kind == mapping {
+	if internal := f["internal"]; internal != nil && internal.Kind == document.Mapping {
 		out.Internal = &InternalCA{Hosts: r.hosts(r.fields(internal, internalSchema)["hosts"], true)}
 	} else if r.bool(internal) {
 		out.Internal = &InternalCA{}
 	}
-	if f["certificate"] == nil && f["key"] == nil && f["certificates"] == nil && f["acme"] == nil && out.Internal == nil && len(f) == len(n.items) {
-		r.rec.add(n.keyAt, n.path, noCertificate)
+	if f["certificate"] == nil && f["key"] == nil && f["certificates"] == nil && f["acme"] == nil && out.Internal == nil && len(f) == len(n.Items) {
+		r.rec.add(n.KeyAt, n.Path, noCertificate)
 	}
 	if client := f["client"]; client != nil {
 		out.Client = r.readClientCertificates(client)
@@ -55,16 +57,16 @@ func (r *reader) readTLS(n *node) *TLS {
 	return out
 }
 
-func (r *reader) readCertificates(n *node, out []Certificate) []Certificate {
+func (r *reader) readCertificates(n *document.Node, out []Certificate) []Certificate {
 	switch {
-	case n.kind != list:
+	case n.Kind != document.List:
 		r.wrong(n, "a list", "write [{certificate: a.pem, key: a.key}, ...]")
-	case len(n.items) == 0:
-		r.rec.add(n.at, n.path, emptyValue, "name a certificate, or remove the key")
-	case len(n.items) > mostCertificates:
-		r.rec.add(n.at, n.path, tooMany, "1000", len(n.items), "")
+	case len(n.Items) == 0:
+		r.rec.add(n.At, n.Path, emptyValue, "name a certificate, or remove the key")
+	case len(n.Items) > mostCertificates:
+		r.rec.add(n.At, n.Path, tooMany, "1000", len(n.Items), "")
 	default:
-		for _, item := range n.items {
+		for _, item := range n.Items {
 			out = r.readCertificate(item, certificateSchema, r.fields(item, certificateSchema), out)
 		}
 	}
@@ -72,8 +74,8 @@ func (r *reader) readCertificates(n *node, out []Certificate) []Certificate {
 }
 
 // readCertificate appends the pair that the fields of n name.
-func (r *reader) readCertificate(n *node, s schema, f map[string]*node, out []Certificate) []Certificate {
-	if n.kind != mapping {
+func (r *reader) readCertificate(n *document.Node, s schema, f map[string]*document.Node, out []Certificate) []Certificate {
+	if n.Kind != document.Mapping {
 		return out
 	}
 	var c Certificate
@@ -90,20 +92,20 @@ func (r *reader) readCertificate(n *node, s schema, f map[string]*node, out []Ce
 	return append(out, c)
 }
 
-func (r *reader) readACME(n *node) *ACME {
+func (r *reader) readACME(n *document.Node) *ACME {
 	f := r.fields(n, acmeSchema)
 	out := &ACME{Directory: letsEncrypt, Hosts: r.hosts(f["hosts"], false)}
 	if n := f["email"]; n != nil {
 		s, ok := r.text(n)
 		if name, host, found := strings.Cut(s, "@"); ok && (!found || name == "" || !hostName(strings.ToLower(host)) || !headerValue(s) || strings.Contains(s, " ")) {
-			r.rec.add(n.at, n.path, badEmail, quote(s))
+			r.rec.add(n.At, n.Path, badEmail, quote(s))
 		}
 		out.Email = s
 	}
 	if n := f["directory"]; n != nil {
 		s, ok := r.text(n)
 		if u, err := url.Parse(s); ok && (err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil) {
-			r.rec.add(n.at, n.path, badURL, quote(s), "write the https address of the authority's directory")
+			r.rec.add(n.At, n.Path, badURL, quote(s), "write the https address of the authority's directory")
 		}
 		out.Directory = s
 	}
@@ -113,7 +115,7 @@ func (r *reader) readACME(n *node) *ACME {
 	return out
 }
 
-func (r *reader) readClientCertificates(n *node) *ClientCertificates {
+func (r *reader) readClientCertificates(n *document.Node) *ClientCertificates {
 	f := r.fields(n, clientSchema)
 	out := &ClientCertificates{Required: f["required"] == nil || r.bool(f["required"])}
 	if f["ca"] == nil {
@@ -126,31 +128,31 @@ func (r *reader) readClientCertificates(n *node) *ClientCertificates {
 
 // hosts reads a list of names of hosts, with *.example.com only where wildcards are
 // allowed.
-func (r *reader) hosts(n *node, wildcards bool) []string {
+func (r *reader) hosts(n *document.Node, wildcards bool) []string {
 	var out []string
 	for _, item := range r.texts(n, false) {
-		name := strings.ToLower(item.text)
+		name := strings.ToLower(item.Text)
 		bare, wild := strings.CutPrefix(name, "*.")
 		switch {
 		case !hostName(bare):
-			r.rec.add(item.at, item.path, badHost, quote(item.text), "write a name without port, as in shop.example.com")
+			r.rec.add(item.At, item.Path, badHost, quote(item.Text), "write a name without port, as in shop.example.com")
 		case wild && !wildcards:
-			r.rec.add(item.at, item.path, badHost, quote(item.text), "an authority proves one name at a time here: write the names out")
+			r.rec.add(item.At, item.Path, badHost, quote(item.Text), "an authority proves one name at a time here: write the names out")
 		default:
 			out = append(out, name)
 		}
 	}
-	if n != nil && n.kind == list && len(n.items) == 0 {
-		r.rec.add(n.at, n.path, emptyValue, "name a host, or remove the key")
+	if n != nil && n.Kind == document.List && len(n.Items) == 0 {
+		r.rec.add(n.At, n.Path, emptyValue, "name a host, or remove the key")
 	}
 	return out
 }
 
 // checkACME gives ACME the hosts of the routes when the file names none. A host with
 // a wildcard cannot be proved over HTTP or TLS and is left out.
-func (r *reader) checkACME(n *node) {
+func (r *reader) checkACME(n *document.Node) {
 	t := r.sys.Gateway.TLS
-	if t == nil || t.ACME == nil || n.member("hosts") != nil {
+	if t == nil || t.ACME == nil || n.Member("hosts") != nil {
 		return
 	}
 	seen := map[string]bool{}
@@ -162,6 +164,6 @@ func (r *reader) checkACME(n *node) {
 		}
 	}
 	if len(t.ACME.Hosts) == 0 && !r.meant["hosts"] {
-		r.rec.add(n.keyAt, n.path, acmeWithoutHosts)
+		r.rec.add(n.KeyAt, n.Path, acmeWithoutHosts)
 	}
 }

@@ -1,4 +1,4 @@
-package system
+package document
 
 import (
 	"fmt"
@@ -12,14 +12,14 @@ import (
 
 // syntaxFault is what is wrong with a file that is no YAML, in words for a person.
 type syntaxFault struct {
-	at              place
+	at              Place
 	problem, advice string
 }
 
 // judgeSyntax finds out what a person did wrong where the library stopped. What it
 // does not recognize is told in the library's words.
 func judgeSyntax(src string, tokens token.Tokens, err *yaml.SyntaxError) syntaxFault {
-	j := syntaxJudge{lines: strings.Split(src, "\n"), tokens: tokens, at: place{1, 1}, message: err.Message}
+	j := syntaxJudge{lines: strings.Split(src, "\n"), tokens: tokens, at: Place{1, 1}, message: err.Message}
 	if err.Token != nil {
 		j.at, j.value = placeOf(err.Token), err.Token.Value
 	}
@@ -30,18 +30,14 @@ func judgeSyntax(src string, tokens token.Tokens, err *yaml.SyntaxError) syntaxF
 			return fault
 		}
 	}
-	return syntaxFault{j.at, "is not YAML: " + oneLine(err.Message), "check indentation, quotes and brackets here and in the line above"}
-}
-
-func oneLine(s string) string {
-	return strings.NewReplacer("\t", `\t`, "\n", " ", "\r", " ").Replace(s)
+	return syntaxFault{j.at, "is not YAML: " + OneLine(err.Message), "check indentation, quotes and brackets here and in the line above"}
 }
 
 // syntaxJudge is one error of the library and the file it is about.
 type syntaxJudge struct {
 	lines   []string
 	tokens  token.Tokens
-	at      place  // of the library's token
+	at      Place  // of the library's token
 	value   string // of that token
 	message string
 }
@@ -58,12 +54,12 @@ func (j *syntaxJudge) line(n int) string {
 func indent(line string) int { return len(line) - len(strings.TrimLeft(line, " ")) }
 
 // from is the first place of one of chars in the line, at or behind the token.
-func (j *syntaxJudge) from(chars string) place {
+func (j *syntaxJudge) from(chars string) Place {
 	column := 0
-	for _, r := range j.line(j.at.line) {
+	for _, r := range j.line(j.at.Line) {
 		column++
-		if column >= j.at.column && strings.ContainsRune(chars, r) {
-			return place{j.at.line, column}
+		if column >= j.at.Column && strings.ContainsRune(chars, r) {
+			return Place{j.at.Line, column}
 		}
 	}
 	return j.at
@@ -145,13 +141,13 @@ func (j *syntaxJudge) colon() (syntaxFault, bool) {
 	if j.message != "non-map value is specified" && j.message != "unexpected key name" {
 		return syntaxFault{}, false
 	}
-	line := j.line(j.at.line)
-	at := place{j.at.line, indent(line) + 1}
+	line := j.line(j.at.Line)
+	at := Place{j.at.Line, indent(line) + 1}
 	if m := glued.FindStringSubmatch(line); m != nil {
-		return syntaxFault{at, "has no space after the colon: " + quote(m[1]+":"+m[2]), "write " + m[1] + ": " + m[2]}, true
+		return syntaxFault{at, "has no space after the colon: " + Quote(m[1]+":"+m[2]), "write " + m[1] + ": " + m[2]}, true
 	}
 	if m := bare.FindStringSubmatch(line); m != nil {
-		return syntaxFault{at, "has no colon after " + quote(m[1]), "write " + m[1] + ":"}, true
+		return syntaxFault{at, "has no colon after " + Quote(m[1]), "write " + m[1] + ":"}, true
 	}
 	return syntaxFault{}, false
 }
@@ -163,13 +159,13 @@ func (j *syntaxJudge) deeper() (syntaxFault, bool) {
 		return syntaxFault{}, false
 	}
 	word := j.value[strings.LastIndexByte(j.value, ' ')+1:]
-	for n := j.at.line + 1; n <= len(j.lines) && n <= j.at.line+maxContinued; n++ {
+	for n := j.at.Line + 1; n <= len(j.lines) && n <= j.at.Line+maxContinued; n++ {
 		line := j.line(n)
 		if in := indent(line); strings.HasPrefix(line[in:], word+":") {
 			return syntaxFault{
-				place{n, in + 1},
-				fmt.Sprintf("is indented by %d, deeper than line %d, which has a value already", in, j.at.line),
-				fmt.Sprintf("indent it by %d, as that line", indent(j.line(j.at.line))),
+				Place{n, in + 1},
+				fmt.Sprintf("is indented by %d, deeper than line %d, which has a value already", in, j.at.Line),
+				fmt.Sprintf("indent it by %d, as that line", indent(j.line(j.at.Line))),
 			}, true
 		}
 	}
@@ -181,14 +177,14 @@ const maxContinued = 100
 
 // indentation looks for a line that stands in no column of those above it.
 func (j *syntaxJudge) indentation() (syntaxFault, bool) {
-	line := j.line(j.at.line)
+	line := j.line(j.at.Line)
 	in := indent(line)
 	if !strings.HasPrefix(j.message, "value is not allowed in this context") || utf8.RuneCountInString(line) == in {
 		return syntaxFault{}, false
 	}
-	at := place{j.at.line, in + 1}
+	at := Place{j.at.Line, in + 1}
 	deeper, outer := -1, -1
-	for n := j.at.line - 1; n > 0; n-- {
+	for n := j.at.Line - 1; n > 0; n-- {
 		above := j.line(n)
 		text := strings.TrimLeft(above, " ")
 		if text == "" || text[0] == '#' {

@@ -1,9 +1,6 @@
-package system
+package document
 
-import (
-	"errors"
-	"testing"
-)
+import "testing"
 
 // TestSyntax is about files that are no YAML: where the person's mistake is, not
 // where the parser noticed, and what to do about it.
@@ -33,13 +30,12 @@ func TestSyntax(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := Parse("f", []byte(tt.src), t.TempDir(), Options{})
-			var findings Findings
-			if !errors.As(err, &findings) || len(findings) != 1 {
-				t.Fatalf("Parse: %v, want one finding", err)
+			n, faults := read(tt.src)
+			if n != nil || len(faults) != 1 || faults[0].Code != syntaxError {
+				t.Fatalf("Read: %v and %v, want one syntax error", n, faults)
 			}
-			if got := findings[0].String(); got != "f:"+tt.want {
-				t.Errorf("got  %s\nwant f:%s", got, tt.want)
+			if got := told(faults[0]); got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}
 		})
 	}

@@ -1,4 +1,4 @@
-package system
+package document
 
 import (
 	"bytes"
@@ -14,51 +14,49 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// The bounds of a file. The YAML library needs quadratic time for the keys of one
+// The bounds of a document. The YAML library needs quadratic time for the keys of one
 // map and recursion for nesting, hence both are bounded before it runs.
 const (
-	maxSize  = 1 << 20 // bytes
-	maxWords = 200_000 // tokens
-	maxDepth = 32      // maps and lists within each other
-	maxKeys  = 5_000   // of one block map
+	MaxSize  = 1 << 20 // bytes
+	MaxWords = 200_000 // tokens
+	MaxDepth = 32      // maps and lists within each other
+	MaxKeys  = 5_000   // of one block map
 )
 
-// document reads YAML into nodes. It returns nil if src is no document that can be
-// judged further; then there are findings.
-func document(src []byte, rec *recorder) *node {
-	if len(src) > maxSize {
-		rec.add(place{1, 1}, "", fileTooLarge, "1 MiB")
+// Read reads a document. What is wrong with it is told to tell in the order in which it
+// is found, which is not that of the places. Read returns nil if src cannot be judged
+// further; then something was told. A document that holds nothing is a node of the kind
+// Null.
+func Read(src []byte, tell func(Fault)) *Node {
+	r := report(tell)
+	if len(src) > MaxSize {
+		r.add(Place{1, 1}, "", fileTooLarge, "1 MiB")
 		return nil
 	}
 	if !utf8.Valid(src) {
-		rec.add(firstInvalid(src), "", notText)
+		r.add(firstInvalid(src), "", notText)
 		return nil
 	}
 	src = bytes.TrimPrefix(src, []byte("\ufeff"))
-	root, ok := quickly(string(src))
-	if !ok {
-		root = thorough(string(src), rec)
+	if root, ok := quickly(string(src)); ok {
+		return root
 	}
-	if root != nil && root.kind != mapping {
-		rec.add(root.at, "", wrongType, "a map of sections", root.kind, "begin with system: NAME")
-		return nil
-	}
-	return root
+	return thorough(string(src), r)
 }
 
-// thorough reads YAML with the library, as document does.
-func thorough(src string, rec *recorder) (root *node) {
+// thorough reads YAML with the library, as [Read] does.
+func thorough(src string, r report) (root *Node) {
 	tokens := lexer.Tokenize(src)
-	if !bounded(tokens, rec) {
+	if !bounded(tokens, r) {
 		return nil
 	}
 	file, err := parse(tokens)
 	if err != nil {
-		fault := syntaxFault{place{1, 1}, oneLine(err.Error()), "check indentation, quotes and brackets"}
+		fault := syntaxFault{Place{1, 1}, OneLine(err.Error()), "check indentation, quotes and brackets"}
 		if syntax, ok := errors.AsType[*yaml.SyntaxError](err); ok {
 			fault = judgeSyntax(src, tokens, syntax)
 		}
-		rec.add(fault.at, "", syntaxError, fault.problem, fault.advice)
+		r(Fault{At: fault.at, Code: syntaxError, Problem: fault.problem, Advice: fault.advice})
 		return nil
 	}
 	for _, doc := range file.Docs {
@@ -66,14 +64,13 @@ func thorough(src string, rec *recorder) (root *node) {
 			continue
 		}
 		if root != nil {
-			rec.add(begin(doc.Body), "", secondDocument)
+			r.add(begin(doc.Body), "", secondDocument)
 			return nil
 		}
-		root = convert(doc.Body, "", rec)
+		root = convert(doc.Body, "", r)
 	}
-	if root == nil || root.kind == null {
-		rec.add(place{1, 1}, "", emptyFile)
-		return nil
+	if root == nil {
+		return &Node{At: Place{1, 1}}
 	}
 	return root
 }
@@ -89,27 +86,27 @@ func parse(tokens token.Tokens) (file *ast.File, err error) {
 }
 
 // firstInvalid is the place of the first byte that is not UTF-8.
-func firstInvalid(src []byte) place {
-	at := place{1, 1}
+func firstInvalid(src []byte) Place {
+	at := Place{1, 1}
 	for len(src) > 0 {
 		r, size := utf8.DecodeRune(src)
 		if r == utf8.RuneError && size == 1 {
 			break
 		}
-		at.column++
+		at.Column++
 		if r == '\n' {
-			at = place{at.line + 1, 1}
+			at = Place{at.Line + 1, 1}
 		}
 		src = src[size:]
 	}
 	return at
 }
 
-func placeOf(t *token.Token) place {
+func placeOf(t *token.Token) Place {
 	if t == nil || t.Position == nil {
-		return place{1, 1}
+		return Place{1, 1}
 	}
-	return place{t.Position.Line, t.Position.Column}
+	return Place{t.Position.Line, t.Position.Column}
 }
 
 // refused are the parts of YAML that this file does without.
@@ -123,9 +120,9 @@ var refused = map[token.Type]string{
 }
 
 // bounded reports whether the parser may run on the tokens.
-func bounded(tokens token.Tokens, rec *recorder) bool {
-	if len(tokens) > maxWords {
-		rec.add(placeOf(tokens[maxWords]), "", tooLong, maxWords)
+func bounded(tokens token.Tokens, r report) bool {
+	if len(tokens) > MaxWords {
+		r.add(placeOf(tokens[MaxWords]), "", tooLong, MaxWords)
 		return false
 	}
 	ok, flow := true, 0
@@ -140,7 +137,7 @@ func bounded(tokens token.Tokens, rec *recorder) bool {
 	for _, t := range tokens {
 		if what, no := refused[t.Type]; no {
 			// A * that begins a plain text lands here; it is common in subjects.
-			rec.add(placeOf(t), "", yamlFeature, what)
+			r.add(placeOf(t), "", yamlFeature, what)
 			ok = false
 		}
 		switch t.Type {
@@ -164,15 +161,15 @@ func bounded(tokens token.Tokens, rec *recorder) bool {
 				block = append(block, open)
 			}
 			if last := &block[len(block)-1]; !last.item {
-				if last.keys++; last.keys > maxKeys {
-					rec.add(placeOf(t), "", tooWide, maxKeys)
+				if last.keys++; last.keys > MaxKeys {
+					r.add(placeOf(t), "", tooWide, MaxKeys)
 					return false
 				}
 			}
 		default:
 		}
-		if flow+len(block) > maxDepth {
-			rec.add(placeOf(t), "", tooDeep, maxDepth)
+		if flow+len(block) > MaxDepth {
+			r.add(placeOf(t), "", tooDeep, MaxDepth)
 			return false
 		}
 	}
@@ -180,7 +177,7 @@ func bounded(tokens token.Tokens, rec *recorder) bool {
 }
 
 // begin is where a node begins; for some the library's token stands later.
-func begin(n ast.Node) place {
+func begin(n ast.Node) Place {
 	switch n := n.(type) {
 	case *ast.LiteralNode:
 		return placeOf(n.Start)
@@ -195,69 +192,69 @@ func begin(n ast.Node) place {
 }
 
 // convert makes nodes of the library's syntax tree.
-func convert(n ast.Node, path string, rec *recorder) *node {
-	out := &node{path: path, at: begin(n)}
+func convert(n ast.Node, path string, r report) *Node {
+	out := &Node{Path: path, At: begin(n)}
 	switch n := n.(type) {
 	case *ast.NullNode:
-		out.kind = null
+		out.Kind = Null
 	case *ast.StringNode:
-		out.kind, out.text = text, n.Value
+		out.Kind, out.Text = Text, n.Value
 	case *ast.LiteralNode:
-		out.kind = text
+		out.Kind = Text
 		if n.Value != nil {
-			out.text = n.Value.Value
+			out.Text = n.Value.Value
 		}
 	case *ast.IntegerNode:
-		out.kind, out.text = integer, n.Token.Value
+		out.Kind, out.Text = Integer, n.Token.Value
 	case *ast.FloatNode:
-		out.kind, out.text = number, n.Token.Value
+		out.Kind, out.Text = Number, n.Token.Value
 	case *ast.InfinityNode:
-		out.kind, out.text = number, n.Token.Value
+		out.Kind, out.Text = Number, n.Token.Value
 	case *ast.NanNode:
-		out.kind, out.text = number, n.Token.Value
+		out.Kind, out.Text = Number, n.Token.Value
 	case *ast.BoolNode:
-		out.kind, out.text = boolean, strings.ToLower(n.Token.Value)
+		out.Kind, out.Text = Boolean, strings.ToLower(n.Token.Value)
 	case *ast.SequenceNode:
-		out.kind = list
+		out.Kind = List
 		for i, v := range n.Values {
-			item := convert(v, fmt.Sprintf("%s[%d]", path, i), rec)
-			item.keyAt = item.at
-			out.items = append(out.items, item)
+			item := convert(v, fmt.Sprintf("%s[%d]", path, i), r)
+			item.KeyAt = item.At
+			out.Items = append(out.Items, item)
 		}
 	case *ast.MappingNode:
-		out.kind = mapping
-		members(out, n.Values, rec)
+		out.Kind = Mapping
+		members(out, n.Values, r)
 	case *ast.MappingValueNode:
-		out.kind = mapping
-		members(out, []*ast.MappingValueNode{n}, rec)
+		out.Kind = Mapping
+		members(out, []*ast.MappingValueNode{n}, r)
 	default:
-		rec.add(out.at, path, yamlFeature, n.Type().YAMLName())
+		r.add(out.At, path, yamlFeature, n.Type().YAMLName())
 	}
 	return out
 }
 
 // members adds the members of a mapping, each key once.
-func members(out *node, values []*ast.MappingValueNode, rec *recorder) {
-	first := make(map[string]place, len(values))
+func members(out *Node, values []*ast.MappingValueNode, r report) {
+	first := make(map[string]Place, len(values))
 	for _, v := range values {
 		at := placeOf(v.Key.GetToken())
 		key, ok := keyText(v.Key)
 		if !ok {
-			rec.add(at, out.path, keyNotText)
+			r.add(at, out.Path, keyNotText)
 			continue
 		}
-		path := join(out.path, key)
+		path := Join(out.Path, key)
 		if was, ok := first[key]; ok {
-			rec.add(at, path, duplicateKey, was)
+			r.add(at, path, duplicateKey, was)
 			continue
 		}
 		first[key] = at
-		m := convert(v.Value, path, rec)
-		m.key, m.keyAt = key, at
-		if m.kind == null {
-			m.at = at
+		m := convert(v.Value, path, r)
+		m.Key, m.KeyAt = key, at
+		if m.Kind == Null {
+			m.At = at
 		}
-		out.items = append(out.items, m)
+		out.Items = append(out.Items, m)
 	}
 }
 

@@ -1,4 +1,4 @@
-package system
+package document
 
 import (
 	"fmt"
@@ -14,7 +14,7 @@ import (
 // is the library's. FuzzQuick compares the two.
 
 // quickly reads a document. It reports false if that is the library's to do.
-func quickly(src string) (*node, bool) {
+func quickly(src string) (*Node, bool) {
 	if strings.ContainsRune(src, '\r') { // which ends a line, too
 		return nil, false
 	}
@@ -23,7 +23,7 @@ func quickly(src string) (*node, bool) {
 		return nil, false
 	}
 	root, ok := q.blockMap("")
-	return root, ok && q.done && q.words <= maxWords
+	return root, ok && q.done && q.words <= MaxWords
 }
 
 // quick reads lines. Each of its methods reports false on whatever it does not know
@@ -40,7 +40,7 @@ type quick struct {
 
 func (q *quick) column() int { return q.pos - q.start + 1 }
 
-func (q *quick) place() place { return place{q.line, q.column()} }
+func (q *quick) place() Place { return Place{q.line, q.column()} }
 
 // peek is the character that comes next, 0 at the end.
 func (q *quick) peek() byte {
@@ -97,24 +97,24 @@ func (q *quick) next() bool {
 }
 
 // blockMap reads the keys that stand in the column of the one that comes next.
-func (q *quick) blockMap(path string) (*node, bool) {
-	out := &node{kind: mapping, path: path, at: q.place()}
+func (q *quick) blockMap(path string) (*Node, bool) {
+	out := &Node{Kind: Mapping, Path: path, At: q.place()}
 	column := q.column()
-	if q.depth++; q.depth > maxDepth/2 {
+	if q.depth++; q.depth > MaxDepth/2 {
 		return nil, false
 	}
 	known := map[string]bool{}
 	for {
-		m := &node{keyAt: q.place()}
-		if !q.key(m, false) || known[m.key] || len(out.items) == maxKeys {
+		m := &Node{KeyAt: q.place()}
+		if !q.key(m, false) || known[m.Key] || len(out.Items) == MaxKeys {
 			return nil, false
 		}
-		known[m.key] = true
-		m.path = join(path, m.key)
+		known[m.Key] = true
+		m.Path = Join(path, m.Key)
 		if !q.blockValue(m, column) {
 			return nil, false
 		}
-		out.items = append(out.items, m)
+		out.Items = append(out.Items, m)
 		if q.done || q.column() < column {
 			q.depth--
 			return out, true
@@ -127,7 +127,7 @@ func (q *quick) blockMap(path string) (*node, bool) {
 
 // blockValue reads the value of a key of a block map in that column, and steps to the
 // line after it.
-func (q *quick) blockValue(m *node, column int) bool {
+func (q *quick) blockValue(m *Node, column int) bool {
 	q.spaces()
 	if c := q.peek(); c != 0 && c != '\n' && c != '#' {
 		return q.value(m, column, false)
@@ -139,39 +139,39 @@ func (q *quick) blockValue(m *node, column int) bool {
 	case !q.done && q.column() >= column && strings.HasPrefix(q.src[q.pos:], "- "):
 		return q.blockList(m)
 	case !q.done && q.column() > column:
-		in, ok := q.blockMap(m.path)
+		in, ok := q.blockMap(m.Path)
 		if ok {
-			m.kind, m.items, m.at = in.kind, in.items, in.at
+			m.Kind, m.Items, m.At = in.Kind, in.Items, in.At
 		}
 		return ok
 	}
-	m.kind, m.at = null, m.keyAt
+	m.Kind, m.At = Null, m.KeyAt
 	return true
 }
 
 // blockList reads the items that stand in the column of the one that comes next.
-func (q *quick) blockList(m *node) bool {
+func (q *quick) blockList(m *Node) bool {
 	column := q.column()
-	m.kind, m.at = list, q.place()
-	if q.depth++; q.depth > maxDepth/2 {
+	m.Kind, m.At = List, q.place()
+	if q.depth++; q.depth > MaxDepth/2 {
 		return false
 	}
 	for !q.done && q.column() == column && strings.HasPrefix(q.src[q.pos:], "- ") {
 		q.pos++
 		q.words++
 		q.spaces()
-		item := &node{path: fmt.Sprintf("%s[%d]", m.path, len(m.items)), at: q.place()}
-		item.keyAt = item.at
+		item := &Node{Path: fmt.Sprintf("%s[%d]", m.Path, len(m.Items)), At: q.place()}
+		item.KeyAt = item.At
 		if q.keyed() {
-			in, ok := q.blockMap(item.path)
+			in, ok := q.blockMap(item.Path)
 			if !ok {
 				return false
 			}
-			item.kind, item.items = in.kind, in.items
+			item.Kind, item.Items = in.Kind, in.Items
 		} else if !q.value(item, column, false) {
 			return false
 		}
-		m.items = append(m.items, item)
+		m.Items = append(m.Items, item)
 	}
 	q.depth--
 	return q.done || q.column() < column || q.column() == column && column > 1
@@ -180,13 +180,13 @@ func (q *quick) blockList(m *node) bool {
 // keyed reports whether a key comes next.
 func (q *quick) keyed() bool {
 	ahead := *q
-	return ahead.key(&node{}, false)
+	return ahead.key(&Node{}, false)
 }
 
 // value reads a value that begins on this line. In a block, it steps to the line after
 // it, which must not go on with the value: it is not deeper than column.
-func (q *quick) value(m *node, column int, flow bool) bool {
-	m.at = q.place()
+func (q *quick) value(m *Node, column int, flow bool) bool {
+	m.At = q.place()
 	var ok bool
 	switch c := q.peek(); c {
 	case '{':
@@ -194,8 +194,8 @@ func (q *quick) value(m *node, column int, flow bool) bool {
 	case '[':
 		ok = q.flowList(m)
 	case '"', '\'':
-		m.kind = text
-		m.text, ok = q.quoted()
+		m.Kind = Text
+		m.Text, ok = q.quoted()
 	default:
 		ok = q.plain(m, flow)
 	}
@@ -206,14 +206,14 @@ func (q *quick) value(m *node, column int, flow bool) bool {
 }
 
 // key reads a key and the colon after it.
-func (q *quick) key(m *node, flow bool) bool {
+func (q *quick) key(m *Node, flow bool) bool {
 	var ok bool
 	if c := q.peek(); c == '"' || c == '\'' {
-		m.key, ok = q.quoted()
+		m.Key, ok = q.quoted()
 	} else {
-		m.key, ok = q.plainKey(flow)
+		m.Key, ok = q.plainKey(flow)
 	}
-	if !ok || m.key == "" || q.peek() != ':' {
+	if !ok || m.Key == "" || q.peek() != ':' {
 		return false
 	}
 	q.pos++
@@ -240,9 +240,9 @@ func (q *quick) plainKey(flow bool) (string, bool) {
 		return "", false
 	}
 	switch scalarKind(key) {
-	case text:
+	case Text:
 		return key, true
-	case integer:
+	case Integer:
 		return key, strings.Trim(key, "0123456789") == ""
 	default:
 		return "", false
@@ -267,7 +267,7 @@ func (q *quick) quoted() (string, bool) {
 }
 
 // plain reads a scalar without quotes that ends on this line.
-func (q *quick) plain(m *node, flow bool) bool {
+func (q *quick) plain(m *Node, flow bool) bool {
 	begin, end := q.pos, q.pos
 	if c := q.peek(); !letter(c) && !digit(c) && c != '/' && c != '.' && c != '_' && c != '$' {
 		return false
@@ -292,14 +292,14 @@ loop:
 		}
 		end = q.pos + 1
 	}
-	m.text = q.src[begin:end]
-	m.kind = scalarKind(m.text)
+	m.Text = q.src[begin:end]
+	m.Kind = scalarKind(m.Text)
 	q.words++
-	switch m.kind {
-	case null:
-		m.text, m.at = "", m.keyAt
-	case boolean:
-		m.text = strings.ToLower(m.text)
+	switch m.Kind {
+	case Null:
+		m.Text, m.At = "", m.KeyAt
+	case Boolean:
+		m.Text = strings.ToLower(m.Text)
 	default:
 	}
 	return true
@@ -319,33 +319,33 @@ func (q *quick) flowSpace() {
 	}
 }
 
-func (q *quick) flowMap(m *node) bool {
+func (q *quick) flowMap(m *Node) bool {
 	const most = 64 // more take the library's time, not the square of it here
-	m.kind = mapping
+	m.Kind = Mapping
 	return q.flow('}', func() bool {
-		in := &node{keyAt: q.place()}
-		if !q.key(in, true) || m.member(in.key) != nil || len(m.items) == most {
+		in := &Node{KeyAt: q.place()}
+		if !q.key(in, true) || m.Member(in.Key) != nil || len(m.Items) == most {
 			return false
 		}
-		in.path = join(m.path, in.key)
-		m.items = append(m.items, in)
+		in.Path = Join(m.Path, in.Key)
+		m.Items = append(m.Items, in)
 		q.flowSpace()
 		return q.value(in, 0, true)
 	})
 }
 
-func (q *quick) flowList(m *node) bool {
-	m.kind = list
+func (q *quick) flowList(m *Node) bool {
+	m.Kind = List
 	return q.flow(']', func() bool {
-		item := &node{path: fmt.Sprintf("%s[%d]", m.path, len(m.items)), keyAt: q.place()}
-		m.items = append(m.items, item)
+		item := &Node{Path: fmt.Sprintf("%s[%d]", m.Path, len(m.Items)), KeyAt: q.place()}
+		m.Items = append(m.Items, item)
 		return q.value(item, 0, true)
 	})
 }
 
 // flow reads entries with commas between, up to the bracket that closes them.
 func (q *quick) flow(closing byte, entry func() bool) bool {
-	if q.depth++; q.depth > maxDepth/2 {
+	if q.depth++; q.depth > MaxDepth/2 {
 		return false
 	}
 	q.pos++
@@ -378,20 +378,20 @@ func letter(c byte) bool { return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' }
 func digit(c byte) bool { return c >= '0' && c <= '9' }
 
 // scalarKind is what a scalar without quotes is.
-func scalarKind(s string) kind {
+func scalarKind(s string) Kind {
 	if letter(s[0]) && strings.IndexByte("nNtTfF", s[0]) < 0 || s[0] == '/' {
-		return text // as the library finds out, in more time
+		return Text // as the library finds out, in more time
 	}
 	switch token.New(s, s, nil).Type {
 	case token.NullType:
-		return null
+		return Null
 	case token.BoolType:
-		return boolean
+		return Boolean
 	case token.IntegerType, token.BinaryIntegerType, token.OctetIntegerType, token.HexIntegerType:
-		return integer
+		return Integer
 	case token.FloatType, token.InfinityType, token.NanType:
-		return number
+		return Number
 	default:
-		return text
+		return Text
 	}
 }
