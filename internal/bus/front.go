@@ -17,6 +17,17 @@ import (
 // if the model has none, and as long as no users were set.
 func (b *Bus) Outside() string { return b.front.Address() }
 
+// Serving returns nil if clients can be served now, else [ErrSuspended] or [ErrClosed].
+func (b *Bus) Serving() error {
+	switch {
+	case b.server.Load() != nil:
+		return nil
+	case b.isClosed():
+		return ErrClosed
+	}
+	return ErrSuspended
+}
+
 // Serve lets a client speak NATS over a connection that is secured already, as far as
 // it shall be, until one of the two ends it, ctx ends, or the bus is suspended or
 // closed. It closes the connection. Only users of the bus can come that way

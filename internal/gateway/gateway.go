@@ -62,11 +62,9 @@ type Options struct {
 	Bus       BusConn        // *nats.Conn satisfies it; nil: no bus routes
 	Queues    publish.Queues // stores what routes publish; nil: none do
 	Live      live.Bus       // what subscribers are told of; nil: no subscribe routes
-	// NATS lets a client speak NATS over a connection, and closes it in the end; from
-	// is the client's address. nil: no routes do.
-	NATS   func(ctx context.Context, conn net.Conn, from string)
-	Signer *wire.Signer // signs the identity of users; nil: services are told no user
-	System string       // the system's name
+	NATS      NATSServer     // lets clients speak NATS; nil: no routes do
+	Signer    *wire.Signer   // signs the identity of users; nil: services are told no user
+	System    string         // the system's name
 	// Monitors answer the routes that say monitor, with the route's prefix stripped.
 	// The gateway itself knows system.MonitorHealth.
 	Monitors map[system.Monitor]http.Handler

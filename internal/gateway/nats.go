@@ -17,6 +17,16 @@ import (
 	"fairlead/internal/system"
 )
 
+// NATSServer lets clients speak NATS.
+type NATSServer interface {
+	// Serving returns nil, or why no client can be served now. Clients of NATS wait
+	// long for a server that has taken their connection and says nothing.
+	Serving() error
+	// Serve lets a client speak NATS over a connection, and closes it in the end; from
+	// is the client's address.
+	Serve(ctx context.Context, conn net.Conn, from string)
+}
+
 // natsRoute is the part of a route that lets clients speak NATS, compiled.
 type natsRoute struct {
 	origins *filter.CORS // whose pages may; nil: the door's own
@@ -41,6 +51,11 @@ func (x *exchange) speakNATS(w http.ResponseWriter, r *http.Request) {
 		x.refuse(w, r, refusedOrigin, http.StatusForbidden, "pages of this origin may not open WebSockets here")
 		return
 	}
+	if err := x.g.opts.NATS.Serving(); err != nil {
+		x.cause = err.Error()
+		x.fail(w, r, http.StatusServiceUnavailable, "the bus is away for a moment")
+		return
+	}
 	conn, err := websocket.Accept(&socketAnswer{x}, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // the origin has been checked
 		CompressionMode:    websocket.CompressionDisabled,
@@ -58,7 +73,7 @@ func (x *exchange) speakNATS(w http.ResponseWriter, r *http.Request) {
 	g.tasks.Go(func() {
 		defer g.lasting.Remove(stream)
 		defer cancel()
-		g.opts.NATS(ctx, websocket.NetConn(ctx, conn, websocket.MessageBinary), from.String())
+		g.opts.NATS.Serve(ctx, websocket.NetConn(ctx, conn, websocket.MessageBinary), from.String())
 	})
 }
 

@@ -2,11 +2,13 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,21 +19,43 @@ import (
 	"fairlead/internal/system"
 )
 
+// parrot lets clients hear what they say.
+type parrot struct {
+	t    *testing.T
+	away atomic.Bool
+}
+
+func (p *parrot) Serving() error {
+	if p.away.Load() {
+		return errors.New("it is suspended")
+	}
+	return nil
+}
+
+func (p *parrot) Serve(_ context.Context, conn net.Conn, from string) {
+	defer conn.Close()
+	if from != "127.0.0.1" {
+		p.t.Errorf("a client from %q", from)
+	}
+	_, _ = io.WriteString(conn, "INFO {}\r\n")
+	_, _ = io.Copy(conn, conn)
+}
+
 // speaking is a door with a route for clients of NATS, who hear what they say.
 func speaking(t *testing.T) *door {
 	t.Helper()
-	d := openDoor(t, Options{NATS: func(_ context.Context, conn net.Conn, from string) {
-		defer conn.Close()
-		if from != "127.0.0.1" {
-			t.Errorf("a client from %q", from)
-		}
-		_, _ = io.WriteString(conn, "INFO {}\r\n")
-		_, _ = io.Copy(conn, conn)
-	}})
+	d, _ := speakingWith(t)
+	return d
+}
+
+func speakingWith(t *testing.T) (*door, *parrot) {
+	t.Helper()
+	p := &parrot{t: t}
+	d := openDoor(t, Options{NATS: p})
 	if err := d.Apply(Config{Routes: []system.Route{{Key: "/nats", Path: "/nats", NATS: &system.NATS{}}}}); err != nil {
 		t.Fatal(err)
 	}
-	return d
+	return d, p
 }
 
 // socket opens a WebSocket as a page of an origin would, "" for a program.
@@ -100,6 +124,22 @@ func TestNATSIsNotSpokenOverHTTP(t *testing.T) {
 	if resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("%d", resp.StatusCode)
 	}
+}
+
+// TestNATSOverWebSocketWhileTheBusIsAway had clients wait for 20 s, while the bus moved
+// to another process, for the first word over a WebSocket that was open.
+func TestNATSOverWebSocketWhileTheBusIsAway(t *testing.T) {
+	d, p := speakingWith(t)
+	p.away.Store(true)
+	if _, resp, err := d.socket(""); err == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("%v, %v", resp, err)
+	}
+	p.away.Store(false)
+	c, _, err := d.socket("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.CloseNow()
 }
 
 func TestNATSOverWebSocketEnds(t *testing.T) {

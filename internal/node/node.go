@@ -294,7 +294,7 @@ func (n *Node) openDoor(ctx context.Context, inherited []listen.Socket) (err err
 	}
 	n.gate = gateway.New(gateway.Options{
 		TicketKey: tickets, Inherited: inherited, Live: heard,
-		Listen: n.opts.Listen, Gateway: n.first.Gateway, Certificates: n.certs, Logger: n.log, AccessLog: n.access, Bus: n.gateConn, Queues: queues{n.bus}, NATS: n.bus.Serve,
+		Listen: n.opts.Listen, Gateway: n.first.Gateway, Certificates: n.certs, Logger: n.log, AccessLog: n.access, Bus: n.gateConn, Queues: queues{n.bus}, NATS: n.bus,
 		Signer: wire.NewSigner(n.identity, n.first.Name), System: n.first.Name, Monitors: n.monitors(),
 	})
 	if err := n.loadMaintenance(ctx); err != nil {

@@ -16,7 +16,9 @@ const credentials = {
   user: process.env.NATS_USER,
   pass: process.env.NATS_PASSWORD,
   inboxPrefix: process.env.NATS_INBOX_PREFIX,
-  reconnect: false,
+  reconnect: Boolean(process.env.RECONNECT),
+  reconnectTimeWait: 50,
+  maxReconnectAttempts: -1,
 };
 const tls = { ca: ca && readFileSync(ca, "utf8") };
 
@@ -42,6 +44,25 @@ say({ connected: true });
   const err = await nc.closed();
   say({ closed: err ? err.message : "" });
 })();
+
+if (process.env.RECONNECT) {
+  // It publishes until it has come back once, and after that ten times more.
+  let back = false;
+  (async () => {
+    for await (const s of nc.status()) back ||= s.type === "reconnect";
+  })();
+  for (let more = 0, n = 0; more < 10; more += back ? 1 : 0) {
+    try {
+      const ack = await jetstream(nc).publish("data.vhf", `{"n":${n++}}`, { timeout: 500 });
+      say({ stored: ack.seq, stream: ack.stream, back });
+    } catch (err) {
+      say({ missed: err.message });
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  await nc.close();
+  process.exit(0);
+}
 
 const heard = nc.subscribe("data.vhf", { max: 1 });
 const publish = way === "old" ? nc.jetstream() : jetstream(nc);

@@ -120,6 +120,8 @@ type result struct {
 	Refused   string  `json:"refused"`
 	Stored    uint64  `json:"stored"`
 	Stream    string  `json:"stream"`
+	Back      bool    `json:"back"` // it had been cut, and has come back
+	Missed    string  `json:"missed"`
 	Heard     string  `json:"heard"`
 	Sequence  string  `json:"sequence"`
 	Answer    string  `json:"answer"`
@@ -245,6 +247,36 @@ func TestRealClientIsCutWhenRevoked(t *testing.T) {
 			}
 			if !closed {
 				t.Error("it was not cut")
+			}
+		})
+	}
+}
+
+func TestRealClientsComeBackAfterAnUpgrade(t *testing.T) {
+	s, outside := up(t)
+	door := "wss" + strings.TrimPrefix(s.URL, "https") + "/nats"
+	for _, way := range []struct{ name, server string }{{"tls", outside}, {"websocket", door}} {
+		t.Run(way.name, func(t *testing.T) {
+			results := client(s, way.name, way.server, "tower", "the-password-of-tower", "_FL.user.tower", "RECONNECT=1")
+			for r := range results {
+				if r.Stored > 0 {
+					break
+				}
+			}
+			if code, out := s.Command("upgrade"); code != 0 {
+				t.Fatalf("exit %d: %s", code, out)
+			}
+			var after int
+			for r := range results {
+				if r.Closed != nil && *r.Closed != "" {
+					t.Errorf("it gave up: %s", *r.Closed)
+				}
+				if r.Back && r.Stored > 0 {
+					after++
+				}
+			}
+			if after == 0 {
+				t.Error("it has stored nothing since")
 			}
 		})
 	}
