@@ -24,7 +24,7 @@ const (
 	mostFields      = 16 // of a key that tells duplicates
 	mostCarried     = 32
 	defaultBuffer   = 256
-	mostBuffer      = 100_000
+	mostBuffer      = 2048 // half of what the door remembers
 	defaultBeat     = 15 * time.Second
 	shortestBeat    = time.Second
 	longestBeat     = 10 * time.Minute
