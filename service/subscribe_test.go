@@ -679,3 +679,43 @@ func TestAnInstanceThatDrainsPullsNoMore(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSubscriptionsStartAndStop has instances come and go in the middle of their work.
+func TestSubscriptionsStartAndStop(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	js := operator(t, b)
+	var seen got
+	var want []string
+	for round := range 15 {
+		for n := range 5 {
+			v := fmt.Sprint(1000 + 10*round + n)
+			put(t, js, "data.vhf", v)
+			want = append(want, v)
+		}
+		i := launch(t, busEnv(t, b, "reader", fmt.Sprintf("reader-%d", round)), func(s *Service) error {
+			Subscribe(s, "data.vhf", func(_ context.Context, n int) error { seen.add(fmt.Sprint(n)); return nil },
+				SubscribeOptions{Name: "show", InFlight: 3, AckWait: time.Second, Confirm: round%2 == 0})
+			Subscribe(s, "data.vhf", func(context.Context, int) error { return nil }, SubscribeOptions{From: First})
+			return nil
+		})
+		switch round % 3 {
+		case 0:
+			eventually(t, "it handles", func() bool { return slices.Contains(seen.all(), want[len(want)-5]) })
+		case 1:
+			eventually(t, "it has begun", func() bool { return strings.Contains(i.log.String(), "bus connected") })
+		}
+		if err := i.stop(); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
+	start(t, busEnv(t, b, "reader", "reader-99"), func(s *Service) error {
+		Subscribe(s, "data.vhf", func(_ context.Context, n int) error { seen.add(fmt.Sprint(n)); return nil }, SubscribeOptions{Name: "show", AckWait: time.Second})
+		return nil
+	})
+	eventually(t, "all are acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
+	for _, v := range want {
+		if !slices.Contains(seen.all(), v) {
+			t.Errorf("%s was not handled", v)
+		}
+	}
+}
