@@ -31,7 +31,7 @@ type worker struct {
 type pull struct {
 	r     *receiver
 	c     wire.Consumer
-	inbox string
+	inbox string // with three tokens below the instance's, see bus's keeper
 	sub   *nats.Subscription
 	ended chan struct{}  // closed after the last message has come
 	queue chan *nats.Msg // of a reader, handled one after the other; nil of others
@@ -56,7 +56,7 @@ type pull struct {
 }
 
 func newPull(r *receiver, c wire.Consumer) (*pull, error) {
-	p := &pull{r: r, c: c, inbox: r.s.conn.NewInbox(), ended: make(chan struct{}), heard: time.Now(), workers: map[*worker]struct{}{}}
+	p := &pull{r: r, c: c, inbox: r.s.conn.NewInbox() + ".pull", ended: make(chan struct{}), heard: time.Now(), workers: map[*worker]struct{}{}}
 	if r.reader != "" {
 		p.queue = make(chan *nats.Msg, r.o.InFlight)
 	}

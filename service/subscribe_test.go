@@ -719,3 +719,43 @@ func TestSubscriptionsStartAndStop(t *testing.T) {
 		}
 	}
 }
+
+// TestMessagesAreNotKeptForAnInstanceThatIsGone: after the bus was away it keeps
+// replies for those who are not back yet, which must not look as if they pulled.
+func TestMessagesAreNotKeptForAnInstanceThatIsGone(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	nc, err := b.Operator("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen got
+	setup := func(s *Service) error {
+		Subscribe(s, "data.vhf", func(_ context.Context, n int) error { seen.add(fmt.Sprint(n)); return nil }, SubscribeOptions{Name: "show", AckWait: time.Hour})
+		return nil
+	}
+	i := start(t, busEnv(t, b, "reader", "reader-1"), setup)
+	if err := b.Suspend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the bus is back", nc.IsConnected)
+	put(t, js, "data.vhf", "1")
+	eventually(t, "it goes on", func() bool { return seen.sorted() == "1" })
+	if err := i.stop(); err != nil {
+		t.Fatal(err)
+	}
+	put(t, js, "data.vhf", "2", "3", "4")
+	start(t, busEnv(t, b, "reader", "reader-2"), setup)
+	eventually(t, "another has the rest", func() bool { return seen.sorted() == "1 2 3 4" })
+	eventually(t, "all are acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
+	if s, err := js.Stream(t.Context(), "data_vhf"); err != nil || s.CachedInfo().State.Msgs != 4 {
+		t.Errorf("the queue holds %+v, %v; want 4 messages", s, err)
+	}
+}

@@ -114,11 +114,16 @@ func (k *keeper) subscribe() error {
 		}
 	}
 	for _, a := range inboxes {
-		sub, err := k.nc.ChanSubscribe(a.inbox+">", k.came)
-		if err != nil {
-			return err
+		// Replies are one or two tokens below, with every client. What is pulled from
+		// queues is three below with package service: whoever subscribes there keeps the
+		// requests of instances alive that are gone.
+		for _, below := range []string{"*", "*.*"} {
+			sub, err := k.nc.ChanSubscribe(a.inbox+below, k.came)
+			if err != nil {
+				return err
+			}
+			k.subs[sub] = a
 		}
-		k.subs[sub] = a
 	}
 	return k.nc.Flush()
 }
@@ -163,6 +168,10 @@ func (k *keeper) take(m *nats.Msg) {
 		return
 	case a.instance != "":
 		if k.bus.listens(a) {
+			return
+		}
+		if strings.HasPrefix(m.Reply, "$JS.ACK.") { // of a queue, to a client of another kind: it is given again
+			_ = k.nc.Publish(m.Reply, fmt.Appendf(nil, `-NAK {"delay": %d}`, passBound)) // else it is so later
 			return
 		}
 	case m.Reply == "":
