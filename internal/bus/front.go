@@ -53,15 +53,12 @@ func (b *Bus) listenOutside(ctx context.Context, sys *system.System) error {
 	return b.front.Listen(ctx, sys.Bus.Outside)
 }
 
-// hello is the INFO of the server that clients are told before they say who they are.
-// It names no address: there is none where they could come directly.
+// hello is the INFO that clients are told before they say who they are, also while
+// the server is away: those that are cut after it come back at once, and some wait
+// long for it. It names no address: there is none where they could come directly.
 func (b *Bus) hello(encrypted bool) ([]byte, error) {
-	s := b.server.Load()
-	if s == nil {
-		return nil, ErrSuspended
-	}
 	info, err := json.Marshal(server.Info{
-		ID: s.ID(), Name: s.Name(), Version: server.VERSION, GoVersion: runtime.Version(), Proto: 1, Headers: true,
+		ID: b.base.ServerName, Name: b.base.ServerName, Version: server.VERSION, GoVersion: runtime.Version(), Proto: 1, Headers: true,
 		AuthRequired: true, TLSRequired: encrypted, TLSAvailable: encrypted, MaxPayload: b.base.MaxPayload, JetStream: true,
 	})
 	if err != nil {
