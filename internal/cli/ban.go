@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fairlead/internal/control"
-	"fairlead/internal/system"
+	"fairlead/internal/system/notation"
 )
 
 func (a *app) banCommand() *cobra.Command {
@@ -117,7 +117,7 @@ type span time.Duration
 
 // Set implements pflag.Value.
 func (d *span) Set(s string) error {
-	v, err := system.ParseDuration(s)
+	v, err := notation.ParseDuration(s)
 	*d = span(v)
 	return err
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fairlead/internal/control"
-	"fairlead/internal/system"
+	"fairlead/internal/system/notation"
 )
 
 // busCommand holds the verbs for the bus itself.
@@ -135,7 +135,7 @@ func parseEnd(s string, now time.Time) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
-	if d, err := system.ParseDuration(s); err == nil && d > 0 {
+	if d, err := notation.ParseDuration(s); err == nil && d > 0 {
 		return now.Add(d).Truncate(time.Second), nil
 	}
 	if t, err := time.Parse(time.RFC3339, s); err == nil {

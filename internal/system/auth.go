@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 var (
@@ -34,7 +36,7 @@ func (r *reader) readAuth(n *document.Node) Auth {
 		out.Basic = &Basic{Realm: r.sys.Name, Users: r.credentials(basic, basicSchema, f["users"], "users")}
 		if realm := f["realm"]; realm != nil {
 			out.Basic.Realm = r.notEmpty(realm, "name what people log in to, or remove the key")
-			if !headerValue(out.Basic.Realm) {
+			if !notation.IsHeaderValue(out.Basic.Realm) {
 				r.rec.add(realm.At, realm.Path, badHeaderValue)
 			}
 		}
@@ -68,8 +70,8 @@ func (r *reader) credentials(parent *document.Node, s schema, n *document.Node, 
 	var out []Credential
 	secretOf := map[string]string{}
 	for _, m := range entries {
-		if !wordOf(m.Key, "._-@+") {
-			r.rec.add(m.KeyAt, m.Path, badName, quote(m.Key), "a name of letters, digits and . _ - @ +, at most 64", "")
+		if !notation.IsWord(m.Key, "._-@+") {
+			r.rec.add(m.KeyAt, m.Path, badName, wording.Quote(m.Key), "a name of letters, digits and . _ - @ +, at most 64", "")
 		}
 		c := Credential{Name: m.Key}
 		secret := m
@@ -99,8 +101,8 @@ func (r *reader) credentials(parent *document.Node, s schema, n *document.Node, 
 func (r *reader) roles(n *document.Node) []string {
 	var out []string
 	for _, item := range r.texts(n, true) {
-		if !wordOf(item.Text, "._-:") {
-			r.rec.add(item.At, item.Path, badRole, quote(item.Text))
+		if !notation.IsWord(item.Text, "._-:") {
+			r.rec.add(item.At, item.Path, badRole, wording.Quote(item.Text))
 			continue
 		}
 		out = append(out, item.Text)
@@ -156,7 +158,7 @@ func (r *reader) readJWT(n *document.Node) *JWT {
 		out.Algorithms = nil
 		for _, item := range r.texts(algorithms, false) {
 			if strings.HasPrefix(item.Text, "HS") || item.Text == "none" {
-				r.rec.add(item.At, item.Path, notOneOf, enumerate(known, "or"), quote(item.Text),
+				r.rec.add(item.At, item.Path, notOneOf, wording.Enumerate(known, "or"), wording.Quote(item.Text),
 					"whoever can check such a token can make one")
 				continue
 			}
@@ -177,7 +179,7 @@ func (r *reader) readJWT(n *document.Node) *JWT {
 		return out
 	}
 	if subject, ok := strings.CutPrefix(s, "bus:"); ok {
-		if err := checkSubject(subject, false); err != nil {
+		if err := notation.CheckSubject(subject, false); err != nil {
 			r.rec.add(jwks.At, jwks.Path, badSubject, err)
 			return out
 		}
@@ -187,7 +189,7 @@ func (r *reader) readJWT(n *document.Node) *JWT {
 		file.Text = path
 		out.JWKS = "file:" + r.file(&file, false)
 	} else {
-		r.rec.add(jwks.At, jwks.Path, badJWKS, quote(s))
+		r.rec.add(jwks.At, jwks.Path, badJWKS, wording.Quote(s))
 	}
 	return out
 }

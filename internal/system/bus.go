@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 var (
@@ -44,8 +46,8 @@ func (r *reader) readBus(n *document.Node) {
 		}
 	}
 	if n := f["listen"]; n != nil {
-		if host, ok := r.address(n, &r.sys.Bus.Listen); ok && !loopback(host) {
-			r.rec.add(n.At, n.Path, notLoopback, quote(n.Text))
+		if host, ok := r.address(n, &r.sys.Bus.Listen); ok && !notation.IsLoopback(host) {
+			r.rec.add(n.At, n.Path, notLoopback, wording.Quote(n.Text))
 		}
 	}
 	if n := f["outside"]; n != nil {
@@ -94,7 +96,7 @@ func (r *reader) account(n *document.Node, signing bool) string {
 		r.rec.add(n.KeyAt, n.Path, misplaced, "without signing_key", "remove it: a user says itself which account it is of")
 		return ""
 	case !accountKey.MatchString(s):
-		r.rec.add(n.At, n.Path, badAccount, quote(s))
+		r.rec.add(n.At, n.Path, badAccount, wording.Quote(s))
 		return ""
 	}
 	return s
@@ -107,7 +109,7 @@ func (r *reader) busURL(n *document.Node, s string) string {
 	case strings.Contains(s, "@"):
 		r.rec.add(n.At, n.Path, secretInFile)
 	case err != nil, u.Scheme != "nats" && u.Scheme != "tls", u.Hostname() == "", u.Path != "" && u.Path != "/", u.RawQuery != "", u.Fragment != "":
-		r.rec.add(n.At, n.Path, badURL, quote(s), "write it as in nats://10.0.3.4:7422 or tls://nats.example.com:7422, the port of leaf nodes")
+		r.rec.add(n.At, n.Path, badURL, wording.Quote(s), "write it as in nats://10.0.3.4:7422 or tls://nats.example.com:7422, the port of leaf nodes")
 	default:
 		return s
 	}
@@ -125,11 +127,11 @@ func (r *reader) readOutside(n, listen *document.Node) *Outside {
 	if at := f["listen"]; at == nil {
 		r.missing(n, outsideSchema, "listen", `write it as in listen: ":4223"`)
 	} else if _, ok := r.address(at, &out.Listen); ok {
-		if listen != nil && sameAddress(out.Listen, r.sys.Bus.Listen) {
+		if listen != nil && notation.SameAddress(out.Listen, r.sys.Bus.Listen) {
 			r.rec.add(at.At, at.Path, sameListener, out.Listen, listen.At)
 		}
 		for _, l := range r.sys.Gateway.Listeners {
-			if sameAddress(out.Listen, l.Address) {
+			if notation.SameAddress(out.Listen, l.Address) {
 				r.rec.add(at.At, at.Path, doorListener, l.Address)
 				break
 			}
@@ -261,7 +263,7 @@ func (r *reader) date(n *document.Node) time.Time {
 		t, err = time.Parse(time.RFC3339, s)
 	}
 	if err != nil {
-		r.rec.add(n.At, n.Path, badDate, quote(s))
+		r.rec.add(n.At, n.Path, badDate, wording.Quote(s))
 		return time.Time{}
 	}
 	return t.UTC()
@@ -276,8 +278,8 @@ func (r *reader) secret(n *document.Node) string {
 	}
 	if r.secrets[s] == nil {
 		advice := "declare it under secrets and name it here: the file never holds a password"
-		if best, ok := nearest(s, names(r.secrets)); ok {
-			advice = "did you mean " + quote(best) + "?"
+		if best, ok := wording.Nearest(s, names(r.secrets)); ok {
+			advice = "did you mean " + wording.Quote(best) + "?"
 		}
 		r.refer("secrets", n.At, n.Path, unknownSecret, "of this name", advice)
 		return ""

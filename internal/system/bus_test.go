@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"fairlead/internal/system/notation"
 )
 
 func TestSecretsOfTheDoorAndTheBus(t *testing.T) {
@@ -79,7 +81,7 @@ func TestSubjectCovers(t *testing.T) {
 		{"a.*", "a.b.c", false},
 		{"a", "b", false},
 	} {
-		if got := subjectCovers(tt.a, tt.b); got != tt.want {
+		if got := notation.SubjectCovers(tt.a, tt.b); got != tt.want {
 			t.Errorf("subjectCovers(%q, %q) = %v, want %v", tt.a, tt.b, got, tt.want)
 		}
 	}

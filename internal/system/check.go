@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 // mostOverBus is the payload limit of the bus.
@@ -39,17 +41,17 @@ func (r *reader) check(doc *document.Node) {
 			n := doc.Member("gateway").Member("auth").Member("jwt").Member("jwks")
 			switch services := r.whoAnswers(subject); len(services) {
 			case 0:
-				r.refer("services", n.At, n.Path, unanswered, quote(subject), r.nearestAnswer(subject))
+				r.refer("services", n.At, n.Path, unanswered, wording.Quote(subject), r.nearestAnswer(subject))
 			case 1:
 			default: // each of them could sign for everybody
-				r.rec.add(n.At, n.Path, answeredTwice, quote(subject), enumerate(services, "and"))
+				r.rec.add(n.At, n.Path, answeredTwice, wording.Quote(subject), wording.Enumerate(services, "and"))
 			}
 		}
 	}
 	for _, m := range r.databases {
 		owner := m.Member("owner")
 		if owner != nil && owner.Scalar() && r.services[owner.Text] == nil {
-			r.refer("services", owner.At, owner.Path, unknownService, quote(owner.Text), suggest(owner.Text, names(r.services), "declare it under services"))
+			r.refer("services", owner.At, owner.Path, unknownService, wording.Quote(owner.Text), wording.Suggest(owner.Text, names(r.services), "declare it under services"))
 		}
 	}
 }
@@ -57,31 +59,18 @@ func (r *reader) check(doc *document.Node) {
 // checkRoutes tells which routes conflict. Each route is told about the first that
 // it conflicts with.
 func (r *reader) checkRoutes() {
-	byHost := map[string]*crossing{}
-	for i := range r.routes {
-		q := r.routes[i]
-		paths := byHost[q.pattern.host]
-		if paths == nil {
-			paths = &crossing{}
-			byHost[q.pattern.host] = paths
+	var patterns notation.Patterns
+	for _, q := range r.routes {
+		first, how := patterns.Add(&q.pattern)
+		if how == notation.Apart {
+			continue
 		}
-		first, how := i, apart // the first in the file that stands in the way
-		paths.meeting(q.pattern.segments, func(before int) {
-			if before < first {
-				if relation := relate(r.routes[before].pattern, q.pattern); relation != apart {
-					first, how = before, relation
-				}
-			}
-		})
-		if how != apart {
-			c := sameRoute
-			if how == crossed {
-				c = conflict
-			}
-			p := r.routes[first]
-			r.rec.add(q.key.KeyAt, q.key.Path, c, quote(p.key.Key), p.key.KeyAt)
+		c := sameRoute
+		if how == notation.Crossed {
+			c = conflict
 		}
-		paths.add(q.pattern.segments, i)
+		p := r.routes[first]
+		r.rec.add(q.key.KeyAt, q.key.Path, c, wording.Quote(p.key.Key), p.key.KeyAt)
 	}
 }
 
@@ -167,7 +156,7 @@ func (r *reader) reached(service string, at document.Place, path string) {
 		return
 	}
 	if r.services[service] == nil {
-		r.refer("services", at, path, unknownService, quote(service), suggest(service, names(r.services), "declare it under services"))
+		r.refer("services", at, path, unknownService, wording.Quote(service), wording.Suggest(service, names(r.services), "declare it under services"))
 		return
 	}
 	if s, ok := r.sys.Service(service); ok {
@@ -179,15 +168,15 @@ func (r *reader) checkRequest(t *routed) {
 	req := t.route.Request
 	request := t.fields["request"]
 	r.checkBodyOverBus(t)
-	pattern, _ := template(req.Subject)
+	pattern, _ := notation.SubjectTemplate(req.Subject)
 	services := r.whoAnswers(pattern)
 	switch len(services) {
 	case 0:
-		r.refer("services", request.At, request.Path, unanswered, quote(req.Subject), r.nearestAnswer(req.Subject))
+		r.refer("services", request.At, request.Path, unanswered, wording.Quote(req.Subject), r.nearestAnswer(req.Subject))
 		return
 	case 1:
 	default:
-		r.rec.add(request.At, request.Path, answeredTwice, quote(req.Subject), enumerate(services, "and"))
+		r.rec.add(request.At, request.Path, answeredTwice, wording.Quote(req.Subject), wording.Enumerate(services, "and"))
 		return
 	}
 	req.Service = services[0]
@@ -222,7 +211,7 @@ func (r *reader) checkAsks(doc *document.Node) {
 func (r *reader) checkAsked(asks *document.Node) {
 	for _, item := range r.patternsQuietly(asks) {
 		if !strings.HasPrefix(item.subject, "$") && len(r.whoAnswers(item.subject)) == 0 {
-			r.refer("services", item.node.At, item.node.Path, unanswered, quote(item.subject), r.nearestAnswer(item.subject))
+			r.refer("services", item.node.At, item.node.Path, unanswered, wording.Quote(item.subject), r.nearestAnswer(item.subject))
 		}
 	}
 }
@@ -243,14 +232,14 @@ func (r *reader) patternsQuietly(n *document.Node) []asked {
 	for _, item := range n.Items {
 		switch {
 		case item.Kind == document.Mapping:
-			if s, err := nestPattern(item.PlainMap()); err == nil {
+			if s, err := notation.NestPattern(item.PlainMap()); err == nil {
 				out = append(out, asked{item, s})
 			}
 		case item.Scalar() && strings.HasPrefix(item.Text, "{"):
-			if s, err := nestText(item.Text); err == nil {
+			if s, err := notation.NestText(item.Text); err == nil {
 				out = append(out, asked{item, s})
 			}
-		case item.Scalar() && checkSubject(item.Text, true) == nil && !strings.ContainsRune("*>_", rune(item.Text[0])):
+		case item.Scalar() && notation.CheckSubject(item.Text, true) == nil && !strings.ContainsRune("*>_", rune(item.Text[0])):
 			out = append(out, asked{item, item.Text})
 		}
 	}
@@ -261,7 +250,7 @@ func (r *reader) patternsQuietly(n *document.Node) []asked {
 func (r *reader) whoAnswers(pattern string) []string {
 	var services []string
 	for _, a := range r.answers {
-		if !slices.Contains(services, a.service) && SubjectsMeet(a.subject, pattern) {
+		if !slices.Contains(services, a.service) && notation.SubjectsMeet(a.subject, pattern) {
 			services = append(services, a.service)
 		}
 	}
@@ -277,11 +266,11 @@ func (r *reader) nearestAnswer(subject string) string {
 	}
 	slices.Sort(subjects)
 	subjects = slices.Compact(subjects)
-	if best, ok := nearest(subject, subjects); ok {
-		return "did you mean " + quote(best) + "?"
+	if best, ok := wording.Nearest(subject, subjects); ok {
+		return "did you mean " + wording.Quote(best) + "?"
 	}
 	if len(subjects) == 0 {
 		return "add it to the answers of a service; no service answers anything yet"
 	}
-	return "add it to the answers of a service; answered are " + enumerate(subjects, "and")
+	return "add it to the answers of a service; answered are " + wording.Enumerate(subjects, "and")
 }

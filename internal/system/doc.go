@@ -8,8 +8,9 @@
 // chosen: the file as it stands and every one of its environments must be valid.
 // Input is bounded (size, nesting, count of words), and no input makes it panic.
 //
-// The text becomes nodes with their places in the package document; what the keys and values mean
-// is here.
+// The text becomes nodes with their places in the package document, and texts become
+// values in the package notation; which keys there are, and what belongs together, is
+// known here.
 //
 // It reads the file and looks whether folders and files named in it exist. It does
 // not open a network connection, start anything, resolve secrets, look at the

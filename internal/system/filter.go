@@ -1,13 +1,13 @@
 package system
 
 import (
-	"net/url"
-	"slices"
+	"net/netip"
 	"strconv"
-	"strings"
 	"time"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 var (
@@ -83,7 +83,7 @@ func (r *reader) readCORS(n *document.Node) *CORS {
 	if f["methods"] != nil {
 		out.Methods = nil
 		for _, item := range r.texts(f["methods"], false) {
-			out.Methods = append(out.Methods, r.oneOf(item, "", methods...))
+			out.Methods = append(out.Methods, r.oneOf(item, "", notation.Methods...))
 		}
 	}
 	out.Headers = r.corsHeaders(f["headers"])
@@ -97,9 +97,9 @@ func (r *reader) readCORS(n *document.Node) *CORS {
 func (r *reader) origins(n *document.Node, asUser bool, what string) []string {
 	var out []string
 	for _, item := range r.texts(n, true) {
-		origin, advice := parseOrigin(item.Text)
+		origin, advice := notation.ParseOrigin(item.Text)
 		if advice != "" {
-			r.rec.add(item.At, item.Path, badOrigin, quote(item.Text), advice)
+			r.rec.add(item.At, item.Path, badOrigin, wording.Quote(item.Text), advice)
 			continue
 		}
 		if origin == "*" && asUser {
@@ -114,8 +114,8 @@ func (r *reader) origins(n *document.Node, asUser bool, what string) []string {
 func (r *reader) corsHeaders(n *document.Node) []string {
 	var out []string
 	for _, item := range r.texts(n, false) {
-		if !isToken(item.Text) {
-			r.rec.add(item.At, item.Path, badHeader, quote(item.Text))
+		if !notation.IsToken(item.Text) {
+			r.rec.add(item.At, item.Path, badHeader, wording.Quote(item.Text))
 			continue
 		}
 		out = append(out, item.Text)
@@ -123,29 +123,16 @@ func (r *reader) corsHeaders(n *document.Node) []string {
 	return out
 }
 
-// parseOrigin reads scheme://host[:port] (RFC 6454, 6.2), whose host may begin with
-// "*.", or "*". advice is "" if s is one.
-func parseOrigin(s string) (origin, advice string) {
-	if s == "*" {
-		return s, ""
-	}
-	small := strings.ToLower(s)
-	u, err := url.Parse(strings.Replace(small, "://*.", "://", 1))
-	switch {
-	case err != nil, u.Host == "", !slices.Contains([]string{"http", "https"}, u.Scheme), u.User != nil, u.RawQuery != "", u.Fragment != "":
-		return "", "write it as in https://app.example.com or http://localhost:3000"
-	case u.Path != "" || strings.ContainsAny(small, "?#"):
-		return "", "an origin has no path: write " + u.Scheme + "://" + u.Host
-	case u.Scheme == "https" && u.Port() == "443", u.Scheme == "http" && u.Port() == "80":
-		return "", "browsers leave the port out: write " + u.Scheme + "://" + u.Hostname()
-	}
-	if _, advice, ok := checkAddress(u.Host); u.Port() != "" && !ok {
-		return "", advice
-	}
-	if u.Port() == "" {
-		if _, _, ok := checkAddress(u.Host + ":1"); !ok {
-			return "", "the host must be an IP address or a name"
+// prefixes reads a list of networks and addresses; an address is a network of one.
+func (r *reader) prefixes(n *document.Node) []netip.Prefix {
+	var out []netip.Prefix
+	for _, item := range r.texts(n, true) {
+		p, advice := notation.ParsePrefix(item.Text)
+		if advice != "" {
+			r.rec.add(item.At, item.Path, badNetwork, wording.Quote(item.Text), advice)
+			continue
 		}
+		out = append(out, p)
 	}
-	return small, ""
+	return out
 }

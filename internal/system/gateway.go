@@ -6,6 +6,8 @@ import (
 	"unicode/utf8"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 var (
@@ -84,7 +86,7 @@ func (r *reader) readListeners(n, tls *document.Node) []Listener {
 			continue
 		}
 		for i := range out {
-			if sameAddress(out[i].Address, l.Address) {
+			if notation.SameAddress(out[i].Address, l.Address) {
 				r.rec.add(item.At, item.Path, sameListener, l.Address, at[i])
 				break
 			}
@@ -107,7 +109,7 @@ func (r *reader) readListener(n *document.Node, tls bool) (l Listener, ok bool) 
 		return l, ok
 	}
 	if n.Kind != document.Mapping {
-		r.wrong(n, "an address or a map of "+enumerate(listenerSchema.keys, "and"), "")
+		r.wrong(n, "an address or a map of "+wording.Enumerate(listenerSchema.keys, "and"), "")
 		return l, false
 	}
 	f := r.fields(n, listenerSchema)

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 var headersSchema = schema{what: "headers", keys: []string{"request", "answer"}}
@@ -58,7 +60,7 @@ func (r *reader) rules(n *document.Node, closed []string) map[string]string {
 			r.wrong(m, "text", "")
 			continue
 		}
-		if !headerValue(m.Text) {
+		if !notation.IsHeaderValue(m.Text) {
 			r.rec.add(m.At, m.Path, badHeaderValue)
 			continue
 		}
@@ -74,8 +76,8 @@ func (r *reader) rules(n *document.Node, closed []string) map[string]string {
 func (r *reader) header(at document.Place, path, name string, closed []string) bool {
 	small := strings.ToLower(name)
 	switch {
-	case !isToken(name):
-		r.rec.add(at, path, badHeader, quote(name))
+	case !notation.IsToken(name):
+		r.rec.add(at, path, badHeader, wording.Quote(name))
 	case slices.Contains(framing, small), slices.Contains(closed, small),
 		strings.HasPrefix(small, "fairlead-"), strings.HasPrefix(small, "nats-"):
 		r.rec.add(at, path, closedHeader, name)
@@ -103,30 +105,4 @@ func (r *reader) headerNames(n *document.Node) []string {
 		}
 	}
 	return out
-}
-
-// isToken reports whether s is a token, as the names of headers and cookies are (RFC
-// 9110, 5.6.2), of at most 256 characters.
-func isToken(s string) bool {
-	if s == "" || len(s) > 256 {
-		return false
-	}
-	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// headerValue reports whether s can be the value of a header (RFC 9110, 5.5), of at
-// most 4,096 characters.
-func headerValue(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return len(s) <= 4096 && strings.TrimSpace(s) == s
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/wording"
 )
 
 // FileName is the name of the file in a system's folder.
@@ -32,11 +33,11 @@ type EnvironmentError struct {
 	Known []string // those that it declares, sorted
 }
 
-func (e *EnvironmentError) Error() string { return "there is no environment " + quote(e.Name) }
+func (e *EnvironmentError) Error() string { return "there is no environment " + wording.Quote(e.Name) }
 
 // Advice says which one was meant, or which there are.
 func (e *EnvironmentError) Advice() string {
-	return suggest(e.Name, e.Known, "the file declares none: leave it out, or declare it under environments")
+	return wording.Suggest(e.Name, e.Known, "the file declares none: leave it out, or declare it under environments")
 }
 
 // Load reads a system's file. path is the file, or the folder that holds it as
@@ -203,7 +204,7 @@ func lostAdvice(base, env, lost *document.Node) string {
 		var next *document.Node
 		for _, m := range env.Items {
 			if m == lost {
-				return suggest(lost.Key, base.Keys(), "there is nothing to remove there")
+				return wording.Suggest(lost.Key, base.Keys(), "there is nothing to remove there")
 			}
 			if within(m, lost) {
 				next = m

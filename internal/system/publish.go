@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 var signatureSchema = schema{what: "a signature", keys: []string{"kind", "secret", "header"}}
@@ -56,16 +58,17 @@ func (r *reader) dedupe(n *document.Node) []string {
 	if n != nil && n.Kind == document.List && len(n.Items) == 0 {
 		r.rec.add(n.At, n.Path, emptyValue, "name the fields that make two messages the same, or remove the key")
 	}
+	const longest = 256 // bytes of a name
 	var out []string
 	for _, item := range items {
 		of, name, _ := strings.Cut(item.Text, ".")
 		switch {
-		case of == "body" && name != "" && len(name) <= maxSubject && !slices.Contains(strings.Split(name, "."), ""):
+		case of == "body" && name != "" && len(name) <= longest && !slices.Contains(strings.Split(name, "."), ""):
 			out = append(out, item.Text)
-		case of == "header" && isToken(name):
+		case of == "header" && notation.IsToken(name):
 			out = append(out, "header."+textproto.CanonicalMIMEHeaderKey(name))
 		default:
-			r.rec.add(item.At, item.Path, badField, quote(item.Text))
+			r.rec.add(item.At, item.Path, badField, wording.Quote(item.Text))
 		}
 	}
 	return out
@@ -176,12 +179,12 @@ func (r *reader) socketOrigins(n *document.Node, t *routed) []string {
 // {claim:name}, where wildcards are allowed too, for one of the user. Both are whole
 // tokens, and not the first. own is the advice for a subject that is fairlead's own.
 // claims are those that it uses.
-func (r *reader) subjectTemplate(n *document.Node, p pattern, streams bool, own string) (subject string, claims []string) {
+func (r *reader) subjectTemplate(n *document.Node, p notation.Pattern, streams bool, own string) (subject string, claims []string) {
 	s, ok := r.text(n)
 	if !ok {
 		return "", nil
 	}
-	if err := checkSubject(s, streams); err != nil {
+	if err := notation.CheckSubject(s, streams); err != nil {
 		r.rec.add(n.At, n.Path, badSubject, err)
 		return "", nil
 	}
@@ -192,7 +195,7 @@ func (r *reader) subjectTemplate(n *document.Node, p pattern, streams bool, own 
 			return "", nil
 		}
 	}
-	pattern, used := template(s)
+	pattern, used := notation.SubjectTemplate(s)
 	switch pattern[0] {
 	case '*', '>':
 		r.rec.add(n.At, n.Path, badSubject, "the first token must be written out")
@@ -201,17 +204,17 @@ func (r *reader) subjectTemplate(n *document.Node, p pattern, streams bool, own 
 		r.rec.add(n.At, n.Path, closedSubject, pattern[:1], own)
 		return "", nil
 	}
-	known := p.values()
+	known := p.Values()
 	for _, name := range used {
 		claim, ok := strings.CutPrefix(name, claimOfTemplate)
 		switch {
-		case ok && streams && wordOf(claim, "_-"):
+		case ok && streams && notation.IsWord(claim, "_-"):
 			claims = append(claims, claim)
 		case ok && streams:
 			r.rec.add(n.At, n.Path, badSubject, "the name of a claim must be letters, digits, _ and -")
 			return "", nil
 		case !slices.Contains(known, name):
-			r.rec.add(n.At, n.Path, unknownValue, name, suggest(name, known, "add {"+name+"} to the path"))
+			r.rec.add(n.At, n.Path, unknownValue, name, wording.Suggest(name, known, "add {"+name+"} to the path"))
 			return "", nil
 		}
 	}
@@ -225,23 +228,23 @@ func (r *reader) checkPublish(t *routed) {
 	if t.route.Publish.Subject == "" {
 		return
 	}
-	pattern, _ := template(t.route.Publish.Subject)
+	pattern, _ := notation.SubjectTemplate(t.route.Publish.Subject)
 	var queues []string
 	for _, q := range r.queues {
-		if subjectCovers(q.Key, pattern) {
+		if notation.SubjectCovers(q.Key, pattern) {
 			if dedupe := t.fields["dedupe"]; dedupe != nil && q.Member("max_messages") != nil {
-				r.rec.add(dedupe.KeyAt, dedupe.Path, countedMarkers, quote(q.Key))
+				r.rec.add(dedupe.KeyAt, dedupe.Path, countedMarkers, wording.Quote(q.Key))
 			}
 			return
 		}
-		if SubjectsMeet(q.Key, pattern) {
-			r.rec.add(n.At, n.Path, outsideQueue, quote(q.Key))
+		if notation.SubjectsMeet(q.Key, pattern) {
+			r.rec.add(n.At, n.Path, outsideQueue, wording.Quote(q.Key))
 			return
 		}
 		queues = append(queues, q.Key)
 	}
 	slices.Sort(queues)
-	r.refer("queues", n.At, n.Path, noQueue, quote(n.Text), suggest(n.Text, queues, "declare one under queues"))
+	r.refer("queues", n.At, n.Path, noQueue, wording.Quote(n.Text), wording.Suggest(n.Text, queues, "declare one under queues"))
 }
 
 // checkSubscribe tells that a stream would show requests and their bodies, which are
@@ -251,8 +254,8 @@ func (r *reader) checkSubscribe(t *routed) {
 		return
 	}
 	n := t.fields["subscribe"]
-	pattern, _ := template(t.route.Subscribe.Subject)
+	pattern, _ := notation.SubjectTemplate(t.route.Subscribe.Subject)
 	if services := r.whoAnswers(pattern); len(services) > 0 {
-		r.rec.add(n.At, n.Path, answeredHeard, enumerate(services, "and"))
+		r.rec.add(n.At, n.Path, answeredHeard, wording.Enumerate(services, "and"))
 	}
 }

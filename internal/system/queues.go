@@ -15,6 +15,8 @@ import (
 
 	"fairlead/internal/system/document"
 	"fairlead/internal/system/message"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 var queueSchema = schema{
@@ -49,7 +51,7 @@ func (r *reader) readTypes(n *document.Node) {
 	for _, m := range entries {
 		r.types[m.Key] = m
 		if !typeName.MatchString(m.Key) {
-			r.rec.add(m.KeyAt, m.Path, badName, quote(m.Key), "a name of letters and digits that begins with a letter, at most 63", "write it as in DataNotification")
+			r.rec.add(m.KeyAt, m.Path, badName, wording.Quote(m.Key), "a name of letters and digits that begins with a letter, at most 63", "write it as in DataNotification")
 		}
 		text, ok := r.schemaFile(m)
 		if !ok {
@@ -57,9 +59,9 @@ func (r *reader) readTypes(n *document.Node) {
 		}
 		if _, err := message.Compile(m.Key, text); err != nil {
 			if fault, ok := errors.AsType[*message.SchemaError](err); ok && fault.JSON {
-				r.rec.add(m.At, m.Path, notJSON, quote(m.Text), fault.Reason)
+				r.rec.add(m.At, m.Path, notJSON, wording.Quote(m.Text), fault.Reason)
 			} else {
-				r.rec.add(m.At, m.Path, badSchema, quote(m.Text), err)
+				r.rec.add(m.At, m.Path, badSchema, wording.Quote(m.Text), err)
 			}
 			continue
 		}
@@ -78,7 +80,7 @@ func (r *reader) schemaFile(n *document.Node) ([]byte, bool) {
 	}
 	if r.stored {
 		if path, ok := r.path(n); ok {
-			r.rec.add(n.At, n.Path, notFound, quote(path), "the revision was stored without it")
+			r.rec.add(n.At, n.Path, notFound, wording.Quote(path), "the revision was stored without it")
 		}
 		return nil, false
 	}
@@ -89,7 +91,7 @@ func (r *reader) schemaFile(n *document.Node) ([]byte, bool) {
 	}
 	text, err := readAtMost(path, message.MaxSchema)
 	if err != nil {
-		r.rec.add(n.At, n.Path, badPath, "cannot be read: "+document.OneLine(err.Error()), "name a file that can be read, of at most "+formatSize(message.MaxSchema))
+		r.rec.add(n.At, n.Path, badPath, "cannot be read: "+wording.OneLine(err.Error()), "name a file that can be read, of at most "+notation.FormatSize(message.MaxSchema))
 		return nil, false
 	}
 	r.files[n.Text] = text
@@ -107,7 +109,7 @@ func readAtMost(path string, most int64) (b []byte, err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if b, err = io.ReadAll(io.LimitReader(f, most+1)); err == nil && int64(len(b)) > most {
-		err = errors.New("it is larger than " + formatSize(most))
+		err = errors.New("it is larger than " + notation.FormatSize(most))
 	}
 	return b, err
 }
@@ -132,7 +134,7 @@ func (r *reader) readQueues(n *document.Node) {
 		if t := f["type"]; t != nil {
 			q.Type, _ = r.text(t)
 			if r.types[q.Type] == nil {
-				r.refer("types", t.At, t.Path, unknownType, quote(q.Type), suggest(q.Type, names(r.types), "declare it under types"))
+				r.refer("types", t.At, t.Path, unknownType, wording.Quote(q.Type), wording.Suggest(q.Type, names(r.types), "declare it under types"))
 			}
 		} else if e := f["enforce"]; e != nil {
 			r.rec.add(e.KeyAt, e.Path, misplaced, "to a queue without a type", "add type, or remove it")
@@ -156,18 +158,18 @@ func (r *reader) replicas(n *document.Node) int {
 // queueName tells whether a queue can have that name, and which other has its subjects.
 func (r *reader) queueName(m *document.Node) bool {
 	const most = 128
-	if err := checkSubject(m.Key, true); err != nil {
+	if err := notation.CheckSubject(m.Key, true); err != nil {
 		r.rec.add(m.KeyAt, m.Path, badSubject, err)
 		return false
 	}
 	if !queueName.MatchString(m.Key) || len(m.Key) > most || slices.ContainsFunc(strings.Split(m.Key, "."), func(t string) bool { return t == "ANY" || t == "ALL" }) {
-		r.rec.add(m.KeyAt, m.Path, badName, quote(m.Key),
+		r.rec.add(m.KeyAt, m.Path, badName, wording.Quote(m.Key),
 			"subjects of letters, digits, _ and - that begin with a small letter, at most 128, without the words ANY and ALL", "write it as in data.vhf, activity.* or orders.>")
 		return false
 	}
 	for _, other := range r.queues {
-		if SubjectsMeet(other.Key, m.Key) {
-			r.rec.add(m.KeyAt, m.Path, sharedSubjects, quote(other.Key), other.KeyAt)
+		if notation.SubjectsMeet(other.Key, m.Key) {
+			r.rec.add(m.KeyAt, m.Path, sharedSubjects, wording.Quote(other.Key), other.KeyAt)
 			return false
 		}
 	}
@@ -179,7 +181,7 @@ func (r *reader) queueName(m *document.Node) bool {
 func (r *reader) checkQueues() {
 	for _, q := range r.queues {
 		if services := r.whoAnswers(q.Key); len(services) > 0 {
-			r.rec.add(q.KeyAt, q.Path, queueAnswered, enumerate(services, "and"))
+			r.rec.add(q.KeyAt, q.Path, queueAnswered, wording.Enumerate(services, "and"))
 		}
 	}
 }
@@ -187,7 +189,7 @@ func (r *reader) checkQueues() {
 // Queue finds the queue that keeps a subject, nil if none does.
 func (s *System) Queue(subject string) *Queue {
 	for i := range s.Queues {
-		if SubjectsMeet(s.Queues[i].Name, subject) {
+		if notation.SubjectsMeet(s.Queues[i].Name, subject) {
 			return &s.Queues[i]
 		}
 	}

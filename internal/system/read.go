@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 // reader reads one merged document into a System. It goes on after a finding, so
@@ -47,7 +49,7 @@ type answer struct{ service, subject string }
 // routed is a route with what the checks need beside the model.
 type routed struct {
 	key     *document.Node
-	pattern pattern
+	pattern notation.Pattern
 	fields  map[string]*document.Node
 	leads   string // the one of targets that the route has, "" if there is not one
 	route   Route
@@ -73,7 +75,7 @@ func (r *reader) fields(n *document.Node, s schema) map[string]*document.Node {
 		return nil
 	}
 	if n.Kind != document.Mapping {
-		r.wrong(n, "a map of "+enumerate(s.keys, "and"), "")
+		r.wrong(n, "a map of "+wording.Enumerate(s.keys, "and"), "")
 		return nil
 	}
 	members := make(map[string]*document.Node, len(n.Items))
@@ -104,14 +106,14 @@ func (r *reader) unknown(m *document.Node, s schema) {
 	}
 	known := slices.Clone(s.keys)
 	for k := range s.unbuilt {
-		if _, ok := nearest(m.Key, s.keys); !ok {
+		if _, ok := wording.Nearest(m.Key, s.keys); !ok {
 			known = append(known, k)
 		}
 	}
-	advice := suggest(m.Key, s.keys, "")
-	if best, ok := nearest(m.Key, known); ok {
+	advice := wording.Suggest(m.Key, s.keys, "")
+	if best, ok := wording.Nearest(m.Key, known); ok {
 		r.meant[best] = true
-		advice = suggest(m.Key, []string{best}, "")
+		advice = wording.Suggest(m.Key, []string{best}, "")
 	}
 	r.rec.add(m.KeyAt, m.Path, unknownKey, s.what, advice)
 }
@@ -162,7 +164,7 @@ func (r *reader) wrong(n *document.Node, want, advice string) {
 	}
 	is := n.Kind.String()
 	if n.Kind == document.Text && !hidden(n.Path) {
-		is += " " + quote(n.Text)
+		is += " " + wording.Quote(n.Text)
 	}
 	r.rec.add(n.At, n.Path, wrongType, want, is, advice)
 }
@@ -188,7 +190,7 @@ func (r *reader) missing(n *document.Node, s schema, key, advice string, instead
 		if m.Key == key || slices.Contains(instead, m.Key) {
 			return
 		}
-		if _, ok := nearest(m.Key, []string{key}); ok && !slices.Contains(s.keys, m.Key) {
+		if _, ok := wording.Nearest(m.Key, []string{key}); ok && !slices.Contains(s.keys, m.Key) {
 			return
 		}
 	}
@@ -251,13 +253,13 @@ func (r *reader) duration(n *document.Node, def, least, most time.Duration) time
 	if !ok {
 		return def
 	}
-	d, err := ParseDuration(s)
+	d, err := notation.ParseDuration(s)
 	if err != nil {
-		r.rec.add(n.At, n.Path, badDuration, quote(s))
+		r.rec.add(n.At, n.Path, badDuration, wording.Quote(s))
 		return def
 	}
 	if d < least || d > most {
-		r.rec.add(n.At, n.Path, outOfRange, formatDuration(least)+" to "+formatDuration(most), s, "")
+		r.rec.add(n.At, n.Path, outOfRange, notation.FormatDuration(least)+" to "+notation.FormatDuration(most), s, "")
 		return def
 	}
 	return d
@@ -271,13 +273,13 @@ func (r *reader) size(n *document.Node, def, least, most int64) int64 {
 	if !ok {
 		return def
 	}
-	v, err := parseSize(s)
+	v, err := notation.ParseSize(s)
 	if err != nil {
-		r.rec.add(n.At, n.Path, badSize, quote(s))
+		r.rec.add(n.At, n.Path, badSize, wording.Quote(s))
 		return def
 	}
 	if v < least || v > most {
-		r.rec.add(n.At, n.Path, outOfRange, formatSize(least)+" to "+formatSize(most), s, "")
+		r.rec.add(n.At, n.Path, outOfRange, notation.FormatSize(least)+" to "+notation.FormatSize(most), s, "")
 		return def
 	}
 	return v
@@ -291,10 +293,10 @@ func (r *reader) oneOf(n *document.Node, def string, words ...string) string {
 	}
 	if !slices.Contains(words, s) {
 		advice := ""
-		if best, ok := nearest(s, words); ok {
+		if best, ok := wording.Nearest(s, words); ok {
 			advice = "did you mean " + best + "?"
 		}
-		r.rec.add(n.At, n.Path, notOneOf, enumerate(words, "or"), quote(s), advice)
+		r.rec.add(n.At, n.Path, notOneOf, wording.Enumerate(words, "or"), wording.Quote(s), advice)
 		return def
 	}
 	return s
@@ -341,14 +343,14 @@ func (r *reader) texts(n *document.Node, single bool) []*document.Node {
 
 // name tells whether the key of an entry is a plain name.
 func (r *reader) name(at document.Place, path, name string) bool {
-	if plainName(name) {
+	if notation.IsName(name) {
 		return true
 	}
 	advice := ""
-	if s := suggestName(name); s != "" {
+	if s := notation.SuggestName(name); s != "" {
 		advice = "write " + s
 	}
-	r.rec.add(at, path, badName, quote(name), nameRule, advice)
+	r.rec.add(at, path, badName, wording.Quote(name), notation.NameRule, advice)
 	return false
 }
 
@@ -362,13 +364,13 @@ func (r *reader) file(n *document.Node, dir bool) string {
 	info, err := os.Stat(path)
 	switch {
 	case err != nil && dir:
-		r.rec.add(n.At, n.Path, notFound, quote(n.Text), "make the folder, or correct the path; it starts at the folder of this file")
+		r.rec.add(n.At, n.Path, notFound, wording.Quote(n.Text), "make the folder, or correct the path; it starts at the folder of this file")
 	case err != nil:
-		r.rec.add(n.At, n.Path, notFound, quote(n.Text), "make the file, or correct the path; it starts at the folder of this file")
+		r.rec.add(n.At, n.Path, notFound, wording.Quote(n.Text), "make the file, or correct the path; it starts at the folder of this file")
 	case dir && !info.IsDir():
-		r.rec.add(n.At, n.Path, badPath, "must be a folder, "+quote(n.Text)+" is a file", "name the folder")
+		r.rec.add(n.At, n.Path, badPath, "must be a folder, "+wording.Quote(n.Text)+" is a file", "name the folder")
 	case !dir && !info.Mode().IsRegular():
-		r.rec.add(n.At, n.Path, badPath, "must be a regular file, "+quote(n.Text)+" is none", "name the file")
+		r.rec.add(n.At, n.Path, badPath, "must be a regular file, "+wording.Quote(n.Text)+" is none", "name the file")
 	}
 	return path
 }
@@ -417,7 +419,7 @@ func (r *reader) exactlyOne(n *document.Node, what string, f map[string]*documen
 	case len(have) == 0:
 		r.rec.add(n.KeyAt, n.Path, exactlyOne, what, "none", "")
 	default:
-		r.rec.add(n.KeyAt, n.Path, exactlyOne, what, enumerate(have, "and"),
+		r.rec.add(n.KeyAt, n.Path, exactlyOne, what, wording.Enumerate(have, "and"),
 			"an environment that replaces one by another sets the former to null")
 	}
 	return false

@@ -1,7 +1,6 @@
 package system
 
 import (
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +9,8 @@ import (
 	"time"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 var (
@@ -29,7 +30,7 @@ var (
 // targets are the keys that say where a route leads.
 var targets = []string{"service", "request", "publish", "subscribe", "nats", "files", "redirect", "monitor"}
 
-var oneTarget = enumerate(targets, "and")
+var oneTarget = wording.Enumerate(targets, "and")
 
 const (
 	maxRoutes  = 5000
@@ -43,9 +44,9 @@ func (r *reader) readRoutes(n *document.Node) {
 		return
 	}
 	for _, m := range entries {
-		p, bad := parsePattern(m.Key)
+		p, bad := notation.ParsePattern(m.Key)
 		if bad != nil {
-			r.rec.add(m.KeyAt, m.Path, badRoute, bad.problem, bad.advice)
+			r.rec.add(m.KeyAt, m.Path, badRoute, bad.Problem, bad.Advice)
 		}
 		f := r.fields(m, routeSchema)
 		if m.Kind != document.Mapping {
@@ -53,7 +54,7 @@ func (r *reader) readRoutes(n *document.Node) {
 		}
 		out := &routed{
 			key: m, pattern: p, fields: f,
-			route: Route{Key: m.Key, Method: p.method, Host: p.host, Path: p.path},
+			route: Route{Key: m.Key, Method: p.Method, Host: p.Host, Path: p.Path},
 		}
 		if r.exactlyOne(m, oneTarget, f, targets...) {
 			for _, key := range targets {
@@ -93,7 +94,7 @@ var only = map[string]struct {
 func (r *reader) misplacedIn(t *routed) {
 	for key, n := range t.fields {
 		if o, ok := only[key]; ok && !slices.Contains(o.targets, t.leads) {
-			r.rec.add(n.KeyAt, n.Path, misplaced, "in a route without "+enumerate(o.targets, "or"), o.advice)
+			r.rec.add(n.KeyAt, n.Path, misplaced, "in a route without "+wording.Enumerate(o.targets, "or"), o.advice)
 		}
 	}
 	if n := t.fields["timeout"]; n != nil && (t.leads == "subscribe" || t.leads == "nats") {
@@ -134,7 +135,7 @@ func (r *reader) readRoute(f map[string]*document.Node, out *routed) {
 		route.Auth = append(route.Auth, AuthMethod(r.oneOf(item, "", authSchema.keys...)))
 	}
 	if n := f["auth"]; n != nil && n.Kind == document.List && len(n.Items) == 0 {
-		r.rec.add(n.At, n.Path, emptyValue, "name one of "+enumerate(authSchema.keys, "and")+", or remove the key")
+		r.rec.add(n.At, n.Path, emptyValue, "name one of "+wording.Enumerate(authSchema.keys, "and")+", or remove the key")
 	}
 	route.Timeout = r.duration(f["timeout"], 30*time.Second, time.Millisecond, 24*time.Hour)
 	limits := r.fields(f["limits"], limitsSchema)
@@ -208,7 +209,7 @@ func (r *reader) readTargets(f map[string]*document.Node, out *routed) {
 	}
 	s, ok := r.text(rewrite)
 	if ok && (!strings.HasPrefix(s, "/") || strings.ContainsAny(s, "?#")) {
-		r.rec.add(rewrite.At, rewrite.Path, badTemplate, "a path", quote(s), "begin with /, without ? and #")
+		r.rec.add(rewrite.At, rewrite.Path, badTemplate, "a path", wording.Quote(s), "begin with /, without ? and #")
 	} else if ok && r.template(rewrite, out.pattern) {
 		route.Rewrite = s
 	}
@@ -258,14 +259,14 @@ func (r *reader) readFiles(n *document.Node) *Files {
 	} else if ok {
 		out.Fallback = filepath.ToSlash(filepath.Clean(s))
 		if info, err := os.Stat(filepath.Join(out.Dir, s)); out.Dir != "" && (err != nil || !info.Mode().IsRegular()) {
-			r.rec.add(fallback.At, fallback.Path, notFound, quote(s), "make the file, or correct the name; it starts at dir")
+			r.rec.add(fallback.At, fallback.Path, notFound, wording.Quote(s), "make the file, or correct the name; it starts at dir")
 		}
 	}
 	return out
 }
 
 // readRedirect reads where a client is sent, or a map of it and the status.
-func (r *reader) readRedirect(n *document.Node, p pattern) *Redirect {
+func (r *reader) readRedirect(n *document.Node, p notation.Pattern) *Redirect {
 	out := &Redirect{Status: 308}
 	to := n
 	if n.Kind == document.Mapping {
@@ -282,44 +283,29 @@ func (r *reader) readRedirect(n *document.Node, p pattern) *Redirect {
 	if !ok {
 		return out
 	}
-	if !redirectable(s) {
-		r.rec.add(to.At, to.Path, badTemplate, "a path or a URL", quote(s), "write it as in /new/{id} or https://example.com/; spaces as %20")
+	if !notation.IsRedirect(s) {
+		r.rec.add(to.At, to.Path, badTemplate, "a path or a URL", wording.Quote(s), "write it as in /new/{id} or https://example.com/; spaces as %20")
 	} else if r.template(to, p) {
 		out.To = s
 	}
 	return out
 }
 
-// redirectable reports whether s is a path of this host, or a URL whose host is
-// written out: no path value can lead a client to somebody else's.
-func redirectable(s string) bool {
-	if strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c == 0x7f || c == '\\' }) {
-		return false
-	}
-	if strings.HasPrefix(s, "/") {
-		return !strings.HasPrefix(s, "//")
-	}
-	u, err := url.Parse(strings.NewReplacer("{", "", "}", "").Replace(s))
-	scheme, rest, _ := strings.Cut(s, "://") // a path value must not stand in either
-	host, _, _ := strings.Cut(rest, "/")
-	return err == nil && strings.EqualFold(scheme, u.Scheme) && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil && !strings.ContainsAny(host, "{}")
-}
-
 // template tells whether the {name}s in a text are values of the path.
-func (r *reader) template(n *document.Node, p pattern) bool {
-	known := p.values()
+func (r *reader) template(n *document.Node, p notation.Pattern) bool {
+	known := p.Values()
 	for rest := n.Text; ; {
 		i := strings.IndexAny(rest, "{}")
 		if i < 0 {
 			return true
 		}
 		name, after, closed := strings.Cut(rest[i+1:], "}")
-		if rest[i] == '}' || !closed || !variable(name) {
-			r.rec.add(n.At, n.Path, badTemplate, "a text in which { and } enclose the name of a path value", quote(n.Text), "write {name}")
+		if rest[i] == '}' || !closed || !notation.IsVariable(name) {
+			r.rec.add(n.At, n.Path, badTemplate, "a text in which { and } enclose the name of a path value", wording.Quote(n.Text), "write {name}")
 			return false
 		}
 		if !slices.Contains(known, name) {
-			r.rec.add(n.At, n.Path, unknownValue, name, suggest(name, known, "add {"+name+"} to the path"))
+			r.rec.add(n.At, n.Path, unknownValue, name, wording.Suggest(name, known, "add {"+name+"} to the path"))
 			return false
 		}
 		rest = after
@@ -341,9 +327,9 @@ func (r *reader) readSubject(out *routed) {
 	req := out.route.Request
 	switch {
 	case n.Kind == document.Mapping:
-		s, err := nestPattern(n.PlainMap())
+		s, err := notation.NestPattern(n.PlainMap())
 		if err == nil {
-			err = checkSubject(s, false)
+			err = notation.CheckSubject(s, false)
 		}
 		if err != nil {
 			r.rec.add(n.At, n.Path, badPattern, err)
@@ -353,9 +339,9 @@ func (r *reader) readSubject(out *routed) {
 	case !n.Scalar():
 		r.wrong(n, "a subject or a NestJS pattern", "")
 	case strings.HasPrefix(n.Text, `{"`):
-		s, err := nestText(n.Text)
+		s, err := notation.NestText(n.Text)
 		if err == nil {
-			err = checkSubject(s, false)
+			err = notation.CheckSubject(s, false)
 		}
 		if err != nil {
 			r.rec.add(n.At, n.Path, badPattern, err)
@@ -368,7 +354,7 @@ func (r *reader) readSubject(out *routed) {
 }
 
 // references checks the $values in data.
-func (r *reader) references(n *document.Node, p pattern) {
+func (r *reader) references(n *document.Node, p notation.Pattern) {
 	for _, item := range n.Items {
 		r.references(item, p)
 	}
@@ -386,8 +372,8 @@ func (r *reader) references(n *document.Node, p pattern) {
 		known = name == "sub" || name == "roles"
 	}
 	if !known {
-		r.rec.add(n.At, n.Path, badReference, quote(n.Text))
-	} else if of == "path" && named && !slices.Contains(p.values(), name) {
-		r.rec.add(n.At, n.Path, unknownValue, name, suggest(name, p.values(), "add {"+name+"} to the path"))
+		r.rec.add(n.At, n.Path, badReference, wording.Quote(n.Text))
+	} else if of == "path" && named && !slices.Contains(p.Values(), name) {
+		r.rec.add(n.At, n.Path, unknownValue, name, wording.Suggest(name, p.Values(), "add {"+name+"} to the path"))
 	}
 }

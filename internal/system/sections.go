@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 var (
@@ -53,9 +55,9 @@ func (r *reader) address(n *document.Node, out *string) (host string, ok bool) {
 	if !ok {
 		return "", false
 	}
-	host, advice, ok := checkAddress(s)
+	host, advice, ok := notation.CheckAddress(s)
 	if !ok {
-		r.rec.add(n.At, n.Path, badAddress, quote(s), advice)
+		r.rec.add(n.At, n.Path, badAddress, wording.Quote(s), advice)
 		return "", false
 	}
 	*out = s
@@ -65,12 +67,12 @@ func (r *reader) address(n *document.Node, out *string) (host string, ok bool) {
 func (r *reader) readSecrets(n *document.Node) {
 	for _, m := range r.entries(n, "secrets by name") {
 		r.secrets[m.Key] = m
-		if !variable(m.Key) || m.Key != strings.ToUpper(m.Key) || m.Key[0] == '_' {
+		if !notation.IsVariable(m.Key) || m.Key != strings.ToUpper(m.Key) || m.Key[0] == '_' {
 			advice := ""
-			if up := strings.ReplaceAll(strings.ToUpper(m.Key), "-", "_"); variable(up) && up[0] != '_' {
+			if up := strings.ReplaceAll(strings.ToUpper(m.Key), "-", "_"); notation.IsVariable(up) && up[0] != '_' {
 				advice = "write " + up
 			}
-			r.rec.add(m.KeyAt, m.Path, badName, quote(m.Key), "a name of capitals, digits and _ that begins with a letter", advice)
+			r.rec.add(m.KeyAt, m.Path, badName, wording.Quote(m.Key), "a name of capitals, digits and _ that begins with a letter", advice)
 		} else if by, ok := taken(m.Key); ok {
 			r.rec.add(m.KeyAt, m.Path, takenVariable, by, "choose another name")
 		}
@@ -81,7 +83,7 @@ func (r *reader) readSecrets(n *document.Node) {
 		}
 		out.Generate = r.int(f["generate"], 0, 16, 128, "")
 		if n := f["env"]; n != nil {
-			if s, ok := r.text(n); ok && !variable(s) {
+			if s, ok := r.text(n); ok && !notation.IsVariable(s) {
 				r.rec.add(n.At, n.Path, badVariable)
 			} else if ok {
 				out.Env = s

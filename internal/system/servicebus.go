@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 var serviceBusSchema = schema{what: "a service's bus", keys: []string{"group", "format", "inbox", "answers", "asks", "publishes", "subscribes"}}
@@ -12,8 +14,8 @@ func (r *reader) readServiceBus(service string, n *document.Node) *ServiceBus {
 	f := r.fields(n, serviceBusSchema)
 	out := &ServiceBus{}
 	if group := f["group"]; group != nil {
-		if s, ok := r.text(group); ok && !wordOf(s, "._-") {
-			r.rec.add(group.At, group.Path, badName, quote(s), "a name of letters, digits and . _ -, at most 64", "")
+		if s, ok := r.text(group); ok && !notation.IsWord(s, "._-") {
+			r.rec.add(group.At, group.Path, badName, wording.Quote(s), "a name of letters, digits and . _ -, at most 64", "")
 		} else if ok {
 			out.Group = s
 		}
@@ -52,7 +54,7 @@ func (r *reader) patternsAsText(n *document.Node) *document.Node {
 	out.Items = nil
 	for _, item := range n.Items {
 		if item.Kind == document.Mapping {
-			s, err := nestPattern(item.PlainMap())
+			s, err := notation.NestPattern(item.PlainMap())
 			if err != nil {
 				r.rec.add(item.At, item.Path, badPattern, err)
 				continue

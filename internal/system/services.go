@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 var (
@@ -124,7 +126,7 @@ func (r *reader) readExternal(f, update map[string]*document.Node, out Service) 
 		var address string
 		host, ok := r.address(item, &address)
 		if _, port, _ := net.SplitHostPort(address); ok && (host == "" || port == "0") {
-			r.rec.add(item.At, item.Path, badAddress, quote(item.Text), "name the host and the port that are asked")
+			r.rec.add(item.At, item.Path, badAddress, wording.Quote(item.Text), "name the host and the port that are asked")
 			continue
 		}
 		out.External = append(out.External, address)
@@ -147,7 +149,7 @@ func (r *reader) readWatch(n *document.Node, def string) []string {
 			continue
 		}
 		if _, err := os.Stat(path); err != nil {
-			r.rec.add(item.At, item.Path, notFound, quote(item.Text), "make it, or correct the path; it starts at the folder of this file")
+			r.rec.add(item.At, item.Path, notFound, wording.Quote(item.Text), "make it, or correct the path; it starts at the folder of this file")
 			continue
 		}
 		out = append(out, path)
@@ -191,14 +193,14 @@ func (r *reader) hashKey(n *document.Node, def HashKey, words ...string) HashKey
 	of, name, named := strings.Cut(s, ":")
 	switch {
 	case !named && slices.Contains(words, s):
-	case named && of == "header" && isToken(name):
-	case named && of == "cookie" && isToken(name):
+	case named && of == "header" && notation.IsToken(name):
+	case named && of == "cookie" && notation.IsToken(name):
 	default:
 		advice := ""
-		if best, ok := nearest(s, words); ok {
+		if best, ok := wording.Nearest(s, words); ok {
 			advice = "did you mean " + best + "?"
 		}
-		r.rec.add(n.At, n.Path, notOneOf, enumerate(append(words, "header:NAME", "cookie:NAME"), "or"), quote(s), advice)
+		r.rec.add(n.At, n.Path, notOneOf, wording.Enumerate(append(words, "header:NAME", "cookie:NAME"), "or"), wording.Quote(s), advice)
 		return def
 	}
 	return HashKey(s)
@@ -222,7 +224,7 @@ func (r *reader) command(n *document.Node) []string {
 			return nil
 		}
 		var err error
-		if args, err = splitCommand(s); err != nil {
+		if args, err = notation.SplitCommand(s); err != nil {
 			r.rec.add(n.At, n.Path, badCommand, err)
 			return nil
 		}
@@ -260,7 +262,7 @@ func (r *reader) readGrants(f map[string]*document.Node, out *Service) {
 	secretOf := map[string]string{}
 	for _, item := range r.texts(f["secrets"], false) {
 		if r.secrets[item.Text] == nil {
-			r.refer("secrets", item.At, item.Path, unknownSecret, quote(item.Text), suggest(item.Text, names(r.secrets), "declare it under secrets"))
+			r.refer("secrets", item.At, item.Path, unknownSecret, wording.Quote(item.Text), wording.Suggest(item.Text, names(r.secrets), "declare it under secrets"))
 			continue
 		}
 		for _, name := range []string{item.Text, item.Text + "_FILE"} {
@@ -276,7 +278,7 @@ func (r *reader) readGrants(f map[string]*document.Node, out *Service) {
 
 	for _, item := range r.texts(f["databases"], false) {
 		if r.databases[item.Text] == nil {
-			r.refer("databases", item.At, item.Path, unknownDatabase, quote(item.Text), suggest(item.Text, names(r.databases), "declare it under databases"))
+			r.refer("databases", item.At, item.Path, unknownDatabase, wording.Quote(item.Text), wording.Suggest(item.Text, names(r.databases), "declare it under databases"))
 			continue
 		}
 		if owner, ok := r.owners[item.Text]; ok && owner != out.Name {
@@ -297,7 +299,7 @@ func (r *reader) readGrants(f map[string]*document.Node, out *Service) {
 		if !ok {
 			continue
 		}
-		if !variable(m.Key) {
+		if !notation.IsVariable(m.Key) {
 			r.rec.add(m.KeyAt, m.Path, badVariable)
 			continue
 		}

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"fairlead/internal/system/document"
+	"fairlead/internal/system/notation"
+	"fairlead/internal/system/wording"
 )
 
 var (
@@ -97,15 +99,15 @@ func (r *reader) readACME(n *document.Node) *ACME {
 	out := &ACME{Directory: letsEncrypt, Hosts: r.hosts(f["hosts"], false)}
 	if n := f["email"]; n != nil {
 		s, ok := r.text(n)
-		if name, host, found := strings.Cut(s, "@"); ok && (!found || name == "" || !hostName(strings.ToLower(host)) || !headerValue(s) || strings.Contains(s, " ")) {
-			r.rec.add(n.At, n.Path, badEmail, quote(s))
+		if name, host, found := strings.Cut(s, "@"); ok && (!found || name == "" || !notation.IsHostName(strings.ToLower(host)) || !notation.IsHeaderValue(s) || strings.Contains(s, " ")) {
+			r.rec.add(n.At, n.Path, badEmail, wording.Quote(s))
 		}
 		out.Email = s
 	}
 	if n := f["directory"]; n != nil {
 		s, ok := r.text(n)
 		if u, err := url.Parse(s); ok && (err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil) {
-			r.rec.add(n.At, n.Path, badURL, quote(s), "write the https address of the authority's directory")
+			r.rec.add(n.At, n.Path, badURL, wording.Quote(s), "write the https address of the authority's directory")
 		}
 		out.Directory = s
 	}
@@ -134,10 +136,10 @@ func (r *reader) hosts(n *document.Node, wildcards bool) []string {
 		name := strings.ToLower(item.Text)
 		bare, wild := strings.CutPrefix(name, "*.")
 		switch {
-		case !hostName(bare):
-			r.rec.add(item.At, item.Path, badHost, quote(item.Text), "write a name without port, as in shop.example.com")
+		case !notation.IsHostName(bare):
+			r.rec.add(item.At, item.Path, badHost, wording.Quote(item.Text), "write a name without port, as in shop.example.com")
 		case wild && !wildcards:
-			r.rec.add(item.At, item.Path, badHost, quote(item.Text), "an authority proves one name at a time here: write the names out")
+			r.rec.add(item.At, item.Path, badHost, wording.Quote(item.Text), "an authority proves one name at a time here: write the names out")
 		default:
 			out = append(out, name)
 		}

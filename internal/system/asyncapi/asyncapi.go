@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"fairlead/internal/system"
+	"fairlead/internal/system/notation"
 )
 
 // MediaType is the document's (AsyncAPI 3.0.0, "File structure").
@@ -275,7 +276,7 @@ func (d *document) addSubjects(sys *system.System, kind, name string, publishes,
 			action, verb string
 			subjects     []string
 		}{{"send", "publishes to", publishes}, {"receive", "subscribes to", subscribes}} {
-			in := slices.DeleteFunc(slices.Clone(does.subjects), func(s string) bool { return !system.SubjectsMeet(s, q.Name) })
+			in := slices.DeleteFunc(slices.Clone(does.subjects), func(s string) bool { return !notation.SubjectsMeet(s, q.Name) })
 			if len(in) == 0 {
 				continue
 			}

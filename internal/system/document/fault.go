@@ -2,9 +2,6 @@ package document
 
 import (
 	"fmt"
-	"strconv"
-	"strings"
-	"unicode/utf8"
 )
 
 // Fault is one thing that is wrong with the text of a document.
@@ -50,18 +47,4 @@ type report func(Fault)
 // add tells a fault in the words of its code.
 func (r report) add(at Place, path, code string, args ...any) {
 	r(Fault{At: at, Path: path, Code: code, Problem: fmt.Sprintf(words[code].problem, args...), Advice: words[code].advice})
-}
-
-// Quote quotes text of the document for a person, and shortens it to 80 characters.
-func Quote(s string) string {
-	const most = 80
-	if utf8.RuneCountInString(s) > most {
-		s = string([]rune(s)[:most-3]) + "..."
-	}
-	return strconv.Quote(s)
-}
-
-// OneLine writes text for a person on one line.
-func OneLine(s string) string {
-	return strings.NewReplacer("\t", `\t`, "\n", " ", "\r", " ").Replace(s)
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"fairlead/internal/system/wording"
 )
 
 // The bounds of a document. The YAML library needs quadratic time for the keys of one
@@ -52,7 +54,7 @@ func thorough(src string, r report) (root *Node) {
 	}
 	file, err := parse(tokens)
 	if err != nil {
-		fault := syntaxFault{Place{1, 1}, OneLine(err.Error()), "check indentation, quotes and brackets"}
+		fault := syntaxFault{Place{1, 1}, wording.OneLine(err.Error()), "check indentation, quotes and brackets"}
 		if syntax, ok := errors.AsType[*yaml.SyntaxError](err); ok {
 			fault = judgeSyntax(src, tokens, syntax)
 		}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/token"
+
+	"fairlead/internal/system/wording"
 )
 
 // syntaxFault is what is wrong with a file that is no YAML, in words for a person.
@@ -30,7 +32,7 @@ func judgeSyntax(src string, tokens token.Tokens, err *yaml.SyntaxError) syntaxF
 			return fault
 		}
 	}
-	return syntaxFault{j.at, "is not YAML: " + OneLine(err.Message), "check indentation, quotes and brackets here and in the line above"}
+	return syntaxFault{j.at, "is not YAML: " + wording.OneLine(err.Message), "check indentation, quotes and brackets here and in the line above"}
 }
 
 // syntaxJudge is one error of the library and the file it is about.
@@ -144,10 +146,10 @@ func (j *syntaxJudge) colon() (syntaxFault, bool) {
 	line := j.line(j.at.Line)
 	at := Place{j.at.Line, indent(line) + 1}
 	if m := glued.FindStringSubmatch(line); m != nil {
-		return syntaxFault{at, "has no space after the colon: " + Quote(m[1]+":"+m[2]), "write " + m[1] + ": " + m[2]}, true
+		return syntaxFault{at, "has no space after the colon: " + wording.Quote(m[1]+":"+m[2]), "write " + m[1] + ": " + m[2]}, true
 	}
 	if m := bare.FindStringSubmatch(line); m != nil {
-		return syntaxFault{at, "has no colon after " + Quote(m[1]), "write " + m[1] + ":"}, true
+		return syntaxFault{at, "has no colon after " + wording.Quote(m[1]), "write " + m[1] + ":"}, true
 	}
 	return syntaxFault{}, false
 }

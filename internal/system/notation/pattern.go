@@ -1,15 +1,19 @@
-package system
+package notation
 
 import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"fairlead/internal/system/wording"
 )
 
-// pattern is what a route's key says, split for comparing.
-type pattern struct {
-	method, host, path string
-	segments           []segment
+// Pattern is what a route's key says, split for comparing.
+type Pattern struct {
+	Method   string // "" for any
+	Host     string // in lower case, maybe of the form *.NAME; "" for any
+	Path     string // as written
+	segments []segment
 }
 
 // segment is one part of a path between slashes.
@@ -20,42 +24,42 @@ type segment struct {
 	multi   bool   // one or more segments, an empty one too; always the last
 }
 
-// methods that a route may name. GET includes HEAD.
-var methods = []string{
+// Methods are those that a route may name. GET includes HEAD.
+var Methods = []string{
 	"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS",
 	"PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "REPORT", "SEARCH",
 }
 
-// patternError is why a key is no route.
-type patternError struct{ problem, advice string }
+// PatternError is why a key is no route.
+type PatternError struct{ Problem, Advice string }
 
-// parsePattern reads "[METHOD ][HOST]/path".
-func parsePattern(key string) (p pattern, bad *patternError) {
+// ParsePattern reads "[METHOD ][HOST]/path".
+func ParsePattern(key string) (p Pattern, bad *PatternError) {
 	rest := key
 	if method, after, ok := strings.Cut(key, " "); ok && !strings.Contains(method, "/") {
-		p.method, rest = method, strings.TrimLeft(after, " ")
-		if !slices.Contains(methods, method) {
-			return p, &patternError{quote(method) + " is not a method", suggest(method, methods[:7], "")}
+		p.Method, rest = method, strings.TrimLeft(after, " ")
+		if !slices.Contains(Methods, method) {
+			return p, &PatternError{wording.Quote(method) + " is not a method", wording.Suggest(method, Methods[:7], "")}
 		}
 	}
 	slash := strings.IndexByte(rest, '/')
 	if slash < 0 {
-		return p, &patternError{"it has no path", "write [METHOD ][HOST]/path, as in GET /api/flows/{id}"}
+		return p, &PatternError{"it has no path", "write [METHOD ][HOST]/path, as in GET /api/flows/{id}"}
 	}
-	if slices.Contains(methods, rest[:slash]) {
-		return p, &patternError{quote(rest[:slash]) + " is a method, and stands where a host would", "write a space after it: " + rest[:slash] + " " + rest[slash:]}
+	if slices.Contains(Methods, rest[:slash]) {
+		return p, &PatternError{wording.Quote(rest[:slash]) + " is a method, and stands where a host would", "write a space after it: " + rest[:slash] + " " + rest[slash:]}
 	}
-	p.host, p.path = strings.ToLower(rest[:slash]), rest[slash:]
-	if host := strings.TrimPrefix(p.host, "*."); p.host != "" && (!hostName(host) || host != p.host && !strings.Contains(host, ".")) {
-		return p, &patternError{quote(rest[:slash]) + " is not a host", "write a name without port, as in shop.example.com or *.example.com"}
+	p.Host, p.Path = strings.ToLower(rest[:slash]), rest[slash:]
+	if host := strings.TrimPrefix(p.Host, "*."); p.Host != "" && (!IsHostName(host) || host != p.Host && !strings.Contains(host, ".")) {
+		return p, &PatternError{wording.Quote(rest[:slash]) + " is not a host", "write a name without port, as in shop.example.com or *.example.com"}
 	}
-	p.segments, bad = parseSegments(p.path)
+	p.segments, bad = parseSegments(p.Path)
 	return p, bad
 }
 
-func parseSegments(path string) ([]segment, *patternError) {
+func parseSegments(path string) ([]segment, *PatternError) {
 	if i := strings.IndexFunc(path, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '?' || r == '#' }); i >= 0 {
-		return nil, &patternError{"the path holds " + quote(path[i:i+1]), "a route matches the path only; write %20 for a space"}
+		return nil, &PatternError{"the path holds " + wording.Quote(path[i:i+1]), "a route matches the path only; write %20 for a space"}
 	}
 	parts := strings.Split(path[1:], "/")
 	segments := make([]segment, 0, len(parts))
@@ -66,37 +70,37 @@ func parseSegments(path string) ([]segment, *patternError) {
 		case part == "" && last:
 			segments = append(segments, segment{multi: true})
 		case part == "":
-			return nil, &patternError{"the path has an empty segment", "write one slash"}
+			return nil, &PatternError{"the path has an empty segment", "write one slash"}
 		case part == "{$}":
 			if !last {
-				return nil, &patternError{"{$} is not at the end", "{$} stands for the end of the path, after its last slash"}
+				return nil, &PatternError{"{$} is not at the end", "{$} stands for the end of the path, after its last slash"}
 			}
 			segments = append(segments, segment{})
 		case strings.ContainsAny(part, "{}"):
 			name, ok := strings.CutPrefix(part, "{")
 			name, closed := strings.CutSuffix(name, "}")
 			if !ok || !closed || strings.ContainsAny(name, "{}") {
-				return nil, &patternError{"{ and } do not enclose a whole segment in " + quote(part), "write /{name}/ between slashes"}
+				return nil, &PatternError{"{ and } do not enclose a whole segment in " + wording.Quote(part), "write /{name}/ between slashes"}
 			}
 			name, multi := strings.CutSuffix(name, "...")
-			if !variable(name) {
-				return nil, &patternError{quote(name) + " is not a name of a path value", "write letters, digits and _, not beginning with a digit"}
+			if !IsVariable(name) {
+				return nil, &PatternError{wording.Quote(name) + " is not a name of a path value", "write letters, digits and _, not beginning with a digit"}
 			}
 			if multi && !last {
-				return nil, &patternError{"{" + name + "...} is not at the end", "only the last segment may stand for the rest of the path"}
+				return nil, &PatternError{"{" + name + "...} is not at the end", "only the last segment may stand for the rest of the path"}
 			}
 			if names[name] {
-				return nil, &patternError{"the path value " + quote(name) + " is there twice", "give them different names"}
+				return nil, &PatternError{"the path value " + wording.Quote(name) + " is there twice", "give them different names"}
 			}
 			names[name] = true
 			segments = append(segments, segment{name: name, wild: !multi, multi: multi})
 		default:
 			literal, err := url.PathUnescape(part)
 			if err != nil {
-				return nil, &patternError{quote(part) + " has a bad escape", "write % and two hexadecimal digits"}
+				return nil, &PatternError{wording.Quote(part) + " has a bad escape", "write % and two hexadecimal digits"}
 			}
 			if leadsElsewhere(literal) {
-				return nil, &patternError{"the path holds " + quote(part), "such requests are refused: they may mean another path to a service"}
+				return nil, &PatternError{"the path holds " + wording.Quote(part), "such requests are refused: they may mean another path to a service"}
 			}
 			segments = append(segments, segment{literal: literal})
 		}
@@ -121,8 +125,8 @@ func leadsElsewhere(s string) bool {
 	return false
 }
 
-// values returns the names of the path values.
-func (p pattern) values() []string {
+// Values returns the names of the path values.
+func (p Pattern) Values() []string {
 	var names []string
 	for _, s := range p.segments {
 		if s.name != "" {
@@ -132,29 +136,30 @@ func (p pattern) values() []string {
 	return names
 }
 
-// relation is how two routes stand to each other.
-type relation int
+// Relation is how two routes stand to each other.
+type Relation int
 
+// The relations.
 const (
-	apart   relation = iota // no request matches both, or one is more specific
-	same                    // every request that matches one matches the other
-	crossed                 // some requests match both, and neither is more specific
+	Apart   Relation = iota // no request matches both, or one is more specific
+	Same                    // every request that matches one matches the other
+	Crossed                 // some requests match both, and neither is more specific
 )
 
 // relate compares two routes by net/http's rules, except that methods never make a
 // conflict: the more specific host wins, then the more specific path, then the method.
-func relate(p, q pattern) relation {
-	if p.host != q.host || !methodsMeet(p.method, q.method) || !pathsMeet(p.segments, q.segments) {
-		return apart
+func relate(p, q Pattern) Relation {
+	if p.Host != q.Host || !methodsMeet(p.Method, q.Method) || !pathsMeet(p.segments, q.segments) {
+		return Apart
 	}
 	pq, qp := covers(p.segments, q.segments), covers(q.segments, p.segments)
 	switch {
-	case pq && qp && p.method == q.method:
-		return same
+	case pq && qp && p.Method == q.Method:
+		return Same
 	case pq || qp:
-		return apart
+		return Apart
 	}
-	return crossed
+	return Crossed
 }
 
 func methodsMeet(a, b string) bool {

@@ -1,4 +1,35 @@
-package system
+package notation
+
+// Patterns are those of some routes in their order. The zero value holds none.
+type Patterns struct {
+	all   []*Pattern
+	hosts map[string]*crossing
+}
+
+// Add appends a pattern, which must not change afterwards. It returns the index of the
+// first of those before that is not apart from it, and how the two stand to each other;
+// without one, the index is its own and the relation is [Apart].
+func (ps *Patterns) Add(q *Pattern) (first int, how Relation) {
+	paths := ps.hosts[q.Host]
+	if paths == nil {
+		if ps.hosts == nil {
+			ps.hosts = map[string]*crossing{}
+		}
+		paths = &crossing{}
+		ps.hosts[q.Host] = paths
+	}
+	first = len(ps.all)
+	paths.meeting(q.segments, func(before int) {
+		if before < first {
+			if relation := relate(*ps.all[before], *q); relation != Apart {
+				first, how = before, relation
+			}
+		}
+	})
+	paths.add(q.segments, len(ps.all))
+	ps.all = append(ps.all, q)
+	return first, how
+}
 
 // crossing is a tree of paths, segment by segment. It finds those that some request
 // may match together with another path, without comparing each with each: routes

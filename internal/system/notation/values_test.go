@@ -1,4 +1,4 @@
-package system
+package notation
 
 import (
 	"slices"
@@ -48,13 +48,13 @@ func TestFormat(t *testing.T) {
 		90 * time.Minute: "1h30m", time.Millisecond: "1ms", time.Minute + time.Second: "1m1s",
 	}
 	for d, want := range durations {
-		if got := formatDuration(d); got != want {
+		if got := FormatDuration(d); got != want {
 			t.Errorf("formatDuration(%v) = %s, want %s", d, got, want)
 		}
 	}
 	sizes := map[int64]string{0: "0", 1: "1", 1023: "1023", 1 << 10: "1KiB", 3 << 19: "1536KiB", 64 << 30: "64GiB"}
 	for n, want := range sizes {
-		if got := formatSize(n); got != want {
+		if got := FormatSize(n); got != want {
 			t.Errorf("formatSize(%d) = %s, want %s", n, got, want)
 		}
 	}
@@ -63,12 +63,12 @@ func TestFormat(t *testing.T) {
 func TestParseSize(t *testing.T) {
 	good := map[string]int64{"0": 0, "512": 512, "1KiB": 1 << 10, "10MiB": 10 << 20, "2GiB": 2 << 30}
 	for in, want := range good {
-		if got, err := parseSize(in); err != nil || got != want {
+		if got, err := ParseSize(in); err != nil || got != want {
 			t.Errorf("parseSize(%q) = %d, %v; want %d", in, got, err, want)
 		}
 	}
 	for _, in := range []string{"", "MiB", "-1", "+1", "1.5MiB", "10MB", "10M", "10 MiB", "9223372036854775807GiB", "1KiBMiB", "0x10"} {
-		if got, err := parseSize(in); err == nil {
+		if got, err := ParseSize(in); err == nil {
 			t.Errorf("parseSize(%q) = %d, want an error", in, got)
 		}
 	}
@@ -106,7 +106,7 @@ func TestSplitCommand(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := splitCommand(tt.in)
+			got, err := SplitCommand(tt.in)
 			if (err != nil) != tt.bad || !slices.Equal(got, tt.want) {
 				t.Errorf("splitCommand(%q) = %q, %v; want %q, bad %v", tt.in, got, err, tt.want, tt.bad)
 			}
@@ -159,7 +159,7 @@ func TestNestPattern(t *testing.T) {
 		{`{"a":`, ""},
 	}
 	for _, tt := range tests {
-		got, err := nestText(tt.in)
+		got, err := NestText(tt.in)
 		if got != tt.want || (err == nil) != (tt.want != "") {
 			t.Errorf("nestText(%s) = %s, %v; want %s", tt.in, got, err, tt.want)
 		}
@@ -170,71 +170,39 @@ func TestNestPattern(t *testing.T) {
 func TestRelate(t *testing.T) {
 	tests := []struct {
 		a, b string
-		want relation
+		want Relation
 	}{
-		{"/", "GET /", apart},
-		{"GET /", "/adminer/", apart},
-		{"/a", "/a", same},
-		{"/a", "/a/", apart},
-		{"/a/{$}", "/a/", apart},
-		{"/a/{$}", "/a/{x}", apart},
-		{"/a/{$}", "/a/{x...}", apart},
-		{"/a/", "/a/{x...}", same},
-		{"/{x}", "/{y}", same},
-		{"/{x}", "/a", apart},
-		{"/{x}/b", "/a/{y}", crossed},
-		{"GET /{x}/b", "POST /a/{y}", apart},
-		{"GET /{x}/b", "HEAD /a/{y}", crossed},
-		{"GET /a", "HEAD /a", apart},
-		{"/{x}/b", "/a/", crossed},
-		{"/{x}/b/", "/a/{y...}", crossed},
-		{"/{x}/{y}", "/a/{y}", apart},
-		{"a.com/{x}/b", "/a/{y}", apart},
-		{"a.com/{x}/b", "b.com/a/{y}", apart},
-		{"*.com.org/{x}/b", "a.com.org/a/{y}", apart},
-		{"a.com/{x}/b", "A.com/a/{y}", crossed},
-		{"/%61", "/a", same},
+		{"/", "GET /", Apart},
+		{"GET /", "/adminer/", Apart},
+		{"/a", "/a", Same},
+		{"/a", "/a/", Apart},
+		{"/a/{$}", "/a/", Apart},
+		{"/a/{$}", "/a/{x}", Apart},
+		{"/a/{$}", "/a/{x...}", Apart},
+		{"/a/", "/a/{x...}", Same},
+		{"/{x}", "/{y}", Same},
+		{"/{x}", "/a", Apart},
+		{"/{x}/b", "/a/{y}", Crossed},
+		{"GET /{x}/b", "POST /a/{y}", Apart},
+		{"GET /{x}/b", "HEAD /a/{y}", Crossed},
+		{"GET /a", "HEAD /a", Apart},
+		{"/{x}/b", "/a/", Crossed},
+		{"/{x}/b/", "/a/{y...}", Crossed},
+		{"/{x}/{y}", "/a/{y}", Apart},
+		{"a.com/{x}/b", "/a/{y}", Apart},
+		{"a.com/{x}/b", "b.com/a/{y}", Apart},
+		{"*.com.org/{x}/b", "a.com.org/a/{y}", Apart},
+		{"a.com/{x}/b", "A.com/a/{y}", Crossed},
+		{"/%61", "/a", Same},
 	}
 	for _, tt := range tests {
-		a, bad := parsePattern(tt.a)
-		b, bad2 := parsePattern(tt.b)
+		a, bad := ParsePattern(tt.a)
+		b, bad2 := ParsePattern(tt.b)
 		if bad != nil || bad2 != nil {
 			t.Fatalf("%s, %s: %v, %v", tt.a, tt.b, bad, bad2)
 		}
 		if got, back := relate(a, b), relate(b, a); got != tt.want || back != tt.want {
 			t.Errorf("relate(%s, %s) = %v and %v, want %v", tt.a, tt.b, got, back, tt.want)
-		}
-	}
-}
-
-func TestNearest(t *testing.T) {
-	known := []string{"services", "secrets", "routes", "bus"}
-	tests := map[string]string{"sevices": "services", "Services": "services", "secrtes": "secrets", "route": "routes", "gateway": "", "buss": "bus", "": ""}
-	for word, want := range tests {
-		if got, _ := nearest(word, known); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
-		}
-	}
-	if d := edits("ab", "ba"); d != 1 {
-		t.Errorf("edits counts a swap as %d, want 1", d)
-	}
-}
-
-func TestFindingString(t *testing.T) {
-	tests := []struct {
-		f    Finding
-		want string
-	}{
-		{
-			Finding{File: "fairlead.yaml", Line: 12, Column: 7, Field: "services.api.replicas", Problem: "must be 0 to 64, is 640", Advice: "start a second node for more"},
-			"fairlead.yaml:12:7: services.api.replicas: must be 0 to 64, is 640; start a second node for more",
-		},
-		{Finding{File: "f", Line: 1, Column: 1, Problem: "holds nothing"}, "f:1:1: holds nothing"},
-		{Finding{File: "f", Problem: "p"}, "f: p"},
-	}
-	for _, tt := range tests {
-		if got := tt.f.String(); got != tt.want {
-			t.Errorf("String() = %q, want %q", got, tt.want)
 		}
 	}
 }

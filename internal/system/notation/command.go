@@ -1,11 +1,11 @@
-package system
+package notation
 
 import (
 	"errors"
 	"strings"
 )
 
-// splitCommand splits a command line into arguments as a shell would, without
+// SplitCommand splits a command line into arguments as a shell would, without
 // anything else that a shell does: no variables, patterns, pipes or substitutions.
 // Spaces separate. Single quotes keep everything; in double quotes a backslash
 // escapes ", \, $ and `; outside of quotes it escapes any character, and a line's
@@ -13,7 +13,7 @@ import (
 //
 // What a shell would act upon is refused rather than passed on as text, so that
 // nobody believes that "a && b" runs two programs.
-func splitCommand(s string) ([]string, error) {
+func SplitCommand(s string) ([]string, error) {
 	var (
 		args  []string
 		arg   strings.Builder

@@ -1,4 +1,4 @@
-package system
+package notation
 
 import (
 	"bytes"
@@ -8,13 +8,18 @@ import (
 	"strings"
 	"unicode"
 
-	"fairlead/internal/system/document"
+	"fairlead/internal/system/wording"
 )
 
-const maxSubject = 256
+// The bounds of a subject, and of the NestJS pattern that it is made of.
+const (
+	maxSubject = 256 // bytes
+	maxNested  = 32  // maps within each other
+)
 
-// checkSubject returns why s is no subject, nil if it is one.
-func checkSubject(s string, wildcards bool) error {
+// CheckSubject returns why s is no subject of the bus, nil if it is one. Wildcards are
+// those of NATS: * for one token, a last > for one or more.
+func CheckSubject(s string, wildcards bool) error {
 	if s == "" {
 		return errors.New("it is empty")
 	}
@@ -43,54 +48,8 @@ func checkSubject(s string, wildcards bool) error {
 	return nil
 }
 
-// subject reads a subject that is granted, as a text or as JSON text of a NestJS
-// pattern. dollar allows those of NATS's discovery of services.
-func (r *reader) subject(n *document.Node, dollar bool) (string, bool) {
-	s, c, args := grantable(n.Text, dollar)
-	if c != "" {
-		r.rec.add(n.At, n.Path, c, args...)
-		return "", false
-	}
-	return s, true
-}
-
-// ParseGrant reads a subject that somebody is granted on the bus: what the file accepts
-// under publishes and subscribes and, with asks, under asks. A NestJS pattern is
-// returned in its canonical form. The error says what is wrong and what to do.
-func ParseGrant(s string, asks bool) (string, error) {
-	s, c, args := grantable(s, asks)
-	if c != "" {
-		words := problems[c]
-		return "", errors.New(fill(words.problem, args) + "; " + fill(words.advice, args))
-	}
-	return s, nil
-}
-
-// grantable returns a subject that can be granted, or why it cannot.
-func grantable(s string, dollar bool) (canonical string, c code, args []any) {
-	if strings.HasPrefix(s, "{") {
-		canonical, err := nestText(s)
-		if err != nil {
-			return "", badPattern, []any{err}
-		}
-		return canonical, "", nil
-	}
-	if err := checkSubject(s, true); err != nil {
-		return "", badSubject, []any{err}
-	}
-	switch {
-	case s[0] == '*' || s[0] == '>':
-		return "", wideSubject, nil
-	case s[0] == '_':
-		return "", closedSubject, []any{s[:1], "inboxes are granted by themselves: begin with a word of your own"}
-	case s[0] == '$' && (!dollar || !strings.HasPrefix(s, "$SRV.")):
-		return "", closedSubject, []any{s[:1], "begin with a word of your own"}
-	}
-	return s, "", nil
-}
-
-// subjectCovers reports whether all subjects that match b match a.
-func subjectCovers(a, b string) bool {
+// SubjectCovers reports whether all subjects that match b match a.
+func SubjectCovers(a, b string) bool {
 	for {
 		at, restA, moreA := strings.Cut(a, ".")
 		bt, restB, moreB := strings.Cut(b, ".")
@@ -124,9 +83,9 @@ func SubjectsMeet(a, b string) bool {
 	}
 }
 
-// template is the pattern of all subjects that a route's request may go to: each
+// SubjectTemplate is the pattern of all subjects that a route's request may go to: each
 // {name} becomes *. names are those names.
-func template(subject string) (pattern string, names []string) {
+func SubjectTemplate(subject string) (pattern string, names []string) {
 	if strings.HasPrefix(subject, "{\"") {
 		return subject, nil
 	}
@@ -140,20 +99,20 @@ func template(subject string) (pattern string, names []string) {
 	return strings.Join(tokens, "."), names
 }
 
-// nestText reads a NestJS pattern that stands as JSON text and returns its canonical
+// NestText reads a NestJS pattern that stands as JSON text and returns its canonical
 // form.
-func nestText(s string) (string, error) {
+func NestText(s string) (string, error) {
 	var v map[string]any
 	if err := json.Unmarshal([]byte(s), &v); err != nil {
 		return "", errors.New("it is not a JSON object")
 	}
-	return nestPattern(v)
+	return NestPattern(v)
 }
 
-// nestPattern returns the subject on which NestJS listens for an object pattern:
+// NestPattern returns the subject on which NestJS listens for an object pattern:
 // JSON without spaces and escapes, its keys in the order of ECMAScript's
 // localeCompare.
-func nestPattern(v map[string]any) (string, error) {
+func NestPattern(v map[string]any) (string, error) {
 	if len(v) == 0 {
 		return "", errors.New("it is empty")
 	}
@@ -161,22 +120,22 @@ func nestPattern(v map[string]any) (string, error) {
 	if err := writePattern(&b, v, 0); err != nil {
 		return "", err
 	}
-	if err := checkSubject(b.String(), true); err != nil {
+	if err := CheckSubject(b.String(), true); err != nil {
 		return "", err
 	}
 	return b.String(), nil
 }
 
 func writePattern(b *bytes.Buffer, v any, depth int) error {
-	if depth > document.MaxDepth {
+	if depth > maxNested {
 		return errors.New("it is nested too deep")
 	}
 	switch v := v.(type) {
 	case map[string]any:
 		keys := make([]string, 0, len(v))
 		for k := range v {
-			if !wordOf(k, "_-") {
-				return errors.New("the key " + quote(k) + " is no plain word")
+			if !IsWord(k, "_-") {
+				return errors.New("the key " + wording.Quote(k) + " is no plain word")
 			}
 			keys = append(keys, k)
 		}
@@ -194,7 +153,7 @@ func writePattern(b *bytes.Buffer, v any, depth int) error {
 		b.WriteByte('}')
 	case string:
 		if v == "" || strings.ContainsAny(v, "\"\\{}") {
-			return errors.New("the value " + quote(v) + " is no plain word")
+			return errors.New("the value " + wording.Quote(v) + " is no plain word")
 		}
 		b.WriteString(`"` + v + `"`)
 	case int64:

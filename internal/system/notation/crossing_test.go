@@ -1,7 +1,6 @@
-package system
+package notation
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -20,7 +19,7 @@ func TestMeetingPathsAreThoseThatMeet(t *testing.T) {
 		b.WriteString([]string{"/a", "/{z}", "/", "/{$}", "/{rest...}"}[random.IntN(5)])
 		segments, bad := parseSegments(b.String())
 		if bad != nil {
-			t.Fatalf("%s: %s", b.String(), bad.problem)
+			t.Fatalf("%s: %s", b.String(), bad.Problem)
 		}
 		return segments
 	}
@@ -44,16 +43,31 @@ func TestMeetingPathsAreThoseThatMeet(t *testing.T) {
 	}
 }
 
-func BenchmarkParse5000Routes(b *testing.B) {
-	var src bytes.Buffer
-	src.WriteString("system: a\nservices:\n  backend: {external: ['127.0.0.1:1']}\nroutes:\n")
-	for i := range maxRoutes {
-		fmt.Fprintf(&src, "  /r%d/: {service: backend}\n", i)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := Parse(FileName, src.Bytes(), "/", Options{}); err != nil {
-			b.Fatal(err)
+// TestPatternsTellTheFirst: of several that stand in the way it is the first, and those
+// of other hosts do not.
+func TestPatternsTellTheFirst(t *testing.T) {
+	var patterns Patterns
+	for i, tt := range []struct {
+		key   string
+		first int
+		how   Relation
+	}{
+		{"/{x}/b", 0, Apart},
+		{"a.com/a/{y}", 1, Apart},
+		{"/a/{y}", 0, Crossed},
+		{"/c/{z}", 0, Crossed},
+		{"/a/{z}", 0, Crossed},
+		{"POST A.com/a/{z}", 5, Apart},
+		{"a.com/a/{z}", 1, Same},
+		{"/d/e/{$}", 7, Apart},
+		{"/d/e/{$}", 7, Same},
+	} {
+		p, bad := ParsePattern(tt.key)
+		if bad != nil {
+			t.Fatalf("%s: %s", tt.key, bad.Problem)
+		}
+		if first, how := patterns.Add(&p); first != tt.first || how != tt.how {
+			t.Errorf("%d, %s: %d, %v; want %d, %v", i, tt.key, first, how, tt.first, tt.how)
 		}
 	}
 }
