@@ -84,8 +84,8 @@ func goAway(conn *websocket.Conn) {
 	_ = conn.Close(websocket.StatusGoingAway, "come back") // as above
 }
 
-// ofOrigin reports whether a page of that origin may open a WebSocket: one of the
-// origins, or, where none are named, of the door's own. Programs that are no browsers
+// ofOrigin reports whether a page of that origin may open a WebSocket, or publish: one
+// of the origins, or, where none are named, of the door's own. Programs that are no browsers
 // name no origin.
 func (x *exchange) ofOrigin(r *http.Request, origins *filter.CORS) bool {
 	lines := r.Header["Origin"]
