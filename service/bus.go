@@ -85,8 +85,11 @@ func (s *Service) busError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	case errors.Is(err, nats.ErrPermissionViolation):
 		verb, subject := deniedSubject(err.Error())
 		if verb == "publish" {
-			// The server tells where a queue's subject is mapped to.
-			subject = strings.TrimPrefix(strings.TrimPrefix(subject, "$FLQ.in."), "$FLQ.ok.")
+			// The server tells where a subject is mapped to.
+			subject = strings.TrimPrefix(subject, "$FLQ.in.")
+			if consumer, pulls := strings.CutPrefix(subject, "$FLQ.js.next."); pulls {
+				subject = apiNext + consumer
+			}
 			s.denials.deny(subject)
 			if strings.HasPrefix(subject, "$") {
 				// An instance that is to stop may pull no more.

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/bus/delivery"
+	"fairlead/internal/bus/gatekeeper"
 	"fairlead/internal/bus/link"
 	"fairlead/internal/bus/outside"
 	"fairlead/internal/system"
@@ -122,16 +123,15 @@ type Bus struct {
 	conns     []*nats.Conn
 	consumers map[string][]delivery.Consumer // by their owners; nil: not read yet
 	keeping   *keeper                        // of what services are asked while they are away; nil: they are not
+	gate      *gatekeeper.Gatekeeper         // of the server that runs, or ran last
+	gateConn  *nats.Conn                     // its connection, nil: it is closed
 
 	reload  sync.Mutex        // serialises reloads; never taken with mu held
 	applied uint64            // the changes that the server knows; guarded by reload
 	mapped  map[string]string // subjects of queues -> where the server maps them to; guarded by reload
 
 	catalogue queues
-	// diverted says that what is published to queues without a type goes by the
-	// checker too, which refuses it while the store takes no writes.
-	diverted atomic.Bool
-	front    *outside.Front // for clients on other machines
+	front     *outside.Front // for clients on other machines
 
 	looking sync.Mutex // guards shot
 	shot    snapshot
@@ -299,10 +299,14 @@ func (b *Bus) start(ctx context.Context, kept []Kept) (err error) {
 			b.stopKeeping()
 			s.Shutdown()
 			s.WaitForShutdown()
+			b.closeGate()
 			err = fmt.Errorf("start server: %w", err)
 		}
 	}()
-	// Before it listens: nothing comes past the checker.
+	// Before it listens: nothing comes past the gatekeeper and the checker.
+	if err := b.mapGate(s.GlobalAccount()); err != nil {
+		return err
+	}
 	if err := mapSubjects(s.GlobalAccount(), nil, mapped); err != nil {
 		return err
 	}
@@ -322,6 +326,9 @@ func (b *Bus) start(ctx context.Context, kept []Kept) (err error) {
 		}
 	}
 	b.server.Store(s)
+	if err := b.openGate(); err != nil {
+		return err
+	}
 	if kept != nil {
 		if err := b.keep(kept); err != nil {
 			return err

@@ -71,10 +71,10 @@ func (r registry) Party(user string) (delivery.Party, bool) {
 // partyOf is who has the credentials of a user. b.mu is held.
 func (b *Bus) partyOf(user string) (delivery.Party, bool) {
 	if in := b.instances[user]; in != nil {
-		return delivery.Party{Owner: in.party.service, Subscribes: in.party.bus.Subscribes, Draining: in.draining}, true
+		return delivery.Party{Owner: in.party.service, Subscribes: in.party.bus.Subscribes, Draining: in.draining, Inbox: in.inbox()}, true
 	}
 	u, ok := b.users[user]
-	return delivery.Party{Owner: u.Name, Subscribes: u.Subscribes}, ok && u.live(time.Now())
+	return delivery.Party{Owner: u.Name, Subscribes: u.Subscribes, Inbox: UserInbox(u.Name) + "."}, ok && u.live(time.Now())
 }
 
 // Owned implements [delivery.Registry].

@@ -108,11 +108,6 @@ func TestRealFullDisk(t *testing.T) {
 	}
 	t.Logf("%d messages are stored", len(stored))
 	all("on a full disk")
-	until(t, "all ways lead by the checker", func() bool {
-		b.reload.Lock()
-		defer b.reload.Unlock()
-		return b.diverted.Load() && b.mapped["data.raw"] == catalogue.Incoming+"data.raw"
-	})
 	for name, way := range ways {
 		began := time.Now()
 		err := way()
@@ -132,7 +127,7 @@ func TestRealFullDisk(t *testing.T) {
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "there is space again", func() bool { return b.Healthy() == nil && !b.diverted.Load() })
+	until(t, "there is space again", func() bool { return b.Healthy() == nil })
 	all("with space again")
 	for name, way := range ways {
 		if err := way(); err != nil {

@@ -31,6 +31,11 @@ type instance struct {
 	seen map[uint64]tally // requests last seen given on each connection, by its id
 }
 
+// inbox is below what the instance awaits replies, if it can set a prefix.
+func (in *instance) inbox() string {
+	return wire.InboxPrefix + "." + in.party.service + "." + in.id + "."
+}
+
 // Apply sets the model that permissions are derived from and derives those of
 // live instances again. What a live instance itself may do stays as it was when
 // its credentials were issued, until it is revoked: during a reload, instances

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"fairlead/internal/bus/gatekeeper"
 	"fairlead/internal/wire"
 )
 
@@ -98,7 +99,7 @@ func (k *keeper) subscribe() error {
 			answering = append(answering, in.party)
 		}
 		if !in.party.bus.SharedInbox {
-			inboxes = append(inboxes, addressee{instance: id, inbox: wire.InboxPrefix + "." + in.party.service + "." + id + "."})
+			inboxes = append(inboxes, addressee{instance: id, inbox: in.inbox()})
 		}
 	}
 	k.bus.mu.Unlock()
@@ -183,6 +184,7 @@ func (k *keeper) take(m *nats.Msg) {
 		k.log.Warn("bus keeps no more while services are away", slog.String(wire.KeySubject, m.Subject))
 		return
 	}
+	gatekeeper.Quiet(m.Header)
 	k.bytes += len(m.Data)
 	k.kept = append(k.kept, Kept{a.party.service, a.instance, m.Subject, m.Reply, m.Header, m.Data})
 }

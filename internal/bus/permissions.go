@@ -15,8 +15,8 @@ import (
 // party has one of its own; see docs/decisions/0011.
 const (
 	gatewayInboxes  = wire.InboxPrefix + ".gateway"
-	operatorInboxes = wire.InboxPrefix + ".operator"
-	sharedInboxes   = "_INBOX"
+	operatorInboxes = wire.OperatorInboxes
+	sharedInboxes   = wire.SharedInboxes
 )
 
 // party is a service as far as permissions are concerned.

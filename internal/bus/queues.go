@@ -156,11 +156,6 @@ func (b *Bus) mappings(sys *system.System) map[string]string {
 	m := map[string]string{}
 	if sys != nil {
 		m = catalogue.Mappings(sys.Queues, b.link != nil)
-		for i := range sys.Queues {
-			if b.diverted.Load() {
-				m[sys.Queues[i].Name] = catalogue.Entrance(&sys.Queues[i], true)
-			}
-		}
 	}
 	if b.link != nil {
 		maps.Copy(m, link.Mappings(b.link.place))
@@ -186,9 +181,8 @@ func mapSubjects(account *server.Account, is, shall map[string]string) error {
 	return nil
 }
 
-// guarded are the mappings between the ones in force and the next: queues that get a
-// type go to the checker before the permissions change, all else stays until they
-// have.
+// guarded are the mappings between the ones in force and the next: new queues go to the
+// checker before the permissions change, all else stays until they have.
 func (b *Bus) guarded(next map[string]string) map[string]string {
 	between := maps.Clone(b.mapped)
 	for from, to := range next {
@@ -212,8 +206,7 @@ func (b *Bus) remap(s *server.Server, shall map[string]string) error {
 }
 
 // grantQueues lets whoever may publish on some subjects publish to the queues that
-// keep them, in the way that leads past the checker if the queue has a type. The
-// server compares with what it has mapped a subject to.
+// keep them, by the checker. The server compares with what it has mapped a subject to.
 //
 // The subjects themselves are denied: that a message came there would mean that it
 // was not mapped.
@@ -230,9 +223,6 @@ func grantQueues(p *server.SubjectPermission, publishes []string, sys *system.Sy
 				continue
 			}
 			allow = append(allow, catalogue.Incoming+both)
-			if q.Type == "" {
-				allow = append(allow, catalogue.Accepted+both)
-			}
 		}
 		if overlapAny(p.Allow, []string{q.Name}) {
 			deny = append(deny, q.Name)
@@ -286,11 +276,6 @@ func toolsPermissions(sys *system.System) *server.Permissions {
 	if sys == nil || len(sys.Queues) == 0 {
 		return nil
 	}
-	deny := []string{catalogue.Dead + ">", catalogue.Keys + ">"}
-	for i := range sys.Queues {
-		if q := &sys.Queues[i]; q.Type != "" {
-			deny = append(deny, catalogue.Accepted+q.Name)
-		}
-	}
+	deny := []string{catalogue.Accepted + ">", catalogue.Dead + ">", catalogue.Keys + ">"}
 	return &server.Permissions{Publish: &server.SubjectPermission{Deny: sorted(deny)}}
 }

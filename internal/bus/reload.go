@@ -112,6 +112,7 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 		b.grantDelivery(p, id, in.party.service, in.party.bus.Subscribes, in.draining)
 		users = append(users, &server.User{Username: id, Password: in.password, Permissions: p, AllowedConnectionTypes: overTCP})
 	}
+	byGate(users)
 	b.link.redirect(users)
 	return users, nil
 }

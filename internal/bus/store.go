@@ -88,7 +88,6 @@ func (b *Bus) mendStore(ctx context.Context) {
 		if time.Since(mended) > calmMend {
 			pause = firstMend
 		}
-		b.divert(ctx, true)
 		said := ""
 		for {
 			err := b.reopenStore()
@@ -106,7 +105,6 @@ func (b *Bus) mendStore(ctx context.Context) {
 			}
 			pause = min(2*pause, lastMend)
 		}
-		b.divert(ctx, false)
 		mended = time.Now()
 		b.log.InfoContext(ctx, "bus store takes writes again")
 		// A store that fails again at once is not opened again at once.
@@ -116,24 +114,6 @@ func (b *Bus) mendStore(ctx context.Context) {
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, lastMend)
-	}
-}
-
-// divert sends what is published to queues without a type by the checker, or straight
-// to their streams again: a stream that cannot write would answer nothing.
-func (b *Bus) divert(ctx context.Context, on bool) {
-	b.diverted.Store(on)
-	b.reload.Lock()
-	defer b.reload.Unlock()
-	s := b.server.Load()
-	if s == nil {
-		return
-	}
-	b.mu.Lock()
-	shall := b.mappings(b.sys)
-	b.mu.Unlock()
-	if err := b.remap(s, shall); err != nil {
-		b.log.WarnContext(ctx, "queues not diverted", slog.String(wire.KeyError, err.Error()))
 	}
 }
 

@@ -153,6 +153,7 @@ func (b *Bus) halt() <-chan struct{} {
 		b.lookAgain()
 		s.Shutdown()
 		s.WaitForShutdown()
+		b.closeGate()
 		if err := b.link.disarm(); err != nil {
 			b.log.Warn("credentials of the link stay", slog.String(wire.KeyError, err.Error()))
 		}

@@ -47,6 +47,14 @@ const InboxPrefix = "_FL"
 // a number, and no user does.
 const UserInboxes = InboxPrefix + ".user"
 
+const (
+	// OperatorInboxes is what the inboxes of the node's own connections begin with.
+	OperatorInboxes = InboxPrefix + ".operator"
+	// SharedInboxes is what those of clients begin with that can set no prefix, and of
+	// the operator's tools.
+	SharedInboxes = "_INBOX"
+)
+
 // Keys of structured logs, the same everywhere.
 const (
 	KeyService   = "service"

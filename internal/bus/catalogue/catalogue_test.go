@@ -22,22 +22,17 @@ func TestStream(t *testing.T) {
 	}
 }
 
-func TestEntrance(t *testing.T) {
-	tests := []struct {
-		queue, typ string
-		elsewhere  bool
-		want       string
-	}{
-		{"data.vhf", "", false, "$FLQ.ok.data.vhf"},
-		{"data.vhf", "T", false, "$FLQ.in.data.vhf"},
-		{"data.vhf", "", true, "$FLQ.in.data.vhf"},
-		{"a.*.b.*", "T", false, "$FLQ.in.a.{{wildcard(1)}}.b.{{wildcard(2)}}"},
-		{"a.*.>", "", false, "$FLQ.ok.a.{{wildcard(1)}}.>"},
-	}
-	for _, tt := range tests {
-		if got := Entrance(&system.Queue{Name: tt.queue, Type: tt.typ}, tt.elsewhere); got != tt.want {
-			t.Errorf("Entrance(%s, %q, %v) = %s, want %s", tt.queue, tt.typ, tt.elsewhere, got, tt.want)
+func TestMappings(t *testing.T) {
+	tests := map[string]string{"data.vhf": "$FLQ.in.data.vhf", "a.*.b.*": "$FLQ.in.a.{{wildcard(1)}}.b.{{wildcard(2)}}", "a.*.>": "$FLQ.in.a.{{wildcard(1)}}.>"}
+	for queue, want := range tests {
+		for _, typ := range []string{"", "T"} {
+			if got := Mappings([]system.Queue{{Name: queue, Type: typ}}, false); len(got) != 1 || got[queue] != want {
+				t.Errorf("queue %s of type %q is mapped to %s, want %s", queue, typ, got[queue], want)
+			}
 		}
+	}
+	if got := Mappings([]system.Queue{{Name: "a.*"}}, true)["$FLQ.new.a.*"]; got != "a.{{wildcard(1)}}" {
+		t.Errorf("what is stored elsewhere is mapped to %s", got)
 	}
 }
 

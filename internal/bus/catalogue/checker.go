@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"fairlead/internal/bus/gatekeeper"
 	"fairlead/internal/system"
 	"fairlead/internal/system/message"
 	"fairlead/internal/wire"
@@ -41,8 +42,9 @@ const (
 	quiet = time.Minute
 )
 
-// Checker stands between the publishers and the streams of queues with types. Its
-// methods are safe for concurrent use.
+// Checker stands between the publishers and the streams of queues, those without a
+// type too. What the server acknowledges, it acknowledges on any subject; so a message
+// whose reply subject is no inbox is refused, without an answer. Its methods are safe for concurrent use.
 type Checker struct {
 	log     *slog.Logger
 	nc      *nats.Conn
@@ -81,6 +83,13 @@ type rule struct {
 	typ     *message.Type // nil: any message
 	enforce system.Enforce
 	counts  *Counts // guarded by Checker.mu
+}
+
+func (r *rule) typeName() string {
+	if r.typ == nil {
+		return ""
+	}
+	return r.typ.Name()
 }
 
 // dead is the dead letter of a message that does not satisfy the rule.
@@ -196,6 +205,7 @@ func (r *rules) find(subject string) *rule {
 
 // take is called for each message by the connection, one at a time.
 func (c *Checker) take(m *nats.Msg) {
+	gatekeeper.Quiet(m.Header)
 	l := &letter{msg: m, subject: strings.TrimPrefix(m.Subject, Incoming), checked: make(chan struct{})}
 	select {
 	case c.ordered <- l:
@@ -258,6 +268,13 @@ func (c *Checker) pass() {
 // decide sends a message to its stream, to the dead letters, or back.
 func (c *Checker) decide(l *letter) {
 	switch {
+	case l.msg.Reply != "" && !gatekeeper.Inbox(l.msg.Reply, ""):
+		// The stream would answer there, and so would we, with rights that the publisher
+		// may not have.
+		if l.rule != nil {
+			c.count(func() { l.rule.counts.Refused++ })
+			c.tell(l.rule, &message.Fault{Type: l.rule.typeName(), Reason: "its reply subject is no inbox"}, l.subject, "refused")
+		}
 	case l.rule == nil:
 		c.answer(l.msg.Reply, 404, "there is no queue for "+l.subject)
 	case c.full() && !l.refused():

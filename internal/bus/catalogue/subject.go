@@ -10,7 +10,7 @@ import (
 // The ways of a message, each before the subject that it was published on.
 const (
 	Incoming = "$FLQ.in."      // from publishers to the checker
-	Accepted = "$FLQ.ok."      // into the queue's stream; nobody but the checker may publish there if the queue has a type
+	Accepted = "$FLQ.ok."      // into the queue's stream; nobody but the node may publish there
 	Keys     = "$FLQ.key."     // into the queue's stream too: markers of what was stored, see [Committer]
 	Dead     = "$FLQ.dead."    // into the dead letters
 	Refused  = "$FLQ.refused." // advisories: JSON of [Refusal]
@@ -34,27 +34,17 @@ func Stream(queue string) string {
 	return strings.Join(tokens, "_")
 }
 
-// Entrance is where the server maps what is published on the queue's subjects to.
-// Where the streams are elsewhere, all goes by the checker: what comes from there
-// would not be sent back to there.
-func Entrance(q *system.Queue, elsewhere bool) string {
-	if q.Type == "" && !elsewhere {
-		return Accepted + references(q.Name)
-	}
-	return Incoming + references(q.Name)
-}
-
 // Mappings are the subjects that the server must map, with where to: those of the
-// queues to their entrances and, where the streams are elsewhere, what these say that
+// queues to the checker and, where the streams are elsewhere, what these say that
 // they have stored to the queues' subjects. On the subjects themselves they cannot say
 // it: the server would take that for a message to store.
 func Mappings(queues []system.Queue, elsewhere bool) map[string]string {
 	m := map[string]string{}
 	for i := range queues {
-		q := &queues[i]
-		m[q.Name] = Entrance(q, elsewhere)
+		name := queues[i].Name
+		m[name] = Incoming + references(name)
 		if elsewhere {
-			m[Told+q.Name] = references(q.Name)
+			m[Told+name] = references(name)
 		}
 	}
 	return m

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fairlead/internal/bus/catalogue"
+	"fairlead/internal/bus/gatekeeper"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -36,7 +37,8 @@ const (
 type Party struct {
 	Owner      string // the service, or the user of the bus
 	Subscribes []string
-	Draining   bool // it gets no more messages
+	Draining   bool   // it gets no more messages
+	Inbox      string // below which it awaits replies, with the dot at the end
 }
 
 // Registry knows who may ask, and what belongs to whom. It is safe for concurrent use.
@@ -128,6 +130,11 @@ func (d *Desk) Set(queues []system.Queue) {
 
 // take serves a request, when it is its turn.
 func (d *Desk) take(m *nats.Msg, user string, serve func(context.Context, string, []byte) any) {
+	// Answers are ours, and may go anywhere.
+	if p, _ := d.reg.Party(user); m.Reply != "" && !gatekeeper.Inbox(m.Reply, p.Inbox) {
+		d.log.Debug("request about queues would be answered where its asker may not publish", slog.String(wire.KeySubject, m.Subject), slog.String("reply", m.Reply))
+		return
+	}
 	select {
 	case d.turns <- struct{}{}:
 	case <-d.ctx.Done():

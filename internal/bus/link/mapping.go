@@ -19,6 +19,14 @@ func Mappings(p Place) map[string]string {
 	}
 }
 
+// API is where a subject of JetStream's API is that clients ask here.
+func API(p Place, subject string) string {
+	if rest, ok := strings.CutPrefix(subject, "$JS.API."); ok {
+		return api(p.Domain) + rest
+	}
+	return subject
+}
+
 // Redirect makes permissions to publish hold for what [Mappings] makes of a subject:
 // the server compares with that.
 func Redirect(p Place, perms *server.Permissions) {
@@ -27,9 +35,8 @@ func Redirect(p Place, perms *server.Permissions) {
 	}
 	redirect := func(subjects []string) {
 		for i, s := range subjects {
-			if rest, ok := strings.CutPrefix(s, "$JS.API."); ok {
-				subjects[i] = api(p.Domain) + rest
-			} else if strings.HasPrefix(s, "$KV.") {
+			subjects[i] = API(p, s)
+			if strings.HasPrefix(s, "$KV.") {
 				subjects[i] = api(p.Domain) + s
 			}
 		}
