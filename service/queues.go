@@ -104,10 +104,11 @@ func matches(pattern, subject string) bool {
 
 // heedQueues begins to hear which queues there are, if there is a node to tell.
 func (s *Service) heedQueues() error {
-	if !s.config.node {
+	names, ok := s.lookup(wire.EnvQueues)
+	if !ok {
 		return nil
 	}
-	s.queues.set(s.config.queues)
+	s.queues.set(strings.Fields(names))
 	_, err := s.conn.Subscribe(wire.SubjectQueues, func(m *nats.Msg) {
 		var told wire.QueueNames
 		if err := json.Unmarshal(m.Data, &told); err == nil {
@@ -120,7 +121,7 @@ func (s *Service) heedQueues() error {
 // askQueues asks the node which queues there are, until it answers: the bus is there
 // again, and something may have changed meanwhile.
 func (s *Service) askQueues() {
-	if !s.config.node {
+	if _, ok := s.lookup(wire.EnvQueues); !ok {
 		return
 	}
 	for s.ctx.Err() == nil {

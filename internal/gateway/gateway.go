@@ -37,6 +37,7 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/access"
+	"fairlead/internal/gateway/bridge"
 	"fairlead/internal/gateway/certs"
 	"fairlead/internal/gateway/external"
 	"fairlead/internal/gateway/filter"
@@ -59,7 +60,7 @@ type Options struct {
 
 	Logger    *slog.Logger   // nil: logs nothing
 	AccessLog io.Writer      // one JSON line per request; nil: none
-	Bus       BusConn        // *nats.Conn satisfies it; nil: no bus routes
+	Bus       bridge.Conn    // *nats.Conn satisfies it; nil: no bus routes
 	Queues    publish.Queues // stores what routes publish; nil: none do
 	Live      live.Bus       // what subscribers are told of; nil: no subscribe routes
 	NATS      NATSServer     // lets clients speak NATS; nil: no routes do
@@ -81,7 +82,7 @@ type Gateway struct {
 	doors   *listen.Set
 	plain   *entrance // of requests that came by no listener: a test's
 	minter  *token.Minter
-	bridge  *bridge
+	bridge  *bridge.Bridge
 	live    *live.Room // nil: no subscribe routes
 	access  *access.Log
 	tickets tickets
@@ -142,7 +143,7 @@ func New(opts Options) *Gateway {
 		g.minter = token.NewMinter(opts.Signer)
 	}
 	if opts.Bus != nil {
-		g.bridge = newBridge(opts.Bus, g.minter, opts.Logger)
+		g.bridge = bridge.New(opts.Bus, opts.Logger)
 	}
 	if opts.Live != nil {
 		g.live = live.New(live.Options{Bus: opts.Live, Key: opts.TicketKey, Logger: opts.Logger})
@@ -214,7 +215,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 		g.lasting.Cut()
 		g.doors.Cut() //nolint:contextcheck // the context is over
 	}
-	g.bridge.close()
+	g.bridge.Close()
 	g.mu.Lock()
 	for _, e := range g.instances {
 		e.retire()
@@ -275,7 +276,7 @@ func (g *Gateway) Drain(ctx context.Context, service, instance string) error {
 			return fmt.Errorf("drain %s: %d requests are open: %w", instance, e.open.Load(), err)
 		}
 	}
-	if err := g.bridge.settle(ctx, service); err != nil {
+	if err := g.bridge.Settle(ctx, service); err != nil {
 		return fmt.Errorf("drain %s: %w", instance, err)
 	}
 	return nil
@@ -309,8 +310,24 @@ func (g *Gateway) Lost(service, instance string) {
 	if e != nil {
 		e.retire()
 	}
-	g.bridge.lost(service, instance)
+	g.bridge.Lost(service, instance)
 }
+
+// HoldBus keeps all requests off the bus until [Gateway.ReleaseBus]; they wait,
+// within their deadlines. What is on the bus already goes on.
+func (g *Gateway) HoldBus() { g.bridge.Hold() }
+
+// SettleBus waits until every request that was on the bus at the call has ended.
+// It returns the context's error if that ends first.
+func (g *Gateway) SettleBus(ctx context.Context) error { return g.bridge.SettleAll(ctx) }
+
+// ReleaseBus lets the requests of the services go; none named means all, and ends
+// the hold. What had been sent before the hold, has no reply yet and may be sent
+// again is so.
+func (g *Gateway) ReleaseBus(services ...string) { g.bridge.Release(services...) }
+
+// LongestHold is the longest time that a request was held since the last HoldBus.
+func (g *Gateway) LongestHold() time.Duration { return g.bridge.LongestHold() }
 
 // Served returns how many HTTP requests were sent to an instance, 0 for an unknown
 // one. Instances are remembered for a while after they left.

@@ -61,7 +61,7 @@ func (g *Gateway) authority(c *Config, pools map[string]*pool, before *admission
 		jwt, a.guesses, a.strays = before.authority.jwt, before.authority.guesses, before.authority.strays
 	}
 	if auth.JWT != nil {
-		a.jwt = token.New(auth.JWT, g.bridge.ask, g.log, jwt)
+		a.jwt = token.New(auth.JWT, g.bridge.Ask, g.log, jwt)
 	}
 	var err error
 	if auth.Basic != nil {

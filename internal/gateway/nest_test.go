@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"fairlead/internal/gateway/bridge/bustest"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -70,7 +71,7 @@ type fakeNest struct {
 }
 
 func (f *fakeNest) listen(nc *nats.Conn, subject string, replies []string) {
-	busSubscribe(f.tb, nc, subject, func(m *nats.Msg) {
+	bustest.Subscribe(f.tb, nc, subject, func(m *nats.Msg) {
 		if !json.Valid(m.Data) {
 			f.tb.Errorf("a payload that is no JSON reached the service: %q", m.Data)
 			return
@@ -88,7 +89,7 @@ func (f *fakeNest) listen(nc *nats.Conn, subject string, replies []string) {
 			f.tb.Errorf("id is %s", packet["id"])
 		}
 		for _, r := range replies {
-			busRespond(f.tb, m, strings.ReplaceAll(r, "$id", id))
+			bustest.Respond(f.tb, m, strings.ReplaceAll(r, "$id", id))
 		}
 	})
 }
@@ -111,7 +112,7 @@ func TestNestReplay(t *testing.T) {
 	}
 	g := newBusGateway(t, Config{Routes: routes}, Options{})
 	g.ready("i1")
-	nc := busConnect(t, g.server)
+	nc := bustest.Connect(t, g.server)
 	service := &fakeNest{tb: t}
 	for _, e := range exchanges {
 		if e.Replies != nil {
@@ -156,7 +157,7 @@ func TestNestBodyTypes(t *testing.T) {
 	}}, Options{})
 	g.ready("i1")
 	service := &fakeNest{tb: t}
-	service.listen(busConnect(t, g.server), "auth.login", []string{`{"response":1,"isDisposed":true,"id":"$id"}`})
+	service.listen(bustest.Connect(t, g.server), "auth.login", []string{`{"response":1,"isDisposed":true,"id":"$id"}`})
 	tests := []struct {
 		name, media, body string
 		want              int
@@ -183,107 +184,4 @@ func TestNestBodyTypes(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestNestResendDoesNotMixStreams has two instances stream the same answer at the
-// same time, because the request was sent again.
-func TestNestResendDoesNotMixStreams(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{
-		rawRoute("/x", system.Request{Subject: "stream", Format: system.Nest}),
-	}}, Options{})
-	g.ready("i1", "i2")
-	nc := busConnect(t, g.server)
-	h := newBusHolder(t, nc, "stream")
-	done := make(chan *httptest.ResponseRecorder, 1)
-	go func() { done <- g.do("GET", "/x", "") }()
-	first := <-h.held
-	busRespond(t, first, `{"response":1,"id":"a"}`)
-	g.Lost("flows", "i2")
-	second := <-h.held
-	if first.Reply == second.Reply {
-		t.Fatal("both sendings have one reply subject")
-	}
-	busRespond(t, second, `{"response":1,"id":"a"}`)
-	busRespond(t, first, `{"response":2,"id":"a"}`)
-	busRespond(t, second, `{"response":2,"id":"a"}`)
-	busRespond(t, second, `{"response":3,"isDisposed":true,"id":"a"}`)
-	busRespond(t, first, `{"response":3,"isDisposed":true,"id":"a"}`)
-	if w := <-done; w.Code != 200 || w.Body.String() != "[1,2,3]" {
-		t.Fatalf("answer is %d %s", w.Code, w.Body)
-	}
-}
-
-func TestNestStreamIsBounded(t *testing.T) {
-	var s nestStream
-	for i := range streamValues {
-		if done, fault, err := s.add([]byte(`{"response":1,"id":"a"}`)); done || fault != nil || err != nil {
-			t.Fatalf("value %d: %v %s %v", i, done, fault, err)
-		}
-	}
-	if _, _, err := s.add([]byte(`{"response":1,"id":"a"}`)); err == nil {
-		t.Fatal("no limit to the number")
-	}
-	s = nestStream{}
-	big := []byte(`{"response":"` + strings.Repeat("x", 1<<20) + `"}`)
-	var err error
-	for range streamBytes>>20 + 1 {
-		_, _, err = s.add(big)
-	}
-	if err == nil {
-		t.Fatal("no limit to the size")
-	}
-}
-
-func TestNestErrors(t *testing.T) {
-	tests := []struct {
-		name, fault string
-		status      int
-		message     string
-	}{
-		{"string", `"x"`, 0, "x"},
-		{"object", `{"statusCode":409,"message":"dup"}`, 409, "dup"},
-		{"status that is a word", `{"status":"error","message":"x"}`, 0, "x"},
-		{"status", `{"status":404,"message":"x"}`, 404, "x"},
-		{"both", `{"status":404,"statusCode":409,"message":"x"}`, 409, "x"},
-		{"status in quotes", `{"status":"404","message":"x"}`, 0, "x"},
-		{"status of a success", `{"status":200,"message":"x"}`, 0, "x"},
-		{"status with a fraction", `{"status":404.5,"message":"x"}`, 0, "x"},
-		{"huge status", `{"status":1e300,"message":"x"}`, 0, "x"},
-		{"validation", `{"statusCode":400,"message":["a must be b","c must be d"],"error":"Bad Request"}`, 400, "a must be b; c must be d"},
-		{"no message", `{"statusCode":400}`, 400, ""},
-		{"message that is a number", `{"message":7}`, 0, ""},
-		{"list", `[1]`, 0, ""},
-		{"number", `7`, 0, ""},
-		{"http exception", `{"response":{"statusCode":403},"status":403,"message":"no","name":"ForbiddenException"}`, 403, "no"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			status, message := readNestError(json.RawMessage(tt.fault))
-			if status != tt.status || message != tt.message {
-				t.Fatalf("error is %d %q, want %d %q", status, message, tt.status, tt.message)
-			}
-		})
-	}
-}
-
-func FuzzNestReply(f *testing.F) {
-	for _, e := range nestExchanges(f) {
-		for _, r := range e.Replies {
-			f.Add([]byte(r))
-		}
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var s nestStream
-		_, fault, err := s.add(b)
-		if err != nil {
-			return
-		}
-		if fault != nil {
-			readNestError(fault)
-			return
-		}
-		if len(s.values) > 0 && !json.Valid(s.appendTo(nil)) {
-			t.Fatalf("%q answers %q", b, s.appendTo(nil))
-		}
-	})
 }

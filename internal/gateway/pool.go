@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/balance"
+	"fairlead/internal/gateway/bridge"
 	"fairlead/internal/system"
 )
 
@@ -28,7 +29,6 @@ const (
 var (
 	errNotReady = errors.New("no instance is ready")
 	errCrowded  = errors.New("too many requests wait for an instance")
-	errHalted   = errors.New("the service is stopped")
 )
 
 // pool is what lasts of a service while its endpoints and the routes to it change.
@@ -81,11 +81,11 @@ func (p *pool) announce() {
 	p.changed = make(chan struct{})
 }
 
-// wait returns nil once at least one instance is ready, on whatever network. It
-// returns errNotReady after Options.WaitForReady, errHalted at once while the
+// Wait returns nil once at least one instance is ready, on whatever network. It
+// returns errNotReady after Options.WaitForReady, bridge.ErrHalted at once while the
 // service is stopped on purpose, errCrowded at once when a thousand requests wait
 // already, and the context's error when that ends.
-func (p *pool) wait(ctx context.Context) error {
+func (p *pool) Wait(ctx context.Context) error {
 	return p.await(ctx, (*ready).any)
 }
 
@@ -95,7 +95,7 @@ func (p *pool) await(ctx context.Context, enough func(*ready) bool) error {
 		return nil
 	}
 	if p.halted.Load() {
-		return errHalted
+		return bridge.ErrHalted
 	}
 	p.mu.Lock()
 	if p.waiting >= maxWaiting {
@@ -119,7 +119,7 @@ func (p *pool) await(ctx context.Context, enough func(*ready) bool) error {
 			return nil
 		}
 		if p.halted.Load() {
-			return errHalted
+			return bridge.ErrHalted
 		}
 		select {
 		case <-changed:

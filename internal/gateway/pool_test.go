@@ -97,24 +97,24 @@ func TestWaitIsBounded(t *testing.T) {
 		p := newPool(g, "api")
 		g.snap.Store(&snapshot{ready: map[string]*ready{}})
 		start := time.Now()
-		if err := p.wait(t.Context()); !errors.Is(err, errNotReady) || time.Since(start) != 10*time.Second {
+		if err := p.Wait(t.Context()); !errors.Is(err, errNotReady) || time.Since(start) != 10*time.Second {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := p.wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		if err := p.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v after the context's end", err)
 		}
 		var wg sync.WaitGroup
 		for range maxWaiting {
 			wg.Go(func() {
-				if err := p.wait(t.Context()); err != nil {
+				if err := p.Wait(t.Context()); err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		synctest.Wait()
-		if err := p.wait(t.Context()); !errors.Is(err, errCrowded) {
+		if err := p.Wait(t.Context()); !errors.Is(err, errCrowded) {
 			t.Errorf("%v besides a thousand", err)
 		}
 		g.snap.Store(&snapshot{ready: map[string]*ready{"api": newReady([]*endpoint{{}})}})

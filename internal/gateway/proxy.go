@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"fairlead/internal/gateway/bridge"
 	"fairlead/internal/gateway/hop"
 	"fairlead/internal/gateway/upstream"
 )
@@ -205,8 +206,8 @@ func (x *exchange) unready(w http.ResponseWriter, r *http.Request, err error) {
 // unreadyText is what a client is told when no instance takes its request.
 func unreadyText(err error) string {
 	switch {
-	case errors.Is(err, errHalted):
-		return errHalted.Error()
+	case errors.Is(err, bridge.ErrHalted):
+		return bridge.ErrHalted.Error()
 	case errors.Is(err, errQueueFull), errors.Is(err, errQueueTime):
 		return "the service has too much to do"
 	}

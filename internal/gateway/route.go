@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"fairlead/internal/gateway/bridge"
 	"fairlead/internal/gateway/match"
 	"fairlead/internal/gateway/meter"
 	"fairlead/internal/gateway/publish"
@@ -22,7 +23,7 @@ type route struct {
 
 	// Where it leads: to exactly one of these.
 	split    *split         // services over HTTP
-	bus      *busRoute      // a request on the bus
+	bus      *bridge.Route  // a request on the bus
 	publish  *publish.Route // a queue
 	files    *static.Folder // a folder
 	redirect *rewrite.Redirect
@@ -81,7 +82,7 @@ func (g *Gateway) lead(r *route, pools map[string]*pool, secrets map[string]stri
 		if r.pool = pools[def.Request.Service]; r.pool == nil {
 			return fmt.Errorf("there is no service %q", def.Request.Service)
 		}
-		r.bus, err = newBusRoute(def)
+		r.bus, err = bridge.NewRoute(def)
 	case def.Publish != nil:
 		if g.opts.Queues == nil || g.opts.Bus == nil {
 			return errors.New("there is no bus")

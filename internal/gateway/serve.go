@@ -171,7 +171,7 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 		x.pool = x.route.pool
 		if x.takePlace(w, r, (*ready).any) {
 			defer x.givePlace()
-			x.g.bridge.serve(w, r, x)
+			x.ask(w, r)
 		}
 	case x.route.publish != nil:
 		x.store(w, r)

@@ -174,7 +174,7 @@ func (g *Gateway) swap(old, next *snapshot, pools map[string]*pool) {
 			continue
 		}
 		for _, e := range rd.all {
-			g.bridge.joined(name, e.Instance)
+			g.bridge.Joined(name, e.Instance)
 		}
 	}
 	g.snap.Store(next)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"fairlead/internal/gateway/bridge/bustest"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -142,16 +143,16 @@ func TestBridgeStoppedService(t *testing.T) {
 	// One that drains may still answer what was sent again in vain.
 	g.SetStopped("flows", false)
 	g.ready("i1")
-	nc := busConnect(t, g.server)
-	first := newBusHolder(t, nc, "flows.x")
+	nc := bustest.Connect(t, g.server)
+	first := bustest.Hold(t, nc, "flows.x")
 	go func() { waiting <- g.do("GET", "/x", "") }()
-	m := <-first.held
+	m := <-first.Held
 	g.SetStopped("flows", true)
-	first.die(t, nc)
+	first.Die(t, nc)
 	g.ready()
 	g.Lost("flows", "other")
 	told(g.do("POST", "/x", "")) // goes the same way, behind it
-	busRespond(t, m, `"first"`)
+	bustest.Respond(t, m, `"first"`)
 	if w := <-waiting; w.Code != 200 || w.Body.String() != `"first"` {
 		t.Errorf("answer is %d %s", w.Code, w.Body)
 	}
@@ -204,20 +205,20 @@ func TestBridgeOnlyInstanceDies(t *testing.T) {
 			t.Parallel()
 			g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
 			g.ready(tt.ready...)
-			nc := busConnect(t, g.server)
-			h := newBusHolder(t, nc, "flows.x")
+			nc := bustest.Connect(t, g.server)
+			h := bustest.Hold(t, nc, "flows.x")
 			done := make(chan *httptest.ResponseRecorder, 1)
 			start := time.Now()
 			go func() { done <- g.do("POST", "/x", "{}") }()
-			m := <-h.held
+			m := <-h.Held
 			tt.then(g)
 			if !tt.ends {
 				select {
 				case w := <-done:
 					t.Fatalf("it is not waited for: %d %s", w.Code, w.Body)
-				case <-time.After(2 * lastWords):
+				case <-time.After(200 * time.Millisecond): // what is not waited for ends after half of that
 				}
-				busRespond(t, m, `"late"`)
+				bustest.Respond(t, m, `"late"`)
 				if w := <-done; w.Code != 200 || w.Body.String() != `"late"` {
 					t.Errorf("answer is %d %s", w.Code, w.Body)
 				}
@@ -237,39 +238,12 @@ func TestBridgeOnlyInstanceDies(t *testing.T) {
 	}
 }
 
-// TestBridgeLastWordsCount: an instance may have answered just before it died.
-func TestBridgeLastWordsCount(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
-	g.ready("i1")
-	nc := busConnect(t, g.server)
-	h := newBusHolder(t, nc, "flows.x")
-	done := make(chan *httptest.ResponseRecorder, 1)
-	go func() { done <- g.do("POST", "/x", "{}") }()
-	m := <-h.held
-	b := g.bridge
-	b.sender.mu.Lock() // so that the loss is looked at when the reply is there
-	g.ready()
-	g.Lost("flows", "i1")
-	busRespond(t, m, `"done"`)
-	busEventually(t, "the reply", func() bool {
-		b.table.mu.Lock()
-		defer b.table.mu.Unlock()
-		first := b.table.traffic["flows"].first
-		// It may have seen the loss and the reply at once, and be done.
-		return first == nil || len(first.inbox) == 1 || len(done) == 1
-	})
-	b.sender.mu.Unlock()
-	if w := <-done; w.Code != 200 || w.Body.String() != `"done"` {
-		t.Fatalf("answer is %d %s", w.Code, w.Body)
-	}
-}
-
 // TestBridgeResendsUsedUp: one that was sent again as often as may be, and whose
 // instances all died, is not waited for either.
 func TestBridgeResendsUsedUp(t *testing.T) {
 	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
-	nc := busConnect(t, g.server)
-	h := newBusHolder(t, nc, "flows.x")
+	nc := bustest.Connect(t, g.server)
+	h := bustest.Hold(t, nc, "flows.x")
 	done := make(chan *httptest.ResponseRecorder, 1)
 	instances := []string{"i1", "i2", "i3", "i4"}
 	for n, id := range instances {
@@ -277,7 +251,7 @@ func TestBridgeResendsUsedUp(t *testing.T) {
 		if n == 0 {
 			go func() { done <- g.do("GET", "/x", "") }()
 		}
-		<-h.held
+		<-h.Held
 		g.ready(instances[n+1:]...)
 		g.Lost("flows", id)
 	}

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"archive/tar"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -57,7 +58,7 @@ func write(ctx context.Context, nc *nats.Conn, to io.Writer, system string, now 
 	}
 	slices.Sort(names)
 	c := Content{System: system, Made: now}
-	w := newWriter(to, now)
+	w := &writer{tar: tar.NewWriter(to), made: now}
 	if err := w.json("backup.json", head{Format: format, System: system, Made: now}); err != nil {
 		return Content{}, err
 	}
@@ -72,7 +73,10 @@ func write(ctx context.Context, nc *nats.Conn, to io.Writer, system string, now 
 		}
 		c.Streams = append(c.Streams, s)
 	}
-	return c, w.close(c)
+	if err := w.json("end.json", end{Streams: len(c.Streams), Messages: c.Messages()}); err != nil {
+		return Content{}, err
+	}
+	return c, w.tar.Close()
 }
 
 // gone reports whether a stream is not there.

@@ -1,4 +1,4 @@
-package gateway
+package bridge
 
 import (
 	"context"
@@ -20,38 +20,37 @@ const (
 	lastWords    = 100 * time.Millisecond // for a reply that was on its way when the last instance was lost
 )
 
-// Errors of bridge.do, beside those of the context and of the pool.
-var (
-	errBridgeClosed = errors.New("the bridge to the bus is closed")
-	errBridgeFull   = errors.New("too many requests are on the bus")
-	errBridgeDown   = errors.New("the bus is not connected")
-	errUnanswered   = errors.New("no ready instance answers the subject")
-	errOverdue      = errors.New("no reply within the time")
-	errBereft       = errors.New("all instances that can have got the request are lost")
-)
+// Ready tells when it is worth sending a request.
+type Ready interface {
+	// Wait returns nil once an instance is ready. It returns [ErrHalted] for a service
+	// that is stopped on purpose, another error when it has been waited for too long,
+	// and the context's error when that ends. An error ends the request.
+	Wait(ctx context.Context) error
+}
 
-// call is one request on the bus, from before its first sending to its answer. It
-// belongs to the goroutine that serves the request; the fields below the line are
+// Call is one request on the bus, from before its first sending to its answer. It
+// belongs to the goroutine that serves the request: take it with [NewCall], have a
+// [Route] fill it, and give it back with [Call.Free]. The fields below the line are
 // shared and guarded by table.mu. Calls are used again.
-type call struct {
-	service  string
-	again    bool // may be sent although an instance may have begun with it
-	nest     bool
-	deadline time.Time
-	ready    interface{ wait(context.Context) error } // nil: nothing to wait for
-	sent     int                                      // times it was sent
-	bereft   bool                                     // nobody is left to answer: the timer gives it lastWords
+type Call struct {
+	Body     []byte    // what the request is made of, to be appended to; its memory is used again
+	Deadline time.Time // zero: in 30 s
+	Ready    Ready     // nil: nothing to wait for
+
+	route  *Route
+	again  bool // may be sent although an instance may have begun with it
+	sent   int  // times it was sent
+	bereft bool // nobody is left to answer: the timer gives it lastWords
 
 	msg    nats.Msg
 	values [headersMost]string // of msg's headers, to which its lists point
-	body   []byte              // of the HTTP request
 	data   []byte              // backs msg.Data
 	spare  []delivery
 	timer  *time.Timer
 	wake   chan struct{} // holds one token
 
 	// guarded by table.mu
-	older, newer *call
+	older, newer *Call
 	at, newest   uint64 // table.clock at its oldest attempt and at its newest
 	linked       bool
 	attempts     [1 + resendsMost]attempt
@@ -68,23 +67,23 @@ type call struct {
 }
 
 var calls = sync.Pool{New: func() any {
-	c := &call{wake: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
+	c := &Call{wake: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
 	c.msg.Header = make(nats.Header, headersMost)
 	return c
 }}
 
-// newCall returns a call to be filled in.
-func newCall() *call { return calls.Get().(*call) } //nolint:forcetypeassert // the pool holds nothing else
+// NewCall returns a call to be filled in.
+func NewCall() *Call { return calls.Get().(*Call) } //nolint:forcetypeassert // the pool holds nothing else
 
-// free gives the call back after it has left the table. What was received is not
-// kept; large buffers are left to the collector.
-func (c *call) free() {
+// Free gives the call back when [Bridge.Do] has returned, or instead of it. What was
+// received is not kept; large buffers are left to the collector.
+func (c *Call) Free() {
 	c.timer.Stop()
 	select {
 	case <-c.wake:
 	default:
 	}
-	header, body, data, spare, inbox := c.msg.Header, c.body[:0], c.data[:0], c.spare[:0], c.inbox[:0]
+	header, body, data, spare, inbox := c.msg.Header, c.Body[:0], c.data[:0], c.spare[:0], c.inbox[:0]
 	clear(header)
 	clear(spare[:cap(spare)])
 	clear(inbox[:cap(inbox)])
@@ -94,13 +93,21 @@ func (c *call) free() {
 	if cap(data) > pooledBytes {
 		data = nil
 	}
-	*c = call{timer: c.timer, wake: c.wake, body: body, data: data, spare: spare, inbox: inbox}
+	*c = Call{timer: c.timer, wake: c.wake, Body: body, data: data, spare: spare, inbox: inbox}
 	c.msg.Header = header
 	calls.Put(c)
 }
 
-// head sets a header; empty values are left out.
-func (c *call) head(name, value string) {
+// Again reports whether the request may be sent again although an instance may have
+// begun with it.
+func (c *Call) Again() bool { return c.again }
+
+// Sent returns how many times the request was sent.
+func (c *Call) Sent() int { return c.sent }
+
+// SetHeader adds a header that the service gets, of five at most; an empty value is
+// left out. The deadline is told by itself.
+func (c *Call) SetHeader(name, value string) {
 	if value == "" {
 		return
 	}
@@ -110,7 +117,7 @@ func (c *call) head(name, value string) {
 }
 
 // rouse makes the call look at its state. It never blocks and needs table.mu.
-func (c *call) rouse() {
+func (c *Call) rouse() {
 	if c.interrupt != nil {
 		c.interrupt()
 	}
@@ -118,27 +125,18 @@ func (c *call) rouse() {
 }
 
 // signal fills the wake channel. It never blocks.
-func (c *call) signal() {
+func (c *Call) signal() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
 }
 
-// reply is the answer to a call.
-type reply struct {
-	msg    *nats.Msg  // the last message
-	stream nestStream // of a NestJS service
-	fault  []byte     // what its handler threw, nil for none
-}
-
-// do sends c and waits for its reply, within its deadline and that of ctx.
-//
-// A request that no instance took (the server says so at once) is sent again,
-// whatever its method, as soon as an instance is ready; a request that may be
-// sent again is so when an instance of its service is lost. The first complete
-// reply wins.
-func (b *bridge) do(ctx context.Context, c *call) (reply, error) {
+// do is Do up to the reply.
+func (b *Bridge) do(ctx context.Context, c *Call) (reply, error) {
+	if b == nil {
+		return reply{}, errDown
+	}
 	if err := b.start(); err != nil {
 		return reply{}, err
 	}
@@ -147,7 +145,11 @@ func (b *bridge) do(ctx context.Context, c *call) (reply, error) {
 	}
 	defer b.table.leave(c)
 	defer b.sender.withdraw(c)
-	c.timer.Reset(time.Until(c.deadline))
+	if c.Deadline.IsZero() {
+		c.Deadline = time.Now().Add(defaultTime)
+	}
+	c.SetHeader(wire.HeaderDeadline, wire.FormatDeadline(c.Deadline))
+	c.timer.Reset(time.Until(c.Deadline))
 
 	w := waiting{pause: backoffFirst}
 	for {
@@ -183,12 +185,12 @@ func (b *bridge) do(ctx context.Context, c *call) (reply, error) {
 }
 
 // send makes one attempt. A resend that the budget does not allow is none.
-func (b *bridge) send(c *call, resend bool) error {
+func (b *Bridge) send(c *Call, resend bool) error {
 	if c.sent > 0 && b.sender.has(c) {
 		return nil // the last attempt is still to go out, and will go to whoever is there then
 	}
-	if c.sent == 0 && !b.conn.IsConnected() && !b.table.held(c.service) {
-		return errBridgeDown
+	if c.sent == 0 && !b.conn.IsConnected() && !b.table.held(c.route.service) {
+		return errDown
 	}
 	reply, err := b.table.sending(c, resend)
 	if resend && (reply == "" || errors.Is(err, errHeld)) {
@@ -201,7 +203,7 @@ func (b *bridge) send(c *call, resend bool) error {
 	c.sent++
 	if c.bereft {
 		c.bereft = false
-		c.timer.Reset(time.Until(c.deadline))
+		c.timer.Reset(time.Until(c.Deadline))
 	}
 	b.sender.send(c)
 	return nil
@@ -209,7 +211,7 @@ func (b *bridge) send(c *call, resend bool) error {
 
 // await waits for the first complete reply, or until an attempt was not taken by
 // an instance.
-func (b *bridge) await(ctx context.Context, c *call) (reply, progress, error) {
+func (b *Bridge) await(ctx context.Context, c *Call) (reply, progress, error) {
 	for {
 		select {
 		case <-c.wake:
@@ -217,13 +219,13 @@ func (b *bridge) await(ctx context.Context, c *call) (reply, progress, error) {
 			return reply{}, pending, ctx.Err()
 		case <-c.timer.C:
 			if !c.bereft {
-				return reply{}, pending, errOverdue
+				return reply{}, pending, ErrOverdue
 			}
 			if r, state, err := b.look(c); state != pending || err != nil {
 				return r, state, err // it came in the last moment
 			}
 			if c.bereft {
-				return reply{}, pending, errBereft
+				return reply{}, pending, ErrBereft
 			}
 			continue
 		}
@@ -234,7 +236,7 @@ func (b *bridge) await(ctx context.Context, c *call) (reply, progress, error) {
 }
 
 // look takes in what is new for c, and sends it again if that is asked for.
-func (b *bridge) look(c *call) (reply, progress, error) {
+func (b *Bridge) look(c *Call) (reply, progress, error) {
 	got, resend, orphan, closed := b.table.taken(c, c.spare)
 	r, state, err := b.sort(c, got)
 	clear(got)
@@ -243,7 +245,7 @@ func (b *bridge) look(c *call) (reply, progress, error) {
 	case err != nil || state == complete:
 		return r, state, err
 	case closed:
-		return reply{}, pending, errBridgeClosed
+		return reply{}, pending, ErrClosed
 	case state != pending:
 		return reply{}, state, nil
 	}
@@ -255,7 +257,7 @@ func (b *bridge) look(c *call) (reply, progress, error) {
 	}
 	if orphan && !c.bereft && !b.sender.has(c) {
 		c.bereft = true
-		c.timer.Reset(min(lastWords, time.Until(c.deadline)))
+		c.timer.Reset(min(lastWords, time.Until(c.Deadline)))
 	}
 	if len(got) == 0 {
 		return reply{}, pending, b.sender.failure(c)
@@ -273,14 +275,14 @@ const (
 )
 
 // sort looks at replies in the order in which they came.
-func (b *bridge) sort(c *call, got []delivery) (reply, progress, error) {
+func (b *Bridge) sort(c *Call, got []delivery) (reply, progress, error) {
 	state := pending
 	for _, d := range got {
 		switch {
 		case unserved(d.msg):
 			b.table.over(d.to)
 			state = untaken
-		case !c.nest:
+		case !c.route.nest:
 			return reply{msg: d.msg}, complete, nil
 		case d.to.token == "": // dropped, its first replies may be missing
 		default:
@@ -314,15 +316,15 @@ type waiting struct {
 // waitReady waits until it is worth sending c again: until its pool has a ready
 // instance, and if it had one all the time, for a pause that doubles each time.
 // It is interrupted by whatever is new for c.
-func (b *bridge) waitReady(ctx context.Context, c *call, w *waiting) (interrupted bool, err error) {
-	within, cancel := context.WithDeadline(ctx, c.deadline)
+func (b *Bridge) waitReady(ctx context.Context, c *Call, w *waiting) (interrupted bool, err error) {
+	within, cancel := context.WithDeadline(ctx, c.Deadline)
 	defer cancel()
 	defer context.AfterFunc(b.ending, cancel)() //nolint:contextcheck // ending is the bridge's life, not the request's
 	b.table.interruptible(c, cancel)
 	defer b.table.interruptible(c, nil)
 
 	err = w.wait(within, c)
-	if errors.Is(err, errHalted) && b.table.owed(c) {
+	if errors.Is(err, ErrHalted) && b.table.owed(c) {
 		<-within.Done() // an instance that drains may still answer
 		err = within.Err()
 	}
@@ -332,17 +334,17 @@ func (b *bridge) waitReady(ctx context.Context, c *call, w *waiting) (interrupte
 	case ctx.Err() != nil:
 		return false, ctx.Err()
 	case b.ending.Err() != nil:
-		return false, errBridgeClosed
-	case !time.Now().Before(c.deadline):
+		return false, ErrClosed
+	case !time.Now().Before(c.Deadline):
 		return false, errUnanswered
 	}
 	return true, nil
 }
 
-func (w *waiting) wait(ctx context.Context, c *call) error {
+func (w *waiting) wait(ctx context.Context, c *Call) error {
 	begun := time.Now()
-	if c.ready != nil {
-		if err := c.ready.wait(ctx); err != nil {
+	if c.Ready != nil {
+		if err := c.Ready.Wait(ctx); err != nil {
 			return err
 		}
 	}

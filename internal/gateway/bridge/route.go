@@ -1,4 +1,4 @@
-package gateway
+package bridge
 
 import (
 	"encoding/json"
@@ -12,8 +12,9 @@ import (
 	"fairlead/internal/wire"
 )
 
-// busRoute is the part of a route that leads over the bus, compiled.
-type busRoute struct {
+// Route is where the requests of one route go, and what its service's errors become.
+// It is immutable.
+type Route struct {
 	service string
 	nest    bool
 	subject *data.Subject  // nil: fixed
@@ -23,16 +24,16 @@ type busRoute struct {
 	errors  map[string]int
 }
 
-// newBusRoute compiles def, whose Request must be set.
-func newBusRoute(def *system.Route) (*busRoute, error) {
+// NewRoute compiles a route whose Request is set.
+func NewRoute(def *system.Route) (*Route, error) {
 	req := def.Request
 	if req == nil {
 		return nil, fmt.Errorf("compile route %q: has no request", def.Key)
 	}
-	br := &busRoute{service: req.Service, retry: def.Retry, errors: req.Errors}
+	r := &Route{service: req.Service, retry: def.Retry, errors: req.Errors}
 	switch req.Format {
 	case system.Nest:
-		br.nest = true
+		r.nest = true
 	case system.Raw, "":
 	default:
 		return nil, fmt.Errorf("compile route %q: format %q is not known", def.Key, req.Format)
@@ -40,18 +41,18 @@ func newBusRoute(def *system.Route) (*busRoute, error) {
 	names := match.Names(def.Path)
 	known := func(name string) bool { return names[name] }
 	var err error
-	if br.nest && json.Valid([]byte(req.Subject)) && req.Subject[0] == '{' {
+	if r.nest && json.Valid([]byte(req.Subject)) && req.Subject[0] == '{' {
 		if err = checkObjectPattern(req.Subject); err == nil {
-			br.fixed = req.Subject
+			r.fixed = req.Subject
 		}
 	} else {
-		br.subject, err = data.ParseSubject(req.Subject, known)
+		r.subject, err = data.ParseSubject(req.Subject, known)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("compile route %q: %w", def.Key, err)
 	}
 	if req.Data != nil {
-		if br.data, err = data.ParseTemplate(req.Data, known); err != nil {
+		if r.data, err = data.ParseTemplate(req.Data, known); err != nil {
 			return nil, fmt.Errorf("compile route %q: %w", def.Key, err)
 		}
 	}
@@ -60,7 +61,7 @@ func newBusRoute(def *system.Route) (*busRoute, error) {
 			return nil, fmt.Errorf("compile route %q: errors: %s must be 400 to 599, is %d", def.Key, name, status)
 		}
 	}
-	return br, nil
+	return r, nil
 }
 
 // checkObjectPattern refuses a NestJS pattern that is no subject.
@@ -79,65 +80,77 @@ func checkObjectPattern(s string) error {
 	return nil
 }
 
-// subjectOf returns the subject of a request.
-func (br *busRoute) subjectOf(vars match.Values) (string, error) {
-	if br.subject == nil {
-		return br.fixed, nil
+// Fill makes c a request of the route: its subject, its data, and whether it may be
+// sent again. The method is HTTP's; id is told to NestJS, which wants one. Errors are
+// the client's: [data.Error].
+func (r *Route) Fill(c *Call, in *data.Inputs, method, id string) error {
+	subject := r.fixed
+	if r.subject != nil {
+		var err error
+		if subject, err = r.subject.Fill(in.Path); err != nil {
+			return err
+		}
 	}
-	return br.subject.Fill(vars)
+	var err error
+	if c.data, err = r.appendRequest(c.data, in, subject, id); err != nil {
+		return err
+	}
+	c.route, c.again = r, r.again(method)
+	c.msg.Subject, c.msg.Data = subject, c.data
+	return nil
 }
 
 // appendRequest appends what is sent for a request.
-func (br *busRoute) appendRequest(dst []byte, in *data.Inputs, subject, id string) ([]byte, error) {
-	if !br.nest {
-		return br.appendData(dst, in)
+func (r *Route) appendRequest(dst []byte, in *data.Inputs, subject, id string) ([]byte, error) {
+	if !r.nest {
+		return r.appendData(dst, in)
 	}
 	payload := in.Body
-	if br.data != nil || len(payload) == 0 {
+	if r.data != nil || len(payload) == 0 {
 		var err error
-		if payload, err = br.appendData(nil, in); err != nil {
+		if payload, err = r.appendData(nil, in); err != nil {
 			return dst, err
 		}
 	}
 	var pattern json.RawMessage
-	if br.subject == nil {
-		pattern = json.RawMessage(br.fixed)
+	if r.subject == nil {
+		pattern = json.RawMessage(r.fixed)
 	} else {
 		pattern = wire.AppendString(nil, subject)
 	}
 	return wire.AppendNestRequest(dst, pattern, payload, id), nil
 }
 
-func (br *busRoute) appendData(dst []byte, in *data.Inputs) ([]byte, error) {
-	if br.data != nil {
-		return br.data.Append(dst, in)
+func (r *Route) appendData(dst []byte, in *data.Inputs) ([]byte, error) {
+	if r.data != nil {
+		return r.data.Append(dst, in)
 	}
 	return data.AppendDefault(dst, in)
 }
 
 // again reports whether a request may be sent again although an instance may have
 // begun with it.
-func (br *busRoute) again(method string) bool {
+func (r *Route) again(method string) bool {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete:
 		return true
 	}
-	return br.retry
+	return r.retry
 }
 
 // statusOf returns the status for a service's error: by its message or its own
 // status in the route's map, its own status, the map's default, or 502.
-func (br *busRoute) statusOf(own int, message string) int {
-	if s, ok := br.errors[message]; ok {
+func (r *Route) statusOf(own int, message string) int {
+	if s, ok := r.errors[message]; ok {
 		return s
 	}
 	if errorStatus(own) {
-		if s, ok := br.errors[strconv.Itoa(own)]; ok {
+		if s, ok := r.errors[strconv.Itoa(own)]; ok {
 			return s
 		}
 		return own
 	}
-	if s, ok := br.errors["default"]; ok {
+	if s, ok := r.errors["default"]; ok {
 		return s
 	}
 	return http.StatusBadGateway

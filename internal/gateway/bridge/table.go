@@ -1,4 +1,4 @@
-package gateway
+package bridge
 
 import (
 	"context"
@@ -35,7 +35,7 @@ type table struct {
 
 // traffic is what one service has been asked and has not answered.
 type traffic struct {
-	first, last *call             // oldest first, linked by older and newer
+	first, last *Call             // oldest first, linked by older and newer
 	budget      int               // resends that may be made: each request earns one
 	hosts       map[string]uint64 // instances that live, each with the last sending that it cannot have got
 	lostAt      uint64            // the last sending before a host was lost
@@ -51,7 +51,7 @@ type settler struct {
 // attempt is one sending of a call. Each has a reply subject of its own, so that
 // the replies to two of them are never mixed.
 type attempt struct {
-	call   *call
+	call   *Call
 	token  string // of the reply subject; "" when it is over; guarded by table.mu
 	stream nestStream
 }
@@ -76,16 +76,16 @@ func (t *table) enter() error {
 	defer t.mu.Unlock()
 	switch {
 	case t.closed:
-		return errBridgeClosed
+		return ErrClosed
 	case t.open >= openMost:
-		return errBridgeFull
+		return ErrFull
 	}
 	t.open++
 	return nil
 }
 
 // leave forgets everything about a call.
-func (t *table) leave(c *call) {
+func (t *table) leave(c *Call) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.open--
@@ -95,7 +95,7 @@ func (t *table) leave(c *call) {
 // sending makes a new attempt of c and returns the subject for its replies. A
 // resend needs budget; without it, or after resendsMost, the answer is "". While
 // requests of the service are held, it fails with errHeld.
-func (t *table) sending(c *call, resend bool) (string, error) {
+func (t *table) sending(c *Call, resend bool) (string, error) {
 	var raw [tokenRandom]byte
 	_, _ = rand.Read(raw[:]) // never fails
 	buf := make([]byte, 0, 128)
@@ -106,12 +106,12 @@ func (t *table) sending(c *call, resend bool) (string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return "", errBridgeClosed
+		return "", ErrClosed
 	}
-	if t.hold.holds(c.service) {
+	if t.hold.holds(c.route.service) {
 		return "", errHeld
 	}
-	tr := t.of(c.service)
+	tr := t.of(c.route.service)
 	switch {
 	case c.sent == 0:
 		tr.budget = min(tr.budget+1, resendsSaved)
@@ -171,7 +171,7 @@ func (t *table) over(a *attempt) {
 
 // drop needs the lock. It ends all attempts of a call and takes it out of its
 // service's traffic.
-func (t *table) drop(c *call) {
+func (t *table) drop(c *Call) {
 	for i := range c.attempts {
 		if a := &c.attempts[i]; a.token != "" {
 			delete(t.replies, a.token)
@@ -182,7 +182,7 @@ func (t *table) drop(c *call) {
 	if !c.linked {
 		return
 	}
-	tr := t.traffic[c.service]
+	tr := t.traffic[c.route.service]
 	if c.older != nil {
 		c.older.newer = c.newer
 	} else {
@@ -230,7 +230,7 @@ func (t *table) receive(msg *nats.Msg) {
 
 // interruptible sets what is called, beside waking c, when there is something new
 // for it; nil for nothing. If there is something already it is called at once.
-func (t *table) interruptible(c *call, f func()) {
+func (t *table) interruptible(c *Call, f func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if c.interrupt = f; f != nil && len(c.inbox) > 0 {
@@ -239,7 +239,7 @@ func (t *table) interruptible(c *call, f func()) {
 }
 
 // owed reports whether an attempt of c may still be answered.
-func (t *table) owed(c *call) bool {
+func (t *table) owed(c *Call) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return c.live > 0
@@ -249,7 +249,7 @@ func (t *table) owed(c *call) bool {
 // spare, and whether the request is to be sent again.
 //
 // It also says whether all instances that can have got the request are lost.
-func (t *table) taken(c *call, spare []delivery) (got []delivery, resend, orphan, closed bool) {
+func (t *table) taken(c *Call, spare []delivery) (got []delivery, resend, orphan, closed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	got, resend, orphan = c.inbox, c.resend, c.orphan

@@ -1,4 +1,4 @@
-package gateway
+package bridge
 
 import (
 	"context"
@@ -19,46 +19,31 @@ type hold struct {
 
 func (h *hold) holds(service string) bool { return h.on && !h.free[service] }
 
-// HoldBus keeps all requests off the bus until [Gateway.ReleaseBus]; they wait,
-// within their deadlines. What is on the bus already goes on.
-func (g *Gateway) HoldBus() {
-	if g.bridge != nil {
-		g.bridge.table.holdAll()
+// Hold keeps all requests off the bus until [Bridge.Release]; they wait, within their
+// deadlines. What is on the bus already goes on.
+func (b *Bridge) Hold() {
+	if b != nil {
+		b.table.holdAll()
 	}
 }
 
-// SettleBus waits until every request that was on the bus at the call has ended.
-// It returns the context's error if that ends first.
-func (g *Gateway) SettleBus(ctx context.Context) error {
-	if g.bridge == nil {
-		return nil
-	}
-	for _, service := range g.bridge.table.services() {
-		if err := g.bridge.settle(ctx, service); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// ReleaseBus lets the requests of the services go; none named means all, and ends
-// the hold. What had been sent before the hold, has no reply yet and may be sent
-// again is so.
-func (g *Gateway) ReleaseBus(services ...string) {
-	if g.bridge != nil {
-		g.bridge.table.release(services)
+// Release lets the requests of the services go; none named means all, and ends the
+// hold. What had been sent before the hold, has no reply yet and may be sent again
+// is so.
+func (b *Bridge) Release(services ...string) {
+	if b != nil {
+		b.table.release(services)
 	}
 }
 
-// LongestHold is the longest time that a request was held since the last HoldBus.
-func (g *Gateway) LongestHold() time.Duration {
-	if g.bridge == nil {
+// LongestHold is the longest time that a request was held since the last Hold.
+func (b *Bridge) LongestHold() time.Duration {
+	if b == nil {
 		return 0
 	}
-	t := g.bridge.table
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.hold.longest
+	b.table.mu.Lock()
+	defer b.table.mu.Unlock()
+	return b.table.hold.longest
 }
 
 func (t *table) holdAll() {
@@ -119,9 +104,9 @@ func (t *table) services() []string {
 
 // awaitRelease waits until requests of c's service are no longer held, within c's
 // deadline.
-func (b *bridge) awaitRelease(ctx context.Context, c *call) error {
+func (b *Bridge) awaitRelease(ctx context.Context, c *Call) error {
 	begun := time.Now()
-	limit := time.NewTimer(time.Until(c.deadline))
+	limit := time.NewTimer(time.Until(c.Deadline))
 	defer limit.Stop()
 	t := b.table
 	defer func() {
@@ -131,7 +116,7 @@ func (b *bridge) awaitRelease(ctx context.Context, c *call) error {
 	}()
 	for {
 		t.mu.Lock()
-		held, changed := t.hold.holds(c.service), t.hold.changed
+		held, changed := t.hold.holds(c.route.service), t.hold.changed
 		t.mu.Unlock()
 		if !held {
 			return nil
@@ -143,7 +128,7 @@ func (b *bridge) awaitRelease(ctx context.Context, c *call) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-b.ending.Done():
-			return errBridgeClosed
+			return ErrClosed
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package gateway
+package bridge
 
 import (
 	"testing"
@@ -6,7 +6,7 @@ import (
 	"fairlead/internal/system"
 )
 
-func TestBusRouteCompile(t *testing.T) {
+func TestRouteCompile(t *testing.T) {
 	tests := []struct {
 		name string
 		def  system.Route
@@ -26,19 +26,19 @@ func TestBusRouteCompile(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := newBusRoute(&tt.def); (err == nil) != tt.ok {
+			if _, err := NewRoute(&tt.def); (err == nil) != tt.ok {
 				t.Fatalf("compile: %v", err)
 			}
 		})
 	}
 }
 
-func TestBusRouteErrorStatus(t *testing.T) {
-	br := &busRoute{errors: map[string]int{"Invalid credentials.": 401, "409": 422, "default": 500}}
-	plain := &busRoute{}
+func TestRouteErrorStatus(t *testing.T) {
+	br := &Route{errors: map[string]int{"Invalid credentials.": 401, "409": 422, "default": 500}}
+	plain := &Route{}
 	tests := []struct {
 		name    string
-		route   *busRoute
+		route   *Route
 		own     int
 		message string
 		want    int

@@ -1,8 +1,7 @@
-package gateway
+package bridge
 
 import (
 	"encoding/json"
-	"errors"
 	"strings"
 
 	"fairlead/internal/wire"
@@ -11,14 +10,7 @@ import (
 const (
 	streamValues = 10_000  // most values of a stream
 	streamBytes  = 8 << 20 // largest stream, as it is answered
-	publicBytes  = 1 << 10 // longest text of a service's error
 	maxStatusErr = 599
-)
-
-// What can be wrong with the replies of a NestJS service.
-var (
-	errNestForeign = errors.New("the service answered with what is not a NestJS reply")
-	errNestLarge   = errors.New("the service's stream of replies is too long")
 )
 
 // nestStream collects the replies to one sending of a request.
@@ -32,7 +24,7 @@ type nestStream struct {
 func (s *nestStream) add(b []byte) (done bool, fault json.RawMessage, err error) {
 	r, err := wire.ParseNestReply(b)
 	if err != nil {
-		return false, nil, errNestForeign
+		return false, nil, ErrForeign
 	}
 	if r.Err != nil {
 		return true, r.Err, nil
@@ -40,7 +32,7 @@ func (s *nestStream) add(b []byte) (done bool, fault json.RawMessage, err error)
 	if r.HasResponse {
 		s.bytes += len(r.Response) + 1
 		if len(s.values) >= streamValues || s.bytes > streamBytes {
-			return false, nil, errNestLarge
+			return false, nil, ErrTooLong
 		}
 		s.values = append(s.values, r.Response)
 	}

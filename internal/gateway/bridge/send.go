@@ -1,4 +1,4 @@
-package gateway
+package bridge
 
 import (
 	"fmt"
@@ -12,16 +12,16 @@ import (
 // goroutines that can run go first, and then publishes for all that came in the
 // meantime. With nothing else to do this is immediate.
 type sender struct {
-	conn BusConn
+	conn Conn
 
 	mu      sync.Mutex // guards the fields below, queued and unsent of calls
-	queue   []*call
+	queue   []*Call
 	leading bool // somebody is going to publish the queue
 }
 
 // send publishes c.msg, or leaves that to another. A failure is told by c.unsent
 // after a wake-up.
-func (s *sender) send(c *call) {
+func (s *sender) send(c *Call) {
 	s.mu.Lock()
 	c.queued, c.unsent = true, nil
 	s.queue = append(s.queue, c)
@@ -51,14 +51,14 @@ func (s *sender) send(c *call) {
 
 // has reports whether c is still to be published. Until then its message must not
 // be changed.
-func (s *sender) has(c *call) bool {
+func (s *sender) has(c *Call) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return c.queued
 }
 
 // withdraw makes sure that c is not used any more.
-func (s *sender) withdraw(c *call) {
+func (s *sender) withdraw(c *Call) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !c.queued {
@@ -73,7 +73,7 @@ func (s *sender) withdraw(c *call) {
 }
 
 // failure returns why c could not be published, nil if it was or is still to be.
-func (s *sender) failure(c *call) error {
+func (s *sender) failure(c *Call) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return c.unsent

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sys/unix"
 
+	"fairlead/internal/gateway/bridge/bustest"
 	"fairlead/internal/system"
 )
 
@@ -18,7 +19,7 @@ import (
 func benchService(b *testing.B, nc *nats.Conn) {
 	b.Helper()
 	reply := []byte(`"` + strings.Repeat("x", 278) + `"`)
-	busSubscribe(b, nc, "flows.find", func(m *nats.Msg) {
+	bustest.Subscribe(b, nc, "flows.find", func(m *nats.Msg) {
 		if err := m.Respond(reply); err != nil {
 			b.Error(err)
 		}
@@ -57,7 +58,7 @@ func benchEach(b *testing.B, s *server.Server) time.Duration {
 	b.Helper()
 	conns := make([]*nats.Conn, 64)
 	for i := range conns {
-		conns[i] = busConnect(b, s)
+		conns[i] = bustest.Connect(b, s)
 	}
 	data := []byte(`{"hs":"010121","year":"2023"}`)
 	begun := time.Now()
@@ -100,7 +101,7 @@ func benchGateway(b *testing.B, route system.Route, opts Options) *busGateway {
 		}
 	})
 	g.ready("i1")
-	benchService(b, busConnect(b, g.server))
+	benchService(b, bustest.Connect(b, g.server))
 	return g
 }
 
@@ -110,7 +111,7 @@ func benchGateway(b *testing.B, route system.Route, opts Options) *busGateway {
 // shared too, ratio64 that when each has its own, as HTTP's clients do.
 func BenchmarkBridge(b *testing.B) {
 	g := benchGateway(b, rawRoute("GET /api/flows/{hs}", system.Request{Subject: "flows.find"}), Options{AccessLog: io.Discard})
-	nc := busConnect(b, g.server)
+	nc := bustest.Connect(b, g.server)
 	begun, burnt := time.Now(), benchCPU(b)
 	benchRequests(b, nc, b.N)
 	plain, plainCPU := time.Since(begun), benchCPU(b)-burnt
@@ -133,9 +134,9 @@ func BenchmarkBridge(b *testing.B) {
 
 // BenchmarkBridgePlain is the peer alone.
 func BenchmarkBridgePlain(b *testing.B) {
-	s := busServer(b)
-	benchService(b, busConnect(b, s))
-	nc := busConnect(b, s)
+	s := bustest.Server(b)
+	benchService(b, bustest.Connect(b, s))
+	nc := bustest.Connect(b, s)
 	b.ReportAllocs()
 	b.ResetTimer()
 	benchRequests(b, nc, b.N)
