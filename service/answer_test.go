@@ -191,11 +191,11 @@ func TestAnswerIsBoundedAndSaysSo(t *testing.T) {
 		return results["503 too many requests are waiting"] == more
 	})
 	e := i.svc.endpoints[0]
-	e.mu.Lock()
-	if e.active != limit || e.workers != limit || e.waiting() != waiting {
-		t.Errorf("%d run, %d wait", e.active, e.waiting())
-	}
-	e.mu.Unlock()
+	eventually(t, "as many handlers run as may, one worker calls the next", func() bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.active == limit && e.workers == limit && e.waiting() == waiting && running.Load() == limit
+	})
 	close(release)
 	wg.Wait()
 	if results["handled"] != limit+waiting || most.Load() != limit {

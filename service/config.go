@@ -31,6 +31,9 @@ type config struct {
 	socket, port string // where to listen, at most one is set
 
 	busURL, busUser, busPassword, busInbox string
+
+	node   bool     // a node tells which queues there are
+	queues []string // that there are at the start
 }
 
 // readConfig reads the environment and reports everything that is wrong with it.
@@ -57,6 +60,9 @@ func readConfig(lookup func(string) (string, bool)) (config, error) {
 	c.group = env(wire.EnvGroup, c.service)
 	if c.socket != "" {
 		c.port = ""
+	}
+	if v, ok := lookup(wire.EnvQueues); ok {
+		c.node, c.queues = true, strings.Fields(v)
 	}
 
 	var errs []error

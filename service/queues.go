@@ -104,11 +104,10 @@ func matches(pattern, subject string) bool {
 
 // heedQueues begins to hear which queues there are, if there is a node to tell.
 func (s *Service) heedQueues() error {
-	names, ok := s.lookup(wire.EnvQueues)
-	if !ok {
+	if !s.config.node {
 		return nil
 	}
-	s.queues.set(strings.Fields(names))
+	s.queues.set(s.config.queues)
 	_, err := s.conn.Subscribe(wire.SubjectQueues, func(m *nats.Msg) {
 		var told wire.QueueNames
 		if err := json.Unmarshal(m.Data, &told); err == nil {
@@ -121,7 +120,7 @@ func (s *Service) heedQueues() error {
 // askQueues asks the node which queues there are, until it answers: the bus is there
 // again, and something may have changed meanwhile.
 func (s *Service) askQueues() {
-	if _, ok := s.lookup(wire.EnvQueues); !ok {
+	if !s.config.node {
 		return
 	}
 	for s.ctx.Err() == nil {

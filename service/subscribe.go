@@ -226,10 +226,8 @@ func (s *Service) subscribeTo(subject string, o SubscribeOptions, h func(context
 		err = ErrNoBus
 	case wrong != nil:
 		err = wrong
-	case !plain:
-		if _, ok := s.lookup(wire.EnvQueues); !ok {
-			err = errors.New("there is no node of fairlead to make it durable: " + wire.EnvQueues + " is not set")
-		}
+	case !plain && !s.config.node:
+		err = errors.New("there is no node of fairlead to make it durable: " + wire.EnvQueues + " is not set")
 	}
 	if err != nil {
 		s.fault(fmt.Errorf("subscribe %q: %w", subject, err))

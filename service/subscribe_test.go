@@ -759,3 +759,14 @@ func TestMessagesAreNotKeptForAnInstanceThatIsGone(t *testing.T) {
 		t.Errorf("the queue holds %+v, %v; want 4 messages", s, err)
 	}
 }
+
+func TestEnvironmentIsReadWhileTheServiceRuns(t *testing.T) {
+	s := &Service{surroundings: surroundings{lookup: func(name string) (string, bool) {
+		t.Errorf("%s is looked for", name)
+		return "", false
+	}}}
+	s.askQueues() // as when the bus is there again
+	if err := s.heedQueues(); err != nil {
+		t.Error(err)
+	}
+}

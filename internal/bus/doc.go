@@ -18,7 +18,7 @@
 // Clients that are no services are users of the bus ([Bus.SetUsers]): permissions in
 // the same way, and an end by date or at once, which cuts their connections. Only they
 // may come from other machines: over TLS where the model says so, and over connections
-// that somebody else has secured ([Bus.Serve]). Instances come over loopback.
+// that somebody else has secured ([Bus.Enter]). Instances come over loopback.
 //
 // [Bus.Drain] takes the subscriptions of an instance away on the server. It
 // works for every client library, because it asks nothing of the client: when it

@@ -17,27 +17,22 @@ import (
 // if the model has none, and as long as no users were set.
 func (b *Bus) Outside() string { return b.front.Address() }
 
-// Serving returns nil if clients can be served now, else [ErrSuspended] or [ErrClosed].
-func (b *Bus) Serving() error {
+// Enter takes a place for a client from an address, whose connection is accepted and
+// secured by somebody else: [outside.Front.Enter]. The error is [ErrSuspended],
+// [ErrClosed] or [outside.ErrFull]. Only users of the bus can come that way
+// ([Bus.SetUsers]); they are cut when the bus is suspended or closed.
+func (b *Bus) Enter(from netip.Addr) (serve func(ctx context.Context, conn net.Conn), leave func(), err error) {
 	switch {
 	case b.server.Load() != nil:
-		return nil
+		return b.front.Enter(from)
 	case b.isClosed():
-		return ErrClosed
+		return nil, nil, ErrClosed
 	}
-	return ErrSuspended
-}
-
-// Serve lets a client speak NATS over a connection that is secured already, as far as
-// it shall be, until one of the two ends it, ctx ends, or the bus is suspended or
-// closed. It closes the connection. Only users of the bus can come that way
-// ([Bus.SetUsers]). from is the client's address, for the log.
-func (b *Bus) Serve(ctx context.Context, conn net.Conn, from string) {
-	b.front.Serve(ctx, conn, from)
+	return nil, nil, ErrSuspended
 }
 
 // SetBanned says which clients on other machines are not let in, and cuts those who
-// are. What comes by [Bus.Serve] has been let in by somebody else. banned must not
+// are. What comes by [Bus.Enter] has been let in by somebody else. banned must not
 // block.
 func (b *Bus) SetBanned(banned func(client netip.Addr) bool) { b.front.SetBanned(banned) }
 

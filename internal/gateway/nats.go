@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -19,12 +20,11 @@ import (
 
 // NATSServer lets clients speak NATS.
 type NATSServer interface {
-	// Serving returns nil, or why no client can be served now. Clients of NATS wait
-	// long for a server that has taken their connection and says nothing.
-	Serving() error
-	// Serve lets a client speak NATS over a connection, and closes it in the end; from
-	// is the client's address.
-	Serve(ctx context.Context, conn net.Conn, from string)
+	// Enter takes a place for a client from an address; the error says why no client
+	// can be served now. Clients of NATS wait long for a server that has taken their
+	// connection and says nothing. serve lets the client speak NATS over a connection,
+	// and closes it in the end; leave gives the place back, after serve or instead of it.
+	Enter(from netip.Addr) (serve func(ctx context.Context, conn net.Conn), leave func(), err error)
 }
 
 // natsRoute is the part of a route that lets clients speak NATS, compiled.
@@ -51,9 +51,11 @@ func (x *exchange) speakNATS(w http.ResponseWriter, r *http.Request) {
 		x.refuse(w, r, refusedOrigin, http.StatusForbidden, "pages of this origin may not open WebSockets here")
 		return
 	}
-	if err := x.g.opts.NATS.Serving(); err != nil {
+	from := x.origin.Client
+	serve, leave, err := x.g.opts.NATS.Enter(from)
+	if err != nil {
 		x.cause = err.Error()
-		x.fail(w, r, http.StatusServiceUnavailable, "the bus is away for a moment")
+		x.fail(w, r, http.StatusServiceUnavailable, "the bus takes no client at the moment")
 		return
 	}
 	conn, err := websocket.Accept(&socketAnswer{x}, r, &websocket.AcceptOptions{
@@ -61,19 +63,21 @@ func (x *exchange) speakNATS(w http.ResponseWriter, r *http.Request) {
 		CompressionMode:    websocket.CompressionDisabled,
 	})
 	if err != nil {
+		leave()
 		x.cause = err.Error() // the client knows
 		return
 	}
 	// Whoever wakes it must not wait; a polite end takes a moment.
 	stream := lasting.NewStream(true, sync.OnceFunc(func() { go goAway(conn) }))
-	g, from := x.g, x.origin.Client
+	g := x.g
 	g.lasting.Add(stream, lasting.Ends{Client: from})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	// The request is over: what it needed would be held for days.
 	g.tasks.Go(func() {
 		defer g.lasting.Remove(stream)
 		defer cancel()
-		g.opts.NATS.Serve(ctx, websocket.NetConn(ctx, conn, websocket.MessageBinary), from.String())
+		defer leave()
+		serve(ctx, websocket.NetConn(ctx, conn, websocket.MessageBinary))
 	})
 }
 
@@ -84,8 +88,8 @@ func goAway(conn *websocket.Conn) {
 	_ = conn.Close(websocket.StatusGoingAway, "come back") // as above
 }
 
-// ofOrigin reports whether a page of that origin may open a WebSocket: one of the
-// origins, or, where none are named, of the door's own. Programs that are no browsers
+// ofOrigin reports whether a page of that origin may open a WebSocket, or publish: one
+// of the origins, or, where none are named, of the door's own. Programs that are no browsers
 // name no origin.
 func (x *exchange) ofOrigin(r *http.Request, origins *filter.CORS) bool {
 	lines := r.Header["Origin"]

@@ -21,24 +21,24 @@ import (
 
 // parrot lets clients hear what they say.
 type parrot struct {
-	t    *testing.T
-	away atomic.Bool
+	t      *testing.T
+	away   atomic.Bool
+	inside atomic.Int64 // places that are taken
 }
 
-func (p *parrot) Serving() error {
+func (p *parrot) Enter(from netip.Addr) (serve func(context.Context, net.Conn), leave func(), err error) {
 	if p.away.Load() {
-		return errors.New("it is suspended")
+		return nil, nil, errors.New("it is suspended")
 	}
-	return nil
-}
-
-func (p *parrot) Serve(_ context.Context, conn net.Conn, from string) {
-	defer conn.Close()
-	if from != "127.0.0.1" {
-		p.t.Errorf("a client from %q", from)
+	if from != netip.MustParseAddr("127.0.0.1") {
+		p.t.Errorf("a client from %v", from)
 	}
-	_, _ = io.WriteString(conn, "INFO {}\r\n")
-	_, _ = io.Copy(conn, conn)
+	p.inside.Add(1)
+	return func(_ context.Context, conn net.Conn) {
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "INFO {}\r\n")
+		_, _ = io.Copy(conn, conn)
+	}, func() { p.inside.Add(-1) }, nil
 }
 
 // speaking is a door with a route for clients of NATS, who hear what they say.
@@ -140,6 +140,25 @@ func TestNATSOverWebSocketWhileTheBusIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = c.CloseNow()
+}
+
+// TestNATSOverWebSocketThatFailsKeepsNoPlace lets clients ask for a switch that cannot be.
+func TestNATSOverWebSocketThatFailsKeepsNoPlace(t *testing.T) {
+	d, p := speakingWith(t)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, d.URL()+"/nats", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Connection", "Upgrade")
+	r.Header.Set("Upgrade", "websocket") // without a key
+	resp, err := d.client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode < 400 || p.inside.Load() != 0 {
+		t.Errorf("answered %d, %d places are taken", resp.StatusCode, p.inside.Load())
+	}
 }
 
 func TestNATSOverWebSocketEnds(t *testing.T) {

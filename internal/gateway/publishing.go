@@ -18,6 +18,10 @@ func (x *exchange) store(w http.ResponseWriter, r *http.Request) {
 		x.fail(w, r, http.StatusMethodNotAllowed, "the method is not allowed here")
 		return
 	}
+	if !x.route.publish.Proven() && !x.ofPage(r) {
+		x.refuse(w, r, refusedOrigin, http.StatusForbidden, "pages of other sites may not publish here")
+		return
+	}
 	m, err := x.message(r)
 	if err != nil {
 		x.failMessage(w, r, err)
@@ -37,6 +41,14 @@ func (x *exchange) store(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeBody(w, x, http.StatusAccepted, mediaJSON[0], append(body, '\n'))
+}
+
+// ofPage reports whether a request is none of a page of another site, or of one that
+// the route's cors lets ask. Browsers say so, and their pages cannot change it;
+// programs that are no browsers say nothing.
+func (x *exchange) ofPage(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	return site == "same-origin" || x.ofOrigin(r, x.route.filters.cors) && (site != "cross-site" || len(r.Header["Origin"]) > 0)
 }
 
 // message reads a request.

@@ -60,6 +60,7 @@ func (d *door) send(method, body string, header ...string) (*http.Response, stri
 	if err != nil {
 		d.t.Fatal(err)
 	}
+	r.Header.Set("Content-Type", "application/json")
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
@@ -160,5 +161,53 @@ func TestARouteWithoutQueues(t *testing.T) {
 	err := d.Apply(Config{Routes: []system.Route{{Key: "/a", Path: "/a", Publish: &system.Publish{Subject: "a.b"}}}})
 	if err == nil || !strings.Contains(err.Error(), "there is no bus") {
 		t.Errorf("applied: %v", err)
+	}
+}
+
+// TestPagesOfOtherSitesPublishWithoutContentType were stored as messages of the user
+// whose cookie the browser sent along: a Blob without type declares nothing.
+func TestPagesOfOtherSitesPublishWithoutContentType(t *testing.T) {
+	named := func(r *system.Route) { r.Filters.CORS = &system.CORS{Origins: []string{"https://page.example"}} }
+	for _, tt := range []struct {
+		name   string
+		change func(*system.Route)
+		header http.Header
+		status int
+	}{
+		{"a program", nil, http.Header{"Content-Type": {"application/json"}}, 202},
+		{"nothing is declared", nil, nil, 415},
+		{"an empty word", nil, http.Header{"Content-Type": {""}}, 415},
+		{"two", nil, http.Header{"Content-Type": {"application/json", "text/plain"}}, 415},
+		{"two in one", nil, http.Header{"Content-Type": {"application/json, text/plain"}}, 415},
+		{"no media type", nil, http.Header{"Content-Type": {"json"}}, 415},
+		{"a page of another site", nil, http.Header{"Content-Type": {"application/json"}, "Origin": {"https://evil.example"}}, 403},
+		{"a sandbox", nil, http.Header{"Content-Type": {"application/json"}, "Origin": {"null"}}, 403},
+		{"another site without a name", nil, http.Header{"Content-Type": {"application/json"}, "Sec-Fetch-Site": {"cross-site"}}, 403},
+		{"the door's own page", nil, http.Header{"Content-Type": {"application/json"}, "Origin": {"DOOR"}, "Sec-Fetch-Site": {"same-origin"}}, 202},
+		{"a page that cors names", named, http.Header{"Content-Type": {"application/json"}, "Origin": {"https://page.example"}, "Sec-Fetch-Site": {"cross-site"}}, 202},
+		{"a page that it does not", named, http.Header{"Content-Type": {"application/json"}, "Origin": {"https://evil.example"}, "Sec-Fetch-Site": {"cross-site"}}, 403},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := &shelf{}
+			d := publishing(t, s, system.Publish{Subject: "orders.in"}, tt.change)
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.URL()+"/hooks", strings.NewReader("{}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.header != nil {
+				r.Header = tt.header
+			}
+			if r.Header.Get("Origin") == "DOOR" {
+				r.Header.Set("Origin", d.URL())
+			}
+			resp, err := d.client.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != tt.status || len(s.stored) > 0 != (tt.status == 202) {
+				t.Errorf("answered %d, stored %d", resp.StatusCode, len(s.stored))
+			}
+		})
 	}
 }

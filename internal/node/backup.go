@@ -34,9 +34,13 @@ func (n *Node) backupBus(ctx context.Context, req control.BackupRequest, tell fu
 		return none, fileThere(req.File)
 	}
 	// It has its name only once it is whole.
-	partial, err := os.CreateTemp(filepath.Dir(req.File), "."+filepath.Base(req.File)+".*")
+	dir := filepath.Dir(req.File)
+	partial, err := os.CreateTemp(dir, "."+filepath.Base(req.File)+".*")
+	if errors.Is(err, fs.ErrNotExist) {
+		return none, &control.Error{Code: control.CodeNotFound, Message: "there is no folder " + dir, Hint: "mkdir -p " + control.QuoteWord(dir)}
+	}
 	if err != nil {
-		return none, fmt.Errorf("back up: %w", err)
+		return none, fmt.Errorf("write %s: %w", req.File, pathless(err))
 	}
 	defer func() { _ = os.Remove(partial.Name()) }() // it has another name if all went well
 	out := bufio.NewWriterSize(partial, 1<<20)
@@ -56,6 +60,14 @@ func (n *Node) backupBus(ctx context.Context, req control.BackupRequest, tell fu
 		return none, fmt.Errorf("back up: %w", err)
 	}
 	return backupOf(req.File, wrote)
+}
+
+// pathless is an error without the path that it names.
+func pathless(err error) error {
+	if of, ok := errors.AsType[*fs.PathError](err); ok {
+		return of.Err
+	}
+	return err
 }
 
 func fileThere(path string) error {

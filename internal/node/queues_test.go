@@ -1,6 +1,7 @@
 package node
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -54,5 +55,17 @@ func TestLiteral(t *testing.T) {
 		if err := literal(subject); (err == nil) != ok {
 			t.Errorf("literal(%q): %v", subject, err)
 		}
+	}
+}
+
+// It was told with the name of a temporary file.
+func TestBackupNamesTheFolderThatIsMissing(t *testing.T) {
+	f := newFixture(t)
+	f.write("system: small\ngateway: {listen: \"127.0.0.1:0\"}\nqueues: {data.a: {}}\n")
+	f.up()
+	dir := filepath.Join(f.dir, "gone")
+	_, err := verb[control.Backup](f, control.VerbBackupBus, control.BackupRequest{File: filepath.Join(dir, "b.tar")})
+	if e := control.ErrorFrom(err); e == nil || e.Message != "there is no folder "+dir || !strings.Contains(e.Hint, "mkdir") {
+		t.Errorf("got %v", err)
 	}
 }

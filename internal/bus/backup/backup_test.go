@@ -187,6 +187,62 @@ func TestDamageIsFound(t *testing.T) {
 	}
 }
 
+// A backup whose stream.json had changed was restored with other subjects, or with a
+// max_age that took its messages.
+func TestConfigurationOfBackupHasSum(t *testing.T) {
+	nc, js := running(t, t.TempDir())
+	filled(t, js, 20, 100)
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "aged", Subjects: []string{"aged"}, MaxAge: 720 * time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "aged", nil); err != nil {
+		t.Fatal(err)
+	}
+	var file bytes.Buffer
+	if _, err := Write(t.Context(), nc, &file, "test", time.Now(), func(Progress) {}); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string][2]string{
+		"subject":  {`"subjects":["aged"]`, `"subjects":["bged"]`},
+		"age":      {`"max_age":2592000000000000`, `"max_age":2592000000      `},
+		"system":   {`"system":"test"`, `"system":"tost"`},
+		"end":      {`"sha256":"`, `"sha255":"`},
+		"sequence": {`"first_seq":1,`, `"first_seq":0,`},
+	} {
+		changed := bytes.Replace(file.Bytes(), []byte(change[0]), []byte(change[1]), 1)
+		if bytes.Equal(changed, file.Bytes()) {
+			t.Fatalf("%s: not in the file", name)
+		}
+		if _, err := Check(bytes.NewReader(changed)); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+// Messages could be missing from a restored stream that has a max_age, however young
+// they were.
+func TestVerifyMissesYoungMessages(t *testing.T) {
+	nc, js := running(t, t.TempDir())
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "aged", Subjects: []string{"aged"}, MaxAge: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "aged", nil); err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		oldest time.Time
+		fine   bool
+	}{
+		"too old": {time.Now().Add(-2 * time.Hour), true},
+		"young":   {time.Now().Add(-time.Minute), false},
+	} {
+		c := Content{Streams: []Stream{{Name: "aged", State: State{Messages: 2, Last: 1, Oldest: tt.oldest}}}}
+		if err := verify(t.Context(), nc, c); (err == nil) != tt.fine {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
 func TestRestoreLeavesWhatIsThere(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := Restore(t.Context(), bytes.NewReader(nil), dir, func(Progress) {}); !errors.Is(err, os.ErrExist) {

@@ -17,7 +17,7 @@
 //	1/00000001, ...         what the server made of it, in chunks
 //	1/end.json              their length and SHA-256
 //	2/stream.json           ...
-//	end.json                the number of streams and messages
+//	end.json                the number of streams and messages, and the SHA-256 of all before
 //
 // What the package does not do: it encrypts nothing, it keeps the bus's messages as
 // readable as they are in the store; and it does not know which of the streams belong

@@ -39,15 +39,16 @@ type Stream struct {
 
 // State is what a stream held.
 type State struct {
-	Messages  uint64 `json:"messages"`
-	Bytes     uint64 `json:"bytes"`
-	First     uint64 `json:"first_seq"`
-	Last      uint64 `json:"last_seq"`
-	Consumers int    `json:"consumer_count"`
+	Messages  uint64    `json:"messages"`
+	Bytes     uint64    `json:"bytes"`
+	First     uint64    `json:"first_seq"`
+	Last      uint64    `json:"last_seq"`
+	Consumers int       `json:"consumer_count"`
+	Oldest    time.Time `json:"first_ts"` // when the message First was stored
 }
 
 // format is the version of the file's form.
-const format = 1
+const format = 2
 
 // Bounds of what is read.
 const (
@@ -80,6 +81,14 @@ type streamEnd struct {
 type end struct {
 	Streams  int    `json:"streams"`
 	Messages uint64 `json:"messages"`
+	SHA256   string `json:"sha256"` // of all entries before it, see [add]
+}
+
+// add adds an entry to the sum of all: its name and its length, each on a line of its
+// own, and its data.
+func add(sum hash.Hash, name string, data []byte) {
+	fmt.Fprintf(sum, "%s\n%d\n", name, len(data))
+	sum.Write(data)
 }
 
 // writer writes the parts of a backup.
@@ -89,7 +98,12 @@ type writer struct {
 	stream int // number of the stream that is written
 	chunks int
 	bytes  int64
-	sum    hash.Hash
+	sum    hash.Hash // of the stream's chunks
+	all    hash.Hash // of all entries
+}
+
+func newWriter(to io.Writer, made time.Time) *writer {
+	return &writer{tar: tar.NewWriter(to), made: made, all: sha256.New()}
 }
 
 func (w *writer) entry(name string, data []byte) error {
@@ -97,6 +111,7 @@ func (w *writer) entry(name string, data []byte) error {
 	if err != nil {
 		return err
 	}
+	add(w.all, name, data)
 	_, err = w.tar.Write(data)
 	return err
 }
@@ -123,8 +138,19 @@ func (w *writer) chunk(data []byte) error {
 }
 
 func (w *writer) end() error {
-	return w.json(strconv.Itoa(w.stream)+"/end.json", streamEnd{w.bytes, hex.EncodeToString(w.sum.Sum(nil))})
+	return w.json(strconv.Itoa(w.stream)+"/end.json", streamEnd{w.bytes, text(w.sum)})
 }
+
+// close ends the file with what it must hold.
+func (w *writer) close(c Content) error {
+	if err := w.json("end.json", end{Streams: len(c.Streams), Messages: c.Messages(), SHA256: text(w.all)}); err != nil {
+		return err
+	}
+	return w.tar.Close()
+}
+
+// text is a sum as the file has it.
+func text(sum hash.Hash) string { return hex.EncodeToString(sum.Sum(nil)) }
 
 // Errors of a file.
 var (
@@ -143,12 +169,17 @@ type receiver interface {
 
 // reader reads the parts of a backup.
 type reader struct {
-	tar *tar.Reader
-	buf []byte
+	tar  *tar.Reader
+	buf  []byte
+	all  hash.Hash // of the entries before the last one
+	name string    // of the last one, not in all yet
 }
 
 // next reads the next entry; the data is overwritten by the one after.
 func (r *reader) next(most int64) (name string, data []byte, err error) {
+	if r.name != "" {
+		add(r.all, r.name, r.buf)
+	}
 	h, err := r.tar.Next()
 	if err != nil {
 		return "", nil, err
@@ -160,13 +191,14 @@ func (r *reader) next(most int64) (name string, data []byte, err error) {
 		r.buf = make([]byte, h.Size)
 	}
 	r.buf = r.buf[:h.Size]
+	r.name = h.Name
 	_, err = io.ReadFull(r.tar, r.buf)
 	return h.Name, r.buf, err
 }
 
 // read reads a backup whole and gives its streams to to.
 func read(from io.Reader, to receiver) (Content, error) {
-	r := &reader{tar: tar.NewReader(from)}
+	r := &reader{tar: tar.NewReader(from), all: sha256.New()}
 	name, data, err := r.next(maxHead)
 	var h head
 	if err != nil || name != "backup.json" || json.Unmarshal(data, &h) != nil || h.Format == 0 {
@@ -185,6 +217,9 @@ func read(from io.Reader, to receiver) (Content, error) {
 			var e end
 			if json.Unmarshal(data, &e) != nil || e.Streams != len(c.Streams) || e.Messages != c.Messages() {
 				return Content{}, fmt.Errorf("%w: it does not hold what its end says", ErrDamaged)
+			}
+			if e.SHA256 != text(r.all) {
+				return Content{}, fmt.Errorf("%w: its sum differs", ErrDamaged)
 			}
 			return c, nil
 		case len(c.Streams) == maxStreams || name != strconv.Itoa(len(c.Streams)+1)+"/stream.json":
@@ -236,7 +271,7 @@ func (r *reader) stream(number int, to receiver) error {
 		if name != strconv.Itoa(number)+"/end.json" || json.Unmarshal(data, &e) != nil {
 			return fmt.Errorf("%w: an entry %.40q out of place", ErrDamaged, name)
 		}
-		if e.Bytes != size || e.SHA256 != hex.EncodeToString(sum.Sum(nil)) {
+		if e.Bytes != size || e.SHA256 != text(sum) {
 			return fmt.Errorf("%w: its sum differs", ErrDamaged)
 		}
 		return to.end()

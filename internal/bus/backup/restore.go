@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -147,7 +148,8 @@ func verify(ctx context.Context, nc *nats.Conn, c Content) error {
 		}
 		info := is.CachedInfo()
 		// Only what has become too old may be gone.
-		aged := info.Config.MaxAge > 0 || info.Config.AllowMsgTTL
+		age := info.Config.MaxAge
+		aged := info.Config.AllowMsgTTL || age > 0 && time.Since(s.State.Oldest) > age
 		switch got := info.State; {
 		case got.LastSeq != s.State.Last:
 			return fmt.Errorf("stream %s: its last sequence is %d, must be %d", s.Name, got.LastSeq, s.State.Last)

@@ -1,7 +1,6 @@
 package backup
 
 import (
-	"archive/tar"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -58,7 +57,7 @@ func write(ctx context.Context, nc *nats.Conn, to io.Writer, system string, now 
 	}
 	slices.Sort(names)
 	c := Content{System: system, Made: now}
-	w := &writer{tar: tar.NewWriter(to), made: now}
+	w := newWriter(to, now)
 	if err := w.json("backup.json", head{Format: format, System: system, Made: now}); err != nil {
 		return Content{}, err
 	}
@@ -73,10 +72,7 @@ func write(ctx context.Context, nc *nats.Conn, to io.Writer, system string, now 
 		}
 		c.Streams = append(c.Streams, s)
 	}
-	if err := w.json("end.json", end{Streams: len(c.Streams), Messages: c.Messages()}); err != nil {
-		return Content{}, err
-	}
-	return c, w.tar.Close()
+	return c, w.close(c)
 }
 
 // gone reports whether a stream is not there.

@@ -8,7 +8,7 @@
 // understood, too. A connection within the process is made only when the client has
 // said who it is: whoever says nothing costs the server nothing.
 //
-// [Front.Serve] does the same for a connection that somebody else has accepted and
+// [Front.Enter] does the same for a connection that somebody else has accepted and
 // secured, such as a WebSocket at the door.
 //
 // What it does not do: it does not know users or permissions, which are the

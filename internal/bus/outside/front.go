@@ -16,10 +16,9 @@ import (
 )
 
 const (
-	// maxConnections is how many connections there may be, and maxStrangers how many
-	// of them may not have been let in. What comes above is closed at once.
+	// maxConnections is how many connections there may be. What comes above is closed
+	// at once.
 	maxConnections = 1024
-	maxStrangers   = 256
 	// strangerTime is how long a client has to say who it is, TLS included.
 	strangerTime = 5 * time.Second
 	// acceptPause is how long no connection is accepted after that has failed.
@@ -41,7 +40,7 @@ type Options struct {
 // concurrent use. The zero Front is not usable; see [New].
 type Front struct {
 	opts      Options
-	strangers chan struct{} // a token for each connection that was not let in yet
+	strangers strangers // connections that were not let in yet
 
 	changing sync.Mutex // one Listen or Close at a time
 
@@ -60,7 +59,7 @@ func New(o Options) *Front {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Front{opts: o, strangers: make(chan struct{}, maxStrangers), conns: map[net.Conn]bool{}}
+	return &Front{opts: o, conns: map[net.Conn]bool{}}
 }
 
 // Listen makes the front listen as the file says, with the certificate as it is on the
@@ -198,8 +197,8 @@ func (f *Front) receive(c net.Conn) {
 	f.mu.Lock()
 	s := f.shelf
 	f.mu.Unlock()
-	v := &visit{front: f, from: c.RemoteAddr().String(), by: time.Now().Add(strangerTime)}
-	if !v.begin() {
+	v, ok := f.visit(address(c))
+	if !ok {
 		return
 	}
 	defer v.admitted()
@@ -214,7 +213,7 @@ func (f *Front) receive(c net.Conn) {
 	}
 	secured := tls.Server(raw, s.config())
 	if err := secured.Handshake(); err != nil {
-		f.opts.Logger.Debug("a client from outside does not agree on TLS", slog.String(keyClient, v.from), slog.String(wire.KeyError, err.Error()))
+		f.opts.Logger.Debug("a client from outside does not agree on TLS", slog.String(keyClient, v.from.String()), slog.String(wire.KeyError, err.Error()))
 		return
 	}
 	if first {
@@ -225,12 +224,15 @@ func (f *Front) receive(c net.Conn) {
 	v.carry(secured)
 }
 
-// Serve carries a connection to the server that is secured already, as far as it
-// shall be, until one of the two ends it, or ctx ends; it closes the connection. from
-// is the client's address for the log.
-func (f *Front) Serve(ctx context.Context, c net.Conn, from string) {
-	defer context.AfterFunc(ctx, func() { _ = c.Close() })() // as below
-	defer c.Close()
+// ErrFull is returned when there are as many clients as may be, or as many of one
+// address that have not said who they are.
+var ErrFull = errors.New("too many clients")
+
+// Enter takes a place for a client from an address, whose connection is accepted and
+// secured by somebody else; the error is [ErrFull]. serve carries the connection to the
+// server until one of the two ends it, or ctx ends, and closes it. leave gives the
+// place back, after serve or instead of it; it must be called.
+func (f *Front) Enter(from netip.Addr) (serve func(ctx context.Context, c net.Conn), leave func(), err error) {
 	f.mu.Lock()
 	full := f.count >= maxConnections
 	if !full {
@@ -238,18 +240,29 @@ func (f *Front) Serve(ctx context.Context, c net.Conn, from string) {
 	}
 	f.mu.Unlock()
 	if full {
-		return
+		return nil, nil, ErrFull
 	}
-	defer func() {
+	end := func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.count--
-	}()
-	v := &visit{front: f, from: from, by: time.Now().Add(strangerTime)}
-	if !v.begin() {
-		return
 	}
-	defer v.admitted()
+	v, ok := f.visit(from)
+	if !ok {
+		end()
+		return nil, nil, ErrFull
+	}
+	leave = sync.OnceFunc(func() {
+		v.admitted()
+		end()
+	})
+	return v.serve, leave, nil
+}
+
+// serve carries a connection that is secured already.
+func (v *visit) serve(ctx context.Context, c net.Conn) {
+	defer context.AfterFunc(ctx, func() { _ = c.Close() })() // as below
+	defer c.Close()
 	if err := c.SetDeadline(v.by); err != nil || v.greet(c, false) != nil {
 		return
 	}

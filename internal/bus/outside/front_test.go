@@ -11,6 +11,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -159,7 +161,14 @@ func TestServeCarriesWhatIsSecuredElsewhere(t *testing.T) {
 		ours, theirs := net.Pipe()
 		go func() {
 			defer close(served)
-			s.Serve(context.Background(), theirs, "192.0.2.1")
+			serve, leave, err := s.Enter(netip.MustParseAddr("192.0.2.1"))
+			if err != nil {
+				t.Error(err)
+				_ = theirs.Close() // the client sees it
+				return
+			}
+			defer leave()
+			serve(context.Background(), theirs)
 		}()
 		return ours, nil
 	})))
@@ -198,8 +207,8 @@ func TestWrongPasswordIsRefused(t *testing.T) {
 	if err == nil || !strings.Contains(strings.ToLower(err.Error()), "authorization violation") {
 		t.Errorf("%v", err)
 	}
-	if !within(func() bool { return len(s.strangers) == 0 }) {
-		t.Errorf("%d places stay taken", len(s.strangers))
+	if !within(func() bool { return s.strangers.waiting() == 0 }) {
+		t.Errorf("%d places stay taken", s.strangers.waiting())
 	}
 }
 
@@ -220,13 +229,68 @@ func TestStrangersCostTheServerNothing(t *testing.T) {
 		}
 		defer c.Close()
 	}
-	if !within(func() bool { return len(s.strangers) > 0 }) {
+	if !within(func() bool { return s.strangers.waiting() > 0 }) {
 		t.Error("nobody came")
 	}
 	if n := s.server.NumClients(); n != 0 {
 		t.Errorf("the server has %d clients", n)
 	}
 	speaks(t, s.dial(t), 10)
+}
+
+// TestOneAddressKeepsAllOthersOut had 256 connections of one client, which say nothing,
+// take all of the places for those who have not said who they are.
+func TestOneAddressKeepsAllOthersOut(t *testing.T) {
+	s := newStand(t)
+	for name, from := range map[string]func(i int) string{
+		"IPv4":          func(int) string { return "192.0.2.1" },
+		"IPv4 in IPv6":  func(int) string { return "::ffff:192.0.2.2" },
+		"one IPv6 /64":  func(i int) string { return fmt.Sprintf("2001:db8:0:1::%x", i+1) },
+		"half open TLS": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if from == nil {
+				for range strangersOfOne + 8 {
+					c, err := net.Dial("tcp", s.Address()) //nolint:noctx // bounded by the test
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer c.Close()
+				}
+				if !within(func() bool { return s.strangers.waiting() == strangersOfOne }) {
+					t.Errorf("%d places are taken", s.strangers.waiting())
+				}
+			}
+			got := 0
+			for i := range maxStrangers {
+				if from == nil {
+					break
+				}
+				_, leave, err := s.Enter(netip.MustParseAddr(from(i)))
+				if err == nil {
+					got++
+					defer leave()
+				} else if !errors.Is(err, ErrFull) {
+					t.Error(err)
+				}
+			}
+			if from != nil && got != strangersOfOne {
+				t.Errorf("it has %d places", got)
+			}
+			_, leave, err := s.Enter(netip.MustParseAddr("198.51.100.7"))
+			if err != nil {
+				t.Fatalf("another: %v", err)
+			}
+			leave()
+		})
+	}
+	if !within(func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.count == 0 && s.strangers.waiting() == 0 && len(s.strangers.of) == 0
+	}) {
+		t.Errorf("%d connections are counted, %d places taken", s.count, s.strangers.waiting())
+	}
 }
 
 func TestCutWhenListenerGoes(t *testing.T) {
@@ -348,7 +412,11 @@ func TestListenersComeAndGo(t *testing.T) {
 	}
 	close(done)
 	clients.Wait()
-	if !within(func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.count == len(s.conns) && len(s.strangers) == 0 }) {
-		t.Errorf("%d connections are counted, %d places taken", s.count, len(s.strangers))
+	if !within(func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.count == len(s.conns) && s.strangers.waiting() == 0
+	}) {
+		t.Errorf("%d connections are counted, %d places taken", s.count, s.strangers.waiting())
 	}
 }

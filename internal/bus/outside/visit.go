@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 )
 
@@ -34,27 +35,25 @@ var refusal = []byte("-ERR 'Authorization Violation'")
 // visit is one connection on its way to the server.
 type visit struct {
 	front    *Front
-	from     string
+	from     netip.Addr
 	by       time.Time // until when it must have said who it is
 	stranger bool      // it holds a place of those who were not let in yet
 }
 
-// begin takes a place among the strangers, if there is one.
-func (v *visit) begin() bool {
-	select {
-	case v.front.strangers <- struct{}{}:
-		v.stranger = true
-		return true
-	default:
-		return false
+// visit takes a place among the strangers, if there is one.
+func (f *Front) visit(from netip.Addr) (*visit, bool) {
+	if !f.strangers.enter(from) {
+		f.opts.Logger.Debug("too many clients from outside have not said who they are", slog.String(keyClient, from.String()))
+		return nil, false
 	}
+	return &visit{front: f, from: from, by: time.Now().Add(strangerTime), stranger: true}, true
 }
 
 // admitted gives the place back.
 func (v *visit) admitted() {
 	if v.stranger {
 		v.stranger = false
-		<-v.front.strangers
+		v.front.strangers.leave(v.from)
 	}
 }
 
@@ -73,7 +72,7 @@ func (v *visit) carry(c net.Conn) {
 	in := bufio.NewReaderSize(c, bufferSize)
 	connect, err := readConnect(in)
 	if err != nil {
-		v.front.opts.Logger.Debug("a client from outside does not say who it is", slog.String(keyClient, v.from), slog.String("reason", err.Error()))
+		v.front.opts.Logger.Debug("a client from outside does not say who it is", slog.String(keyClient, v.from.String()), slog.String("reason", err.Error()))
 		return
 	}
 	server, out, err := v.reach()
@@ -126,9 +125,9 @@ func (v *visit) answer(c net.Conn, out *bufio.Reader) {
 		return
 	}
 	if bytes.Equal(first, refusal) {
-		v.front.opts.Logger.Warn("bus refuses a client from outside", slog.String(keyClient, v.from))
+		v.front.opts.Logger.Warn("bus refuses a client from outside", slog.String(keyClient, v.from.String()))
 		v.stranger = false
-		time.AfterFunc(refusalPause, func() { <-v.front.strangers })
+		time.AfterFunc(refusalPause, func() { v.front.strangers.leave(v.from) })
 	}
 	if err := c.SetDeadline(time.Time{}); err != nil {
 		return

@@ -14,6 +14,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"mime"
 	"net/http"
 	"net/textproto"
 	"slices"
@@ -155,7 +156,9 @@ func (p *Route) Message(r *http.Request, body []byte, vars match.Values, user st
 }
 
 // media refuses a body that a page of another site may send without asking, unless a
-// signature proves where it comes from, and one that is compressed.
+// signature proves where it comes from, and one that is compressed. Browsers ask
+// before they declare anything but a form or plain text; a body may also be declared
+// as nothing at all.
 func (p *Route) media(h http.Header) error {
 	if enc := h.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
 		return &data.Error{Status: http.StatusUnsupportedMediaType, Public: "the body must not be compressed"}
@@ -163,13 +166,23 @@ func (p *Route) media(h http.Header) error {
 	if p.prove != nil {
 		return nil
 	}
-	media, _, _ := strings.Cut(h.Get("Content-Type"), ";")
-	switch strings.ToLower(strings.TrimSpace(media)) {
-	case "application/x-www-form-urlencoded", "multipart/form-data", "text/plain":
+	media, ok := "", len(h["Content-Type"]) == 1
+	if ok {
+		var err error
+		media, _, err = mime.ParseMediaType(h["Content-Type"][0])
+		ok = err == nil && strings.Contains(media, "/")
+	}
+	switch {
+	case !ok:
+		return &data.Error{Status: http.StatusUnsupportedMediaType, Public: "the body must be declared by one Content-Type, such as application/json or application/octet-stream"}
+	case slices.Contains([]string{"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"}, media):
 		return &data.Error{Status: http.StatusUnsupportedMediaType, Public: "the body must not be declared as a form or as plain text, which pages of other sites may send; say Content-Type: application/json, or application/octet-stream"}
 	}
 	return nil
 }
+
+// Proven reports whether a request must prove by a signature who sends it.
+func (p *Route) Proven() bool { return p.prove != nil }
 
 // idOf makes the id of a request with an Idempotency-Key. It holds for one subject
 // and one user: keys of two clients may happen to be the same.

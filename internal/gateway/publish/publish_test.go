@@ -32,6 +32,9 @@ func made(t *testing.T, p system.Publish, body string, header ...string) (Messag
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Add(header[i], header[i+1])
 	}
+	if r.Header["Content-Type"] == nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
 	return route.Message(r, []byte(body), match.Values{{Name: "shop", Value: "a"}}, "")
 }
 
@@ -92,7 +95,8 @@ func TestTheMediaOfABody(t *testing.T) {
 		header []string
 		want   string
 	}{
-		{"not declared", nil, nil, ""},
+		{"an empty word", nil, []string{"Content-Type", ""}, "415"},
+		{"two", nil, []string{"Content-Type", "application/json", "Content-Type", "text/plain"}, "415"},
 		{"json", nil, []string{"Content-Type", "application/json; charset=utf-8"}, ""},
 		{"xml", nil, []string{"Content-Type", "application/xml"}, ""},
 		{"a form", nil, []string{"Content-Type", "application/x-www-form-urlencoded"}, "415"},
@@ -172,6 +176,7 @@ func TestAnIdempotencyKeyIsOfOneSubjectAndUser(t *testing.T) {
 	}
 	id := func(a, user, key string) string {
 		r := httptest.NewRequest(http.MethodPost, "/", http.NoBody)
+		r.Header.Set("Content-Type", "application/json")
 		r.Header.Set("Idempotency-Key", key)
 		m, err := route.Message(r, nil, match.Values{{Name: "a", Value: a}}, user)
 		if err != nil {
