@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fairlead/internal/gateway/filter"
@@ -34,6 +35,7 @@ type liveRoute struct {
 	origins *filter.CORS  // nil: the door's own
 	over    chan struct{} // closed when another revision says something else
 	end     func()
+	clients atomic.Int64 // that are connected
 }
 
 func newLiveRoute(def *system.Route, known func(name string) bool) (*liveRoute, error) {
@@ -83,6 +85,18 @@ func endLive(old, next []route) {
 			l.end()
 		}
 	}
+}
+
+// Subscribers is how many clients are connected to each route that subscribes, by the
+// route's key.
+func (g *Gateway) Subscribers() map[string]int {
+	all := map[string]int{}
+	for _, r := range g.snap.Load().routes {
+		if r.live != nil {
+			all[r.def.Key] = int(r.live.clients.Load())
+		}
+	}
+	return all
 }
 
 // liftToken makes the token that a browser offers as a subprotocol the one of the
@@ -155,12 +169,18 @@ func (x *exchange) subscribe(w http.ResponseWriter, r *http.Request) {
 		x.fail(w, r, http.StatusServiceUnavailable, "the bus cannot be heard at present")
 		return
 	}
+	route := x.route.live
+	route.clients.Add(1)
+	leave := func() {
+		route.clients.Add(-1)
+		session.Leave()
+	}
 	x.leaveBody(w, r)
 	if accept != "" {
-		x.subscribeSocket(r, session, accept) //nolint:contextcheck // it outlives the request
+		x.subscribeSocket(r, session, leave, accept) //nolint:contextcheck // it outlives the request
 		return
 	}
-	defer session.Leave()
+	defer leave()
 	x.subscribeEvents(w, r, session)
 }
 
@@ -222,12 +242,12 @@ func (x *exchange) subscribeEvents(w http.ResponseWriter, r *http.Request, sessi
 
 // subscribeSocket opens the WebSocket and lets go of the request: what it needs while it
 // is served would be ten times what a subscriber costs who waits.
-func (x *exchange) subscribeSocket(r *http.Request, session *live.Session, accept string) {
+func (x *exchange) subscribeSocket(r *http.Request, session *live.Session, leave func(), accept string) {
 	ending := make(chan struct{})
 	stream := lasting.NewStream(true, sync.OnceFunc(func() { close(ending) }))
 	x.g.lasting.Add(stream, lasting.Ends{Client: x.origin.Client})
 	over := func() {
-		session.Leave()
+		leave()
 		x.g.lasting.Remove(stream)
 	}
 	h := x.answer.Header()

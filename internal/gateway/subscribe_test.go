@@ -246,3 +246,17 @@ func TestTokenOfABrowser(t *testing.T) {
 		t.Errorf("the log is %s", log)
 	}
 }
+
+func TestSubscribersAreCounted(t *testing.T) {
+	d, _ := openLive(t, system.Route{Key: "/live", Path: "/live", Subscribe: &system.Subscribe{Subject: "data.vhf"}})
+	if n, there := d.Subscribers()["/live"]; n != 0 || !there {
+		t.Errorf("%d at first, %t", n, there)
+	}
+	a, b := d.subscriber("/live", nil), d.subscriber("/live", nil)
+	if n := d.Subscribers()["/live"]; n != 2 {
+		t.Errorf("%d of two", n)
+	}
+	_ = a.CloseNow()
+	_ = b.CloseNow()
+	eventually(t, "they have left", func() bool { return d.Subscribers()["/live"] == 0 })
+}

@@ -1,15 +1,21 @@
 package node
 
 import (
+	"context"
 	"net/http"
 	"time"
 
+	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/gateway/meter"
 	"fairlead/internal/observe"
 	"fairlead/internal/supervise"
 	"fairlead/internal/system"
+	"fairlead/internal/wire"
 	"fairlead/web"
 )
+
+// observeTime bounds what a scrape waits for the queues.
+const observeTime = 5 * time.Second
 
 // monitors are what fairlead itself answers on routes that say monitor, besides
 // what the gateway knows alone.
@@ -39,6 +45,7 @@ func (n *Node) snapshot() observe.Snapshot {
 			Received: l.ReceivedMessages, Sent: l.SentMessages, ReceivedBytes: l.ReceivedBytes, SentBytes: l.SentBytes,
 			SlowConsumers: l.SlowConsumers, StoreBytes: l.StoreBytes,
 		}
+		s.Queues = n.observeQueues()
 	}
 	return s
 }
@@ -50,12 +57,59 @@ func (n *Node) observeDoor() observe.Door {
 	}
 	d := observe.Door{
 		Bounds: meter.Bounds[:], Failed: c.Failed, Open: open.Requests, Tunnels: open.Tunnels, Connections: c.Connections, Refused: n.gate.Refused(),
+		Subscribers: n.gate.Subscribers(),
 	}
 	for i := range c.Routes {
 		r := &c.Routes[i]
 		d.Routes = append(d.Routes, observe.Route{Key: r.Route, Classes: r.Classes, Within: r.Within[:], Took: r.Took, Bytes: r.Bytes})
 	}
 	return d
+}
+
+// observeQueues returns how the queues stand, none if they cannot tell it in time.
+func (n *Node) observeQueues() []observe.Queue {
+	ctx, cancel := context.WithTimeout(context.Background(), observeTime)
+	defer cancel()
+	all, err := n.readQueues(ctx)
+	if err != nil {
+		n.log.WarnContext(ctx, "queues left out of the metrics", wire.KeyError, err)
+		return nil
+	}
+	return all
+}
+
+func (n *Node) readQueues(ctx context.Context) ([]observe.Queue, error) {
+	js, err := n.js()
+	if err != nil {
+		return nil, err
+	}
+	states, err := catalogue.States(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	counts := n.bus.Refused()
+	all := make([]observe.Queue, len(states))
+	for i := range states {
+		s, c := &states[i], counts[states[i].Queue]
+		all[i] = observe.Queue{
+			Name: s.Queue, Messages: s.Messages, Bytes: s.Bytes,
+			Accepted: c.Accepted, Refused: c.Refused, Quarantined: c.Quarantined, Observed: c.Observed,
+		}
+		if all[i].Dead, err = countDead(ctx, js, s.Queue); err != nil {
+			return nil, err
+		}
+		if s.Consumers == 0 {
+			continue
+		}
+		of, err := consumers(ctx, js, catalogue.Stream(s.Queue))
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range of {
+			all[i].Consumers = append(all[i].Consumers, observe.Consumer{Name: c.Name, Behind: c.Lag, Unacked: c.Unacked, Repeat: c.Again})
+		}
+	}
+	return all, nil
 }
 
 func (n *Node) observePools() []observe.Pool {

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"fairlead/internal/control"
 )
 
 func TestMetricsAndTheBusAreWatchedThroughTheDoor(t *testing.T) {
@@ -87,5 +89,51 @@ func TestMetricsAndTheBusAreWatchedThroughTheDoor(t *testing.T) {
 	}
 	if code, _ = ask("/ops/bus/stacksz", true); code != 404 {
 		t.Errorf("another page of NATS: %d", code)
+	}
+}
+
+// TestNobodyCanAlarmOnQueues had metrics that told nothing of depth, dead letters,
+// consumers or subscribers.
+func TestNobodyCanAlarmOnQueues(t *testing.T) {
+	f := newFixture(t)
+	f.write(`system: small
+gateway: {listen: "127.0.0.1:0"}
+queues: {data.vhf: {type: Level}}
+types: {Level: level.json}
+bus: {users: {lab: {secret: LAB, subscribes: [data.vhf]}}}
+secrets: {LAB: {generate: 32}}
+routes:
+  GET /metrics: {monitor: metrics, allow: [127.0.0.1]}
+  /live: {subscribe: data.vhf}
+`)
+	if err := os.WriteFile(filepath.Join(f.dir, "level.json"), []byte(`{"type": "integer"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := f.up()
+	for _, body := range []string{"1", "2", `"x"`} {
+		_, err := verb[control.PublishReply](f, control.VerbPublish, control.PublishRequest{Subject: "data.vhf", Data: []byte(body)})
+		if (err == nil) == (body == `"x"`) {
+			t.Fatalf("publish %s: %v", body, err)
+		}
+	}
+	res, err := http.Get(n.URL() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	page, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`fairlead_queue_messages{queue="data.vhf"} 2`,
+		`fairlead_queue_bytes{queue="data.vhf"} `,
+		`fairlead_queue_dead_letters{queue="data.vhf"} 0`,
+		`fairlead_queue_checked_total{queue="data.vhf",result="refused"} 1`,
+		`fairlead_subscribers{route="/live"} 0`,
+	} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("no %s in\n%s", want, page)
+		}
 	}
 }

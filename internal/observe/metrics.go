@@ -109,6 +109,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	if s.Bus != nil {
 		out.bus(s.Bus)
 	}
+	out.queues(s.Queues)
 }
 
 // sink takes metrics.
@@ -155,6 +156,9 @@ func (to sink) door(d *Door) {
 	to.gauge(tunnelsDesc, float64(d.Tunnels))
 	for listener, n := range d.Connections {
 		to.gauge(connsDesc, float64(n), listener)
+	}
+	for route, n := range d.Subscribers {
+		to.gauge(subscribersDesc, float64(n), route)
 	}
 	for reason, n := range d.Refused {
 		to.count(refusedDesc, n, reason)

@@ -28,6 +28,7 @@ func whole() Snapshot {
 			},
 			Bounds: []time.Duration{time.Millisecond, time.Second},
 			Failed: 1, Open: 3, Tunnels: 2, Connections: map[string]int{":443": 12}, Refused: map[string]uint64{"rate": 4},
+			Subscribers: map[string]int{"/live": 6},
 		},
 		Pools: []Pool{{
 			Service: "api", Requests: 9, Retries: 1, Failed: 1, Refused: 1, Ejections: 1, Faults: map[string]uint64{"connect": 2},
@@ -41,6 +42,10 @@ func whole() Snapshot {
 			{Name: "missing.example.com", Source: "acme"},
 		},
 		Bus: &Bus{Connections: 4, Subscriptions: 20, Received: 100, Sent: 90, ReceivedBytes: 1000, SentBytes: 900, SlowConsumers: 1, StoreBytes: 4096},
+		Queues: []Queue{
+			{Name: "orders.*", Messages: 16, Bytes: 2048, Dead: 3, Accepted: 20, Refused: 2, Consumers: []Consumer{{Name: "worker_bill", Behind: 5, Unacked: 2, Repeat: 1}}},
+			{Name: "empty"},
+		},
 	}
 }
 
@@ -96,6 +101,19 @@ func TestNothingToTellYet(t *testing.T) {
 	page := ours(scrape(t, Metrics(func() Snapshot { return Snapshot{} })))
 	if strings.Contains(page, "fairlead_bus") || !strings.Contains(page, "fairlead_requests_open 0") {
 		t.Errorf("got\n%s", page)
+	}
+}
+
+func TestQueuesAreBounded(t *testing.T) {
+	many := make([]Queue, 2*mostQueues)
+	for i := range many {
+		many[i] = Queue{Name: strconv.Itoa(i), Consumers: make([]Consumer, 9)}
+	}
+	const ofQueue, ofConsumer = 7, 3
+	to := make(chan prometheus.Metric, len(many)*(ofQueue+9*ofConsumer))
+	sink(to).queues(many)
+	if want := mostQueues*ofQueue + mostConsumers*ofConsumer; len(to) != want {
+		t.Errorf("%d series, want %d", len(to), want)
 	}
 }
 

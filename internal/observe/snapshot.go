@@ -2,8 +2,9 @@
 // how the pools and instances stand, when certificates run out, what the bus carries,
 // and how the node's own process does.
 //
-// It guarantees that the number of series is bounded by the file: routes, services
-// and what is ready now are labels, clients and paths are not. It collects nothing by
+// It guarantees that the number of series is bounded: routes, services, what is ready
+// now, queues and their consumers, as far as there are not too many, are labels; clients
+// and paths are not. It collects nothing by
 // itself: a scrape reads one [Snapshot], which the node puts together from what the
 // rooms count anyway.
 package observe
@@ -19,7 +20,8 @@ type Snapshot struct {
 	Pools        []Pool
 	Services     []Service
 	Certificates []Certificate
-	Bus          *Bus // nil while it is being handed over
+	Bus          *Bus    // nil while it is being handed over
+	Queues       []Queue // none while they cannot be asked
 }
 
 // Door is what goes through the gateway.
@@ -31,6 +33,7 @@ type Door struct {
 	Tunnels     int             // upgraded connections
 	Connections map[string]int  // open ones, by listener
 	Refused     map[string]uint64
+	Subscribers map[string]int // connected ones, by route that subscribes
 }
 
 // Route is what was counted of one route.
@@ -81,4 +84,19 @@ type Bus struct {
 	Received, Sent, ReceivedBytes, SentBytes int64 // from clients, and to them
 	SlowConsumers                            int64
 	StoreBytes                               uint64
+}
+
+// Queue is what a queue holds, and what became of messages for it.
+type Queue struct {
+	Name                                     string
+	Messages, Bytes, Dead                    uint64
+	Accepted, Refused, Quarantined, Observed uint64 // by its type
+	Consumers                                []Consumer
+}
+
+// Consumer is how far a durable consumer of a queue has come.
+type Consumer struct {
+	Name            string
+	Behind          uint64 // messages that it was not given yet
+	Unacked, Repeat int    // that it has and did not acknowledge, and those of them that it has again
 }
