@@ -14,6 +14,8 @@ const (
 	pageBytes = 4 << 20
 	// pageTime is how long a consumer of a page lives if nobody ends it.
 	pageTime = 30 * time.Second
+	// pageWait is how long its messages may take to come.
+	pageWait = 5 * time.Second
 )
 
 // Page is a part of a stream.
@@ -58,14 +60,32 @@ func ReadPage(ctx context.Context, js jetstream.JetStream, stream string, filter
 			err = gone
 		}
 	}()
-	batch, err := c.FetchNoWait(most)
+	pending := c.CachedInfo().NumPending
+	want := int(min(uint64(most), pending))
+	if want > 0 {
+		if err := p.fetch(ctx, c, want); err != nil {
+			return Page{}, err
+		}
+	}
+	if uint64(want) == pending {
+		p.Through = max(p.Through, p.Last)
+	}
+	return p, nil
+}
+
+// fetch takes as many messages of a consumer as it has at least. That a batch is shorter
+// tells nothing: it may be late, or lost with a connection.
+func (p *Page) fetch(ctx context.Context, c jetstream.Consumer, want int) error {
+	ctx, cancel := context.WithTimeout(ctx, pageWait)
+	defer cancel()
+	batch, err := c.Fetch(want, jetstream.FetchContext(ctx))
 	if err != nil {
-		return Page{}, err
+		return err
 	}
 	for m := range batch.Messages() {
 		meta, err := m.Metadata()
 		if err != nil {
-			return Page{}, err
+			return err
 		}
 		p.Messages = append(p.Messages, Message{
 			Subject: m.Subject(), Sequence: meta.Sequence.Stream, Time: meta.Timestamp, Header: m.Headers(), Data: m.Data(),
@@ -73,10 +93,18 @@ func ReadPage(ctx context.Context, js jetstream.JetStream, stream string, filter
 		p.Through = meta.Sequence.Stream
 	}
 	if err := batch.Error(); err != nil {
-		return Page{}, err
+		return err
 	}
-	if len(p.Messages) < most {
-		p.Through = max(p.Through, p.Last)
+	if len(p.Messages) >= want {
+		return nil
 	}
-	return p, nil
+	// Messages may have grown too old meanwhile.
+	info, err := c.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if info.NumPending > 0 || info.Delivered.Consumer != uint64(len(p.Messages)) {
+		return fmt.Errorf("%d of %d messages have not come in time", want-len(p.Messages), want)
+	}
+	return nil
 }

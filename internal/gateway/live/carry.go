@@ -56,6 +56,7 @@ func (s *Session) WebSocket(conn net.Conn, ahead []byte, ending <-chan struct{})
 // socket is a WebSocket as a sink.
 type socket struct {
 	conn   net.Conn
+	mu     sync.Mutex   // guards until
 	until  time.Time    // the write deadline
 	silent atomic.Int32 // pings since the client was heard last
 	closed atomic.Bool
@@ -95,11 +96,14 @@ func (w *socket) beat(e *event) error {
 	return w.write(websocket.AppendFrame(e.webSocket(), websocket.OpPing, nil))
 }
 
+// write writes whole frames. The writer and the listener may do so beside each other.
 func (w *socket) write(b []byte) error {
-	if now := time.Now(); w.until.Sub(now) < writeTime-time.Second {
+	w.mu.Lock()
+	if now := time.Now(); w.until.Sub(now) < writeTime-time.Second && !w.closed.Load() {
 		w.until = now.Add(writeTime)
 		_ = w.conn.SetWriteDeadline(w.until) // fails only on a closed connection, as the write will
 	}
+	w.mu.Unlock()
 	_, err := w.conn.Write(b)
 	return err
 }
@@ -124,8 +128,7 @@ func (w *socket) listen(ahead []byte) {
 		case err != nil:
 			return
 		case op == websocket.OpPing:
-			// Whole frames may be written beside the writer's.
-			if _, err := w.conn.Write(websocket.AppendFrame(nil, websocket.OpPong, payload)); err != nil {
+			if err := w.write(websocket.AppendFrame(nil, websocket.OpPong, payload)); err != nil {
 				return
 			}
 		case op == websocket.OpClose:
@@ -142,7 +145,9 @@ func (w *socket) listen(ahead []byte) {
 // close sends the only close frame.
 func (w *socket) close(status uint16, reason string) {
 	if w.closed.CompareAndSwap(false, true) {
+		w.mu.Lock()
 		_ = w.conn.SetWriteDeadline(time.Now().Add(closeTime)) // fails only on a closed connection
+		w.mu.Unlock()
 		_, _ = w.conn.Write(websocket.AppendClose(nil, status, reason, false))
 	}
 }

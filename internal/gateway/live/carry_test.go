@@ -192,6 +192,23 @@ func TestWebSocketThatAnswersStays(t *testing.T) {
 	})
 }
 
+// TestPingLongAfterTheLastWriteIsAnswered: the deadline of that write has passed by then.
+func TestPingLongAfterTheLastWriteIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		room := New(Options{Bus: newMemory("data.a")})
+		defer room.Close()
+		f := connect(t, room, nil, nil)
+		defer f.Close()
+		<-time.After(writeTime + 2*time.Second)
+		f.say(t, websocket.OpPing, "mine")
+		if op, payload := f.frame(t); op != websocket.OpPong || payload != "mine" {
+			t.Errorf("the answer is %d %q", op, payload)
+		}
+		_ = f.Close()
+		<-f.done
+	})
+}
+
 // TestEventsInOneForm compares both forms of one event.
 func TestEventsInOneForm(t *testing.T) {
 	for name, tt := range map[string]struct{ data, want string }{
