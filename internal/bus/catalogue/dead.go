@@ -2,9 +2,12 @@ package catalogue
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,7 +30,14 @@ const (
 	HeaderTime     = headerDead + "Time"
 	HeaderSequence = headerDead + "Sequence" // in the queue's stream, of a message that was stored
 	HeaderConsumer = headerDead + "Consumer" // that could not handle it
+	HeaderOmitted  = headerDead + "Omitted"  // bytes of a message that its queue alone holds
 	headerWas      = headerDead + "Was-"
+
+	// HeaderUnreadable holds, in base64, the headers of a message that are none.
+	HeaderUnreadable = "Fairlead-Unreadable-Header"
+	// mostDeadSubject is how long a subject may be that its dead letter is stored under:
+	// a line of the protocol holds it with more. The header says it in any case.
+	mostDeadSubject = 1 << 10 // bytes
 
 	// HeaderReplay marks a dead letter that is published again: it is not put among
 	// the dead letters once more, but refused.
@@ -81,7 +91,42 @@ func DeadLetter(m *nats.Msg, d Death) *nats.Msg {
 	if d.Consumer != "" {
 		h.Set(HeaderConsumer, d.Consumer)
 	}
-	return &nats.Msg{Subject: Dead + d.Subject, Header: h, Data: m.Data}
+	subject := d.Subject
+	if len(subject) > mostDeadSubject {
+		subject = strings.NewReplacer("*", "_", ">", "_").Replace(d.Queue)
+	}
+	return &nats.Msg{Subject: Dead + subject, Header: h, Data: m.Data}
+}
+
+// Bury stores the dead letter of a stored message under an id, by which it is stored
+// once. If a copy cannot be stored, since its headers make it too large, the dead
+// letter says which message of the queue it is: [Replay] takes it from there, as long
+// as the queue keeps it.
+func Bury(ctx context.Context, js jetstream.JetStream, m *Message, d Death, id string) error {
+	dead := DeadLetter(&nats.Msg{Header: m.Header, Data: m.Data}, d)
+	dead.Header.Set(jetstream.MsgIDHeader, id)
+	_, err := js.PublishMsg(ctx, dead)
+	if tooLarge(err) {
+		d.Reason += fmt.Sprintf(" (it is too large to be copied: it is message %d of the queue, as long as that keeps it)", d.Sequence)
+		dead = DeadLetter(&nats.Msg{}, d)
+		dead.Header.Set(jetstream.MsgIDHeader, id)
+		dead.Header.Set(HeaderOmitted, strconv.Itoa(len(m.Data)))
+		_, err = js.PublishMsg(ctx, dead)
+	}
+	if err != nil {
+		return fmt.Errorf("store dead letter of %s: %w", d.Queue, err)
+	}
+	return nil
+}
+
+// tooLarge reports whether the bus, or a stream, does not take a message of that size,
+// or headers of that size.
+func tooLarge(err error) bool {
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return true
+	}
+	refused, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && refused.Code == http.StatusBadRequest
 }
 
 // Revive is the message that a dead letter is a copy of, to be published again, and
@@ -119,14 +164,11 @@ func Replay(ctx context.Context, js jetstream.JetStream, sequence uint64) (*jets
 	if err != nil {
 		return nil, fmt.Errorf("replay dead letter %d: %w", sequence, err)
 	}
-	raw, err := s.GetMsg(ctx, sequence)
+	m, err := buried(ctx, js, sequence)
 	if err != nil {
 		return nil, fmt.Errorf("replay dead letter %d: %w", sequence, err)
 	}
-	m, _, err := Revive(raw.Header, raw.Data)
-	if err != nil {
-		return nil, fmt.Errorf("replay dead letter %d: %w", sequence, err)
-	}
+	own := maps.Clone(m.Header)
 	// Twice the same is stored once, if the removal below fails and it is replayed
 	// again.
 	if m.Header.Get(jetstream.MsgIDHeader) == "" {
@@ -134,6 +176,10 @@ func Replay(ctx context.Context, js jetstream.JetStream, sequence uint64) (*jets
 	}
 	m.Header.Set(HeaderReplay, "1")
 	ack, err := js.PublishMsg(ctx, m)
+	if tooLarge(err) { // it was as large as a message may be
+		m.Header = own
+		ack, err = js.PublishMsg(ctx, m)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("replay dead letter %d: %w", sequence, err)
 	}
@@ -141,6 +187,33 @@ func Replay(ctx context.Context, js jetstream.JetStream, sequence uint64) (*jets
 		return ack, fmt.Errorf("replay dead letter %d: it is in its queue, but stays: %w", sequence, err)
 	}
 	return ack, nil
+}
+
+// buried is the message that a dead letter is of, to be published again.
+func buried(ctx context.Context, js jetstream.JetStream, sequence uint64) (*nats.Msg, error) {
+	letter, err := exactly(ctx, js, DeadLetters, sequence)
+	if err != nil {
+		return nil, err
+	}
+	m, d, err := Revive(letter.Header, letter.Data)
+	if err != nil || letter.Header.Get(HeaderOmitted) == "" {
+		return m, err
+	}
+	kept, err := exactly(ctx, js, Stream(d.Queue), d.Sequence)
+	if err != nil {
+		return nil, fmt.Errorf("it was too large to be copied, and is in its queue no more: %w", err)
+	}
+	m, _, err = Revive(DeadLetter(&nats.Msg{Header: kept.Header}, d).Header, kept.Data)
+	return m, err
+}
+
+// exactly returns the message of a stream with that sequence.
+func exactly(ctx context.Context, js jetstream.JetStream, stream string, sequence uint64) (*Message, error) {
+	m, err := At(ctx, js, stream, sequence)
+	if err == nil && (m == nil || m.Sequence != sequence) {
+		err = jetstream.ErrMsgNotFound
+	}
+	return m, err
 }
 
 // Message is a stored message.
@@ -222,7 +295,8 @@ func get(ctx context.Context, js jetstream.JetStream, stream string, request map
 	}
 	if len(answer.Message.Header) > 0 {
 		if m.Header, err = nats.DecodeHeadersMsg(answer.Message.Header); err != nil {
-			return nil, fmt.Errorf("read stream %s: %w", stream, err)
+			// Any publisher can have such a message stored.
+			m.Header = nats.Header{HeaderUnreadable: {base64.StdEncoding.EncodeToString(answer.Message.Header)}}
 		}
 	}
 	return m, nil

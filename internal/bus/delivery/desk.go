@@ -263,8 +263,13 @@ func (d *Desk) bury(ctx context.Context, user string, req wire.RejectRequest) er
 	if i < 0 || strings.Count(req.Ack, ".") != 8 { // what has more tokens may mean another's
 		return refuse(http.StatusForbidden, "the message was not given to %s", p.Owner)
 	}
-	if len(req.Reason) > maxReason {
-		req.Reason = strings.ToValidUTF8(req.Reason[:maxReason], "")
+	if owned[i].User != "" {
+		return refuse(http.StatusBadRequest, "a reader acknowledges nothing, and has no dead letters")
+	}
+	for _, text := range []*string{&req.Reason, &req.Pointer} {
+		if len(*text) > maxReason {
+			*text = strings.ToValidUTF8((*text)[:maxReason], "")
+		}
 	}
 	return Bury(ctx, d.js, owned[i], given.Sequence.Stream, req.Ack, catalogue.Death{Cause: req.Cause, Reason: req.Reason, Pointer: req.Pointer})
 }
@@ -282,11 +287,9 @@ func Bury(ctx context.Context, js jetstream.JetStream, c Consumer, sequence uint
 			return refuse(http.StatusForbidden, "message %d of %s was not given to %s", sequence, c.Queue, c.Owner)
 		}
 		why.Queue, why.Subject, why.Sequence, why.Consumer, why.Time = c.Queue, stored.Subject, sequence, c.Name, time.Now()
-		dead := catalogue.DeadLetter(&nats.Msg{Header: stored.Header, Data: stored.Data}, why)
 		// If the acknowledgement is lost, it is given and rejected again soon.
-		dead.Header.Set(jetstream.MsgIDHeader, fmt.Sprintf("%s/%s/%d", c.Stream, c.Name, sequence))
-		if _, err := js.PublishMsg(ctx, dead); err != nil {
-			return fmt.Errorf("store dead letter of %s: %w", c.Queue, err)
+		if err := catalogue.Bury(ctx, js, stored, why, fmt.Sprintf("%s/%s/%d", c.Stream, c.Name, sequence)); err != nil {
+			return err
 		}
 	}
 	if ack == "" {
