@@ -105,6 +105,16 @@ func (r registry) Grant(user string, c delivery.Consumer) error {
 	})
 }
 
+// Revoke implements [delivery.Registry].
+func (r registry) Revoke(gone []delivery.Consumer) error {
+	return r.b.change(func() error {
+		for owner, list := range r.b.consumers {
+			r.b.consumers[owner] = slices.DeleteFunc(slices.Clone(list), func(c delivery.Consumer) bool { return slices.Contains(gone, c) })
+		}
+		return nil
+	})
+}
+
 // knowConsumers takes up what consumers there are. b.mu is held, or nobody else has b.
 func (b *Bus) knowConsumers(list []delivery.Consumer) {
 	b.consumers = make(map[string][]delivery.Consumer)

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/bus/catalogue"
+	"fairlead/internal/bus/delivery"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
@@ -142,5 +143,31 @@ func TestTheDeadLetterOfAReaderIsWaitedFor(t *testing.T) {
 	c := consumersFor(t, page, wire.SubscribeRequest{Subject: "data.vhf", Reader: "r"}).Consumers[0]
 	if r := rejectAs(t, page, "$JS.ACK."+c.Stream+"."+c.Name+".1.1.1.0.0"); r.Code != 400 {
 		t.Errorf("reject: %+v", r)
+	}
+}
+
+func TestReadersThatAreGoneCountForEver(t *testing.T) {
+	b := open(t, observatory(system.Queue{Name: "data.vhf"}, system.Queue{Name: "data.mxt"}))
+	nc := dial(t, issue(t, b, "page", "page-1"))
+	const most = 256
+	for i := range most - 1 { // as if they had been asked for: what the server has decides
+		c := delivery.Consumer{Owner: "page", User: "page-1", Queue: "data.vhf", Stream: "data_vhf", Name: fmt.Sprint("page-1__r", i), Filter: "data.vhf"}
+		b.mu.Lock()
+		b.consumers["page"] = append(b.consumers["page"], c)
+		b.mu.Unlock()
+	}
+	if r := consumersFor(t, nc, wire.SubscribeRequest{Subject: "data.*", Reader: "again"}); r.Code != 0 || len(r.Consumers) != 2 {
+		t.Fatalf("all readers are gone; another one: %+v", r)
+	}
+	if n := len(registry{b}.Owned("page")); n != 2 {
+		t.Errorf("it has %d consumers", n)
+	}
+	// A durable one that is forgotten is gone at once.
+	consumersFor(t, nc, wire.SubscribeRequest{Subject: "data.vhf", Name: "show"})
+	if err := b.Forget(within(t), "data.vhf", "page_show"); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(registry{b}.Owned("page")); n != 2 {
+		t.Errorf("with one that was forgotten it has %d consumers", n)
 	}
 }

@@ -63,11 +63,8 @@ func List(ctx context.Context, js jetstream.JetStream) ([]Consumer, error) {
 		}
 		consumers := stream.ListConsumers(ctx)
 		for info := range consumers.Info() {
-			if owner := info.Config.Metadata[ownerKey]; owner != "" {
-				all = append(all, Consumer{
-					Owner: owner, User: info.Config.Metadata[userKey], Queue: info.Config.Metadata[queueKey],
-					Stream: s.Config.Name, Name: info.Name, Filter: info.Config.FilterSubject,
-				})
+			if c := known(info, s.Config.Name); c.Owner != "" {
+				all = append(all, c)
 			}
 		}
 		if err := consumers.Err(); err != nil {
@@ -78,6 +75,12 @@ func List(ctx context.Context, js jetstream.JetStream) ([]Consumer, error) {
 		return nil, fmt.Errorf("list streams: %w", err)
 	}
 	return all, nil
+}
+
+// known is a consumer as its metadata says; it has no owner if it is somebody else's.
+func known(info *jetstream.ConsumerInfo, stream string) Consumer {
+	c := info.Config
+	return Consumer{Owner: c.Metadata[ownerKey], User: c.Metadata[userKey], Queue: c.Metadata[queueKey], Stream: stream, Name: info.Name, Filter: c.FilterSubject}
 }
 
 // wish is a request that was found good.
@@ -306,7 +309,7 @@ func (d *Desk) Forget(ctx context.Context, queue, consumer string) error {
 	if err := d.js.DeleteConsumer(ctx, catalogue.Stream(queue), consumer); err != nil {
 		return fmt.Errorf("remove consumer %s of %s: %w", consumer, queue, err)
 	}
-	return nil
+	return d.reg.Revoke([]Consumer{known(info, catalogue.Stream(queue))})
 }
 
 // matches are the queues that a subject meets, with the pattern of both.

@@ -50,6 +50,8 @@ type Registry interface {
 	// Grant lets a consumer's owner use it, for whom a user has asked for it. It does
 	// so when it returns.
 	Grant(user string, c Consumer) error
+	// Revoke takes consumers away that are gone.
+	Revoke(gone []Consumer) error
 }
 
 // Desk answers what parties of the bus ask. Its methods are safe for concurrent use.
@@ -210,15 +212,14 @@ func (d *Desk) consumers(ctx context.Context, user string, req wire.SubscribeReq
 			return nil, err
 		}
 	}
-	owned := d.reg.Owned(p.Owner)
+	if err := d.room(ctx, w, found); err != nil {
+		return nil, err
+	}
 	var list []wire.Consumer
 	for _, queue := range slices.Sorted(maps.Keys(found)) {
 		c := Consumer{Owner: p.Owner, Queue: queue, Stream: catalogue.Stream(queue), Name: w.name(), Filter: found[queue]}
 		if w.Name == "" {
 			c.User = user
-		}
-		if len(owned) >= maxConsumers && !slices.Contains(owned, c) {
-			return nil, refuse(http.StatusTooManyRequests, "%s has %d consumers, more are not allowed", p.Owner, len(owned))
 		}
 		info, err := w.ensure(ctx, d.js, queue, c.Filter)
 		if err != nil {
@@ -232,6 +233,41 @@ func (d *Desk) consumers(ctx context.Context, user string, req wire.SubscribeReq
 		})
 	}
 	return list, nil
+}
+
+// room refuses consumers beyond what an owner may have. What the server has removed, as
+// it does with readers that do not pull, is looked for when they seem too many.
+// d.making is held.
+func (d *Desk) room(ctx context.Context, w wish, queues map[string]string) error {
+	total := func() (owned []Consumer, n int) {
+		owned = d.reg.Owned(w.owner)
+		n = len(owned)
+		for queue := range queues {
+			stream := catalogue.Stream(queue)
+			if !slices.ContainsFunc(owned, func(c Consumer) bool { return c.Stream == stream && c.Name == w.name() }) {
+				n++
+			}
+		}
+		return owned, n
+	}
+	owned, n := total()
+	if n <= maxConsumers {
+		return nil
+	}
+	there, err := List(ctx, d.js)
+	if err != nil {
+		return err
+	}
+	gone := slices.DeleteFunc(owned, func(c Consumer) bool { return slices.Contains(there, c) })
+	if len(gone) > 0 {
+		if err := d.reg.Revoke(gone); err != nil {
+			return err
+		}
+	}
+	if owned, n = total(); n > maxConsumers {
+		return refuse(http.StatusTooManyRequests, "%s has %d consumers, %d are allowed: fairlead queue NAME forget CONSUMER removes one that nobody uses", w.owner, len(owned), maxConsumers)
+	}
+	return nil
 }
 
 func (d *Desk) reject(ctx context.Context, user string, body []byte) any {

@@ -95,11 +95,10 @@ func (d *Desk) buryExceeded(ctx context.Context, advisory []byte) error {
 	case err != nil:
 		return fmt.Errorf("look for consumer %s of %s: %w", told.Consumer, told.Stream, err)
 	}
-	c := is.CachedInfo().Config
-	if c.Metadata[ownerKey] == "" {
+	of := known(is.CachedInfo(), told.Stream)
+	if of.Owner == "" {
 		return nil // somebody else's
 	}
-	of := Consumer{Owner: c.Metadata[ownerKey], Queue: c.Metadata[queueKey], Stream: told.Stream, Name: told.Consumer, Filter: c.FilterSubject}
 	return Bury(ctx, d.js, of, told.Sequence, "", catalogue.Death{
 		Cause: catalogue.CauseAttempts, Reason: fmt.Sprintf("it was given %d times and never acknowledged", told.Deliveries),
 	})
