@@ -69,6 +69,7 @@ func TestAMessageThatCanBeNoDeadLetterComesForEver(t *testing.T) {
 	}{
 		{
 			"as large as may be", func(t *testing.T, c Credentials) {
+				t.Helper()
 				nc := dial(t, c)
 				if _, err := nc.RequestWithContext(within(t), "data.vhf", make([]byte, nc.MaxPayload())); err != nil {
 					t.Fatal(err)
@@ -77,6 +78,7 @@ func TestAMessageThatCanBeNoDeadLetterComesForEver(t *testing.T) {
 		},
 		{
 			"headers as large as may be", func(t *testing.T, c Credentials) {
+				t.Helper()
 				m := &nats.Msg{Subject: "data.vhf", Header: nats.Header{"X-Large": {strings.Repeat("x", 65_000)}}, Data: []byte("hello")}
 				if _, err := dial(t, c).RequestMsgWithContext(within(t), m); err != nil {
 					t.Fatal(err)
@@ -85,6 +87,7 @@ func TestAMessageThatCanBeNoDeadLetterComesForEver(t *testing.T) {
 		},
 		{
 			"headers that are none", func(t *testing.T, c Credentials) {
+				t.Helper()
 				const header = "NATS/1.0\r\nno colon here\r\n\r\n"
 				say(t, c, fmt.Sprintf("HPUB data.vhf %d %d\r\n%shello\r\n", len(header), len(header)+5, header))
 			}, 5, catalogue.HeaderUnreadable,
