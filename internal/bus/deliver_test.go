@@ -102,7 +102,7 @@ func TestADurableSubscriptionGoesOnWhereItStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := dial(t, second)
-	until(t, "the catalogue is back", b.catalogue.conn.IsConnected)
+	until(t, "the catalogue is back", func() bool { return b.catalogue.conn.IsConnected() && b.Healthy() == nil })
 	store(t, b, "four")
 	if m, err = next(t, again, vhf); err != nil || string(m.Data()) != "four" {
 		t.Errorf("after the bus was away: %v, %v", m, err)

@@ -52,12 +52,9 @@ var (
 	// ownControl is what our clients may ask the bus itself. Who asks is known by the
 	// subject, because permissions grant nobody another's; elsewhere they are not ours.
 	ownControl = []string{
-		catalogue.Incoming + ">", catalogue.Refused + ">", gatekeeper.Heard, gatekeeper.Passed,
+		catalogue.Incoming + ">", catalogue.Refused + ">", gatekeeper.Heard, gatekeeper.Onward,
 		wire.SubjectSubscribe + ">", wire.SubjectReject + ">", wire.SubjectNames + ">", wire.SubjectQueues,
 	}
-	// ownAcks are what is acknowledged there, which the server would send here too, as
-	// it is mapped.
-	ownAcks = "$JS.ACK.>"
 	// ownReplies are replies to our clients, which nobody elsewhere waits for.
 	ownReplies = wire.InboxPrefix + ".>"
 )

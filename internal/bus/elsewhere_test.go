@@ -286,6 +286,59 @@ func TestADurableSubscriptionElsewhere(t *testing.T) {
 	}
 }
 
+// What clients elsewhere acknowledge comes over the link, too.
+func TestWhatIsAcknowledgedElsewhereIsNotAcknowledgedTwice(t *testing.T) {
+	t.Parallel()
+	h := newHub(t, nil)
+	b := h.open(t, Options{Model: observatory(system.Queue{Name: "data.vhf"})})
+	for _, data := range []string{"one", "two", "three", "four"} {
+		store(t, b, data)
+	}
+	here, err := b.Operator("listener")
+	if err != nil {
+		t.Fatal(err)
+	}
+	acked, err := here.SubscribeSync("$JS.ACK.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flush(t, here)
+	js, err := jetstream.New(h.client(t), jetstream.WithDefaultTimeout(5*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := js.CreateConsumer(within(t), "data_vhf", jetstream.ConsumerConfig{Durable: "theirs", AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		m, err := c.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.DoubleAck(within(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// One that is used from here is acknowledged from here.
+	tools := dial(t, b.OperatorCredentials())
+	if m, err := next(t, tools, wire.Consumer{Stream: "data_vhf", Name: "theirs"}); err != nil || m.DoubleAck(within(t)) != nil {
+		t.Fatalf("pulled from here: %v", err)
+	}
+	n := 0
+	for {
+		m, err := acked.NextMsg(200 * time.Millisecond)
+		if err != nil {
+			break
+		}
+		n++
+		t.Log(m.Subject)
+	}
+	if n != 1 {
+		t.Errorf("%d acknowledgements were sent from here, want 1", n)
+	}
+}
+
 // TestWhatStaysHere finds that a client elsewhere cannot pass for one of ours, nor hear
 // their replies, and that it can ask services.
 func TestWhatStaysHere(t *testing.T) {

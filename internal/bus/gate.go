@@ -34,7 +34,7 @@ func (b *Bus) openGate() error {
 	if err != nil {
 		return err
 	}
-	g, err := gatekeeper.Open(nc, b.inboxesOf, b.log)
+	g, err := gatekeeper.Open(nc, b.inboxesOf, b.link != nil, b.log)
 	if err != nil {
 		nc.Close()
 		return err

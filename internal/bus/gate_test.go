@@ -290,6 +290,7 @@ func TestNobodyGoesRoundTheGatekeeper(t *testing.T) {
 
 // A client is told that nobody answers if it comes before the gatekeeper.
 func TestClientsFindTheGatekeeperAfterTheBusWasAway(t *testing.T) {
+	ownStore(t) // a link comes back a little later
 	b, lab, nc := laboratory(t, "")
 	c := lab.ask(t, nc, wire.SubscribeRequest{Subject: "data.vhf", Name: "c"})
 	nc.Close()

@@ -6,11 +6,10 @@
 // publishes it and with whatever client:
 //
 //	data.vhf --mapping--> $FLQ.in.data.vhf --[Checker]--> $FLQ.ok.data.vhf --> stream
-//	data.vhf --mapping--> $FLQ.ok.data.vhf --> stream           (a queue without a type)
 //
 // The stream acknowledges to the publisher itself, after the message is on the disk,
 // and only then do plain subscribers of data.vhf hear it. While there is no checker,
-// publishers to a queue with a type are told that nobody answers; nothing comes into
+// publishers are told that nobody answers; nothing comes into
 // the stream unchecked.
 //
 // The checker keeps the order: the messages of all publishers are stored in the order

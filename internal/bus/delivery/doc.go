@@ -11,5 +11,5 @@
 // is stored.
 //
 // What the package does not do: it carries no messages, and it knows no permissions,
-// which are the bus's ([Registry]).
+// which are the bus's ([Registry]). Where the answers to pulls go is package gatekeeper's.
 package delivery

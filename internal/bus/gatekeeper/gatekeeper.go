@@ -14,7 +14,7 @@ import (
 
 const (
 	heard  = "$FLQ.js." // from clients to the gatekeeper
-	passed = "$FLQ.do." // from it to JetStream; granted to nobody else
+	onward = "$FLQ.do." // from it to JetStream; granted to nobody else
 
 	pull = "next."
 	info = "info."
@@ -25,10 +25,10 @@ const (
 	apiAck  = "$JS.ACK."
 )
 
-// Heard and Passed are all subjects of the gatekeeper's own.
+// Heard and Onward are all subjects of the gatekeeper's own.
 const (
 	Heard  = heard + ">"
-	Passed = passed + ">"
+	Onward = onward + ">"
 )
 
 const (
@@ -38,6 +38,8 @@ const (
 	pendingBytes   = 64 << 20
 	// quiet is how often it is logged that something was dropped.
 	quiet = time.Minute
+	// mostPulled bounds what is remembered of who pulls.
+	mostPulled = 4096
 )
 
 // Mapping is a pattern that the server maps, with where to.
@@ -71,9 +73,9 @@ func Mappings(place func(string) string) []Mapping {
 		{apiPull + "*.*", heard + pull + both},
 		{apiInfo + "*.*", heard + info + both},
 		{apiAck + ">", heard + ack + ">"},
-		{passed + pull + "*.*", place(apiPull + both)},
-		{passed + info + "*.*", place(apiInfo + both)},
-		{passed + ack + ">", apiAck + ">"},
+		{onward + pull + "*.*", place(apiPull + both)},
+		{onward + info + "*.*", place(apiInfo + both)},
+		{onward + ack + ">", apiAck + ">"},
 	}
 }
 
@@ -106,16 +108,24 @@ type Gatekeeper struct {
 	log     *slog.Logger
 	nc      *nats.Conn
 	inboxes func(stream, consumer string) string
+	link    bool
 
 	dropped atomic.Uint64
-	logged  time.Time // of the connection's goroutine only
+
+	// Of the connection's goroutine only.
+	logged time.Time
+	pulled map[string]struct{} // with a link, consumers that our clients have pulled from
 }
 
 // Open starts a gatekeeper on a connection of its own with all permissions, which must
 // not buffer what is published while it is broken off. It ends with the connection.
 // inboxes says below what the owner of a consumer awaits replies, "" if nobody owns it.
-func Open(nc *nats.Conn, inboxes func(stream, consumer string) string, log *slog.Logger) (*Gatekeeper, error) {
-	g := &Gatekeeper{log: log, nc: nc, inboxes: inboxes}
+//
+// link says that the streams are elsewhere. A server there sends us also what its own
+// clients acknowledge, because we map it. It has that already: what is about consumers
+// that nobody owns, and nobody has pulled from here, is left alone.
+func Open(nc *nats.Conn, inboxes func(stream, consumer string) string, link bool, log *slog.Logger) (*Gatekeeper, error) {
+	g := &Gatekeeper{log: log, nc: nc, inboxes: inboxes, link: link, pulled: map[string]struct{}{}}
 	// One subscription, so that a client's messages of all kinds stay in order.
 	sub, err := nc.Subscribe(Heard, g.take)
 	if err == nil {
@@ -136,22 +146,42 @@ func (g *Gatekeeper) Dropped() uint64 { return g.dropped.Load() }
 // take is called for each message, one at a time.
 func (g *Gatekeeper) take(m *nats.Msg) {
 	rest := m.Subject[len(heard):]
-	if m.Reply != "" && !Inbox(m.Reply, g.owner(rest)) {
+	if g.link && !g.ours(rest) {
+		return
+	}
+	if m.Reply != "" && !Inbox(m.Reply, g.inboxes(names(rest))) {
 		g.drop(m)
 		return
 	}
 	// Fails only while the connection is broken off: who asked gets no answer, and a
 	// message that is not acknowledged is given again.
-	_ = g.nc.PublishMsg(&nats.Msg{Subject: passed + rest, Reply: m.Reply, Data: m.Data})
+	_ = g.nc.PublishMsg(&nats.Msg{Subject: onward + rest, Reply: m.Reply, Data: m.Data})
 }
 
-// owner says where the owner of the consumer awaits replies that is named after the
-// first token, "" if nobody is known to own it.
-func (g *Gatekeeper) owner(rest string) string {
+// ours reports whether one of our clients sent a message, if the streams are
+// elsewhere.
+func (g *Gatekeeper) ours(rest string) bool {
+	stream, consumer := names(rest)
+	key := stream + "." + consumer
+	if _, known := g.pulled[key]; known {
+		return true
+	}
+	if strings.HasPrefix(rest, ack) {
+		return g.inboxes(stream, consumer) != ""
+	}
+	if len(g.pulled) >= mostPulled {
+		clear(g.pulled) // who still pulls comes again
+	}
+	g.pulled[key] = struct{}{}
+	return true
+}
+
+// names are the stream and the consumer that a subject names after its first token.
+func names(rest string) (stream, consumer string) {
 	_, rest, _ = strings.Cut(rest, ".")
-	stream, rest, _ := strings.Cut(rest, ".")
-	consumer, _, _ := strings.Cut(rest, ".")
-	return g.inboxes(stream, consumer)
+	stream, rest, _ = strings.Cut(rest, ".")
+	consumer, _, _ = strings.Cut(rest, ".")
+	return stream, consumer
 }
 
 func (g *Gatekeeper) drop(m *nats.Msg) {
