@@ -124,6 +124,9 @@ func (f *Feed) losses(sub *nats.Subscription) uint64 {
 	return n
 }
 
+// HeardOf is a message that was heard on a subject.
+func HeardOf(m *nats.Msg) Heard { return heard(m) }
+
 // heard reads where a message is stored from what the stream has added to it, which
 // comes last: a publisher may have put the same names before.
 func heard(m *nats.Msg) Heard {

@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,6 +18,7 @@ import (
 	"fairlead/internal/control"
 	"fairlead/internal/system"
 	"fairlead/internal/system/asyncapi"
+	"fairlead/internal/system/notation"
 )
 
 func (a *app) queuesCommand() *cobra.Command {
@@ -78,10 +80,10 @@ func (a *app) writeCatalogue(environment string) error {
 func (a *app) queueCommand() *cobra.Command {
 	var peek control.PeekRequest
 	var purge control.PurgeRequest
-	var older time.Duration
-	var from, consumer string
+	var older, from, consumer string
+	var internal bool
 	cmd := &cobra.Command{
-		Use:   "queue NAME [show|peek|purge|replay [SEQUENCE]|dead|forget CONSUMER]",
+		Use:   "queue NAME [show|peek|purge|replay [SEQUENCE]|dead|forget CONSUMER|move]",
 		Short: "Show a queue, look at its messages, remove them, replay its dead letters",
 		Long: `Shows a queue (show, also without a word). peek shows its newest messages, or those
 from a sequence on; nothing is taken. dead shows its dead letters: full copies of the
@@ -90,7 +92,12 @@ reason. replay publishes them again, one by its sequence or all; those that are
 stored now are dead letters no more. With --consumer, replay gives the messages of the
 queue to one durable subscription again, from a time or a sequence on, or from the
 first. forget removes a durable subscription that no instance has any more. purge
-removes messages, the oldest first.`,
+removes messages, the oldest first. move publishes the messages of a queue that is not
+in the file any more again, so that the queues keep them which have its subjects now.
+
+With --json, a message's "data" is its JSON; "text" stands there for other text, and
+"base64" for what is no text. Headers that the bus itself has added are shown with
+--headers only. Sequences may have gaps: a message with a dedupe key takes two.`,
 		Example: `  fairlead queue data.vhf
   fairlead queue data.vhf peek -n 20
   fairlead queue data.vhf peek --from 1200 --json
@@ -98,8 +105,9 @@ removes messages, the oldest first.`,
   fairlead queue data.vhf replay 17
   fairlead queue data.vhf replay --consumer page_show --from 2026-01-31T12:00:00Z
   fairlead queue data.vhf forget page_show
-  fairlead queue data.vhf purge --older-than 720h
+  fairlead queue data.vhf purge --older-than 30d
   fairlead queue data.vhf purge --keep 1000
+  fairlead queue orders.incoming move
   fairlead queue 'activity.*' purge --remove`,
 		Args: argsBetween(1, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -122,11 +130,15 @@ removes messages, the oldest first.`,
 						return err
 					}
 				}
-				return a.peekQueue(ctx, peek)
+				return a.peekQueue(ctx, peek, internal)
 			case "purge":
 				purge.Queue = args[0]
 				if cmd.Flags().Changed("older-than") {
-					purge.Before = a.now().Add(-older)
+					d, err := notation.ParseDuration(older)
+					if err != nil || d <= 0 {
+						return &usageError{problem: fmt.Sprintf("--older-than %q is no duration", older), hint: "write it as 12h or 30d"}
+					}
+					purge.Before = a.now().Add(-d)
 				}
 				return a.purgeQueue(ctx, purge)
 			case "replay":
@@ -139,8 +151,10 @@ removes messages, the oldest first.`,
 					return &usageError{problem: "which consumer is to be forgotten?", hint: "fairlead queue " + args[0] + " shows them"}
 				}
 				return a.changeConsumer(ctx, control.ConsumerRequest{Queue: args[0], Consumer: args[2], Remove: true})
+			case "move":
+				return a.moveQueue(ctx, args[0])
 			default:
-				return &usageError{problem: fmt.Sprintf("%q is nothing that can be done with a queue", word), hint: "there are show, peek, purge, replay, dead and forget"}
+				return &usageError{problem: fmt.Sprintf("%q is nothing that can be done with a queue", word), hint: "there are show, peek, purge, replay, dead, forget and move"}
 			}
 		},
 	}
@@ -149,7 +163,8 @@ removes messages, the oldest first.`,
 	flags.StringVar(&from, "from", "", "peek, dead: from this sequence on; replay: first (default), new, a time or a sequence")
 	flags.StringVar(&consumer, "consumer", "", "replay: the durable subscription that gets the messages again")
 	flags.Uint64Var(&purge.Keep, "keep", 0, "purge: keep so many of the newest")
-	flags.DurationVar(&older, "older-than", 0, "purge: only what is older, such as 720h")
+	flags.StringVar(&older, "older-than", "", "purge: only what is older, such as 12h or 30d")
+	flags.BoolVar(&internal, "headers", false, "peek, dead: with the headers that the bus has added")
 	flags.BoolVar(&purge.Dead, "dead", false, "purge: its dead letters instead")
 	flags.BoolVar(&purge.Remove, "remove", false, "purge: the queue itself too, which is not in the file any more")
 	cmd.MarkFlagsMutuallyExclusive("keep", "older-than", "remove")
@@ -167,13 +182,22 @@ func (a *app) showQueue(ctx context.Context, name string) error {
 	return a.out.lines(renderQueue(a.out, q, a.now())...)
 }
 
-func (a *app) peekQueue(ctx context.Context, req control.PeekRequest) error {
+func (a *app) peekQueue(ctx context.Context, req control.PeekRequest, internal bool) error {
 	list, err := ask[control.PeekRequest, []control.QueueMessage](ctx, a, control.VerbPeek, "", req)
 	if err != nil {
 		return err
 	}
+	if !internal {
+		for i := range list {
+			list[i].Headers = ownHeaders(list[i].Headers)
+		}
+	}
 	if a.json {
-		return a.out.json(map[string]any{"messages": control.List[control.QueueMessage](list)})
+		shown := make(control.List[message], len(list))
+		for i := range list {
+			shown[i] = shownMessage(list[i])
+		}
+		return a.out.json(map[string]any{"messages": shown})
 	}
 	if len(list) == 0 {
 		if req.Dead {
@@ -233,6 +257,18 @@ func (a *app) replayQueue(ctx context.Context, args []string) error {
 		err = fmt.Errorf("%s could not be replayed", plural(len(r.Refused), "dead letter"))
 	}
 	return err
+}
+
+// moveQueue moves the messages of a queue that is not in the file any more.
+func (a *app) moveQueue(ctx context.Context, name string) error {
+	r, err := ask[control.QueueRequest, control.MoveReply](ctx, a, control.VerbMove, "moving "+name, control.QueueRequest{Queue: name})
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.out.json(r)
+	}
+	return a.out.lines(name + ": " + plural(r.Moved, "message") + " moved; remove the queue with: fairlead queue " + control.QuoteWord(name) + " purge --remove")
 }
 
 // sequenceOf reads the sequence of a message.
@@ -303,12 +339,17 @@ standard input.`,
 
 func (a *app) subscribeCommand() *cobra.Command {
 	var most int
+	var internal bool
 	cmd := &cobra.Command{
 		Use:   "subscribe SUBJECT",
 		Short: "Show what is published, as the operator",
 		Long: `Shows each message that is published on a subject, or on those of a pattern, from now
 on, until Ctrl-C. Of a queue it shows what was stored. Messages that come faster than
-they can be shown are passed over.`,
+they can be shown are passed over.
+
+With --json, each message is a line: its "data" is its JSON; "text" stands there for
+other text, and "base64" for what is no text. Headers that the bus itself has added are
+shown with --headers only.`,
 		Example: `  fairlead subscribe data.vhf
   fairlead subscribe 'data.*' --json
   fairlead subscribe activity.vhf -n 1`,
@@ -321,9 +362,15 @@ they can be shown are passed over.`,
 			ctx, cancel := interruptible(cmd.Context())
 			defer cancel()
 			shown, enough := 0, errors.New("that was enough")
+			if err := a.errs.lines(a.errs.style(dim, "what is published on "+args[0]+" from now on; Ctrl-C ends it")); err != nil {
+				return err
+			}
 			err = control.Stream(ctx, c, control.VerbSubscribe, control.SubscribeRequest{Subject: args[0]}, func(m control.QueueMessage) error {
+				if !internal {
+					m.Headers = ownHeaders(m.Headers)
+				}
 				if a.json {
-					err = a.out.jsonLine(m)
+					err = a.out.jsonLine(shownMessage(m))
 				} else {
 					err = a.out.lines(renderMessage(a.out, m)...)
 				}
@@ -339,6 +386,7 @@ they can be shown are passed over.`,
 		},
 	}
 	cmd.Flags().IntVarP(&most, "lines", "n", 0, "end after so many messages")
+	cmd.Flags().BoolVar(&internal, "headers", false, "with the headers that the bus has added")
 	return cmd
 }
 
@@ -382,7 +430,7 @@ func renderQueue(s *screen, q control.Queue, now time.Time) []string {
 	fact := func(name, text string) []string { return []string{s.style(dim, name), text} }
 	rows := [][]string{fact("queue", q.Name)}
 	if q.Apart {
-		rows = append(rows, fact("state", "not in the file any more: it takes no messages; remove it with: fairlead queue "+q.Name+" purge --remove"))
+		rows = append(rows, fact("state", "not in the file any more: it takes no messages; remove it with: fairlead queue "+control.QuoteWord(q.Name)+" purge --remove"))
 	}
 	rows = append(rows, fact("stream", q.Stream))
 	if q.Type != "" {
@@ -473,6 +521,46 @@ func renderMessage(s *screen, m control.QueueMessage) []string {
 		}
 	}
 	return append(lines, dataText(m.Data)...)
+}
+
+// message is a message in JSON, its data in one of three forms.
+type message struct {
+	Sequence uint64              `json:"sequence,omitempty"`
+	Subject  string              `json:"subject"`
+	Time     time.Time           `json:"time"`
+	Headers  map[string][]string `json:"headers,omitempty"`
+	Data     json.RawMessage     `json:"data,omitempty"`
+	Text     *string             `json:"text,omitempty"`
+	Base64   []byte              `json:"base64,omitempty"`
+	Dead     *control.Death      `json:"dead,omitempty"`
+}
+
+// shownMessage is a message as subscribers of the door are told it: JSON as it is,
+// other text as text, anything else in base64.
+func shownMessage(m control.QueueMessage) message {
+	out := message{Sequence: m.Sequence, Subject: m.Subject, Time: m.Time, Headers: m.Headers, Dead: m.Dead}
+	switch {
+	case !utf8.Valid(m.Data):
+		out.Base64 = m.Data
+	case json.Valid(m.Data):
+		out.Data = m.Data
+	default:
+		text := string(m.Data)
+		out.Text = &text
+	}
+	return out
+}
+
+// ownHeaders are a message's headers without those that the bus has added.
+func ownHeaders(headers map[string][]string) map[string][]string {
+	own := map[string][]string{}
+	for name, values := range headers {
+		if lower := strings.ToLower(name); strings.HasPrefix(lower, "nats-") && lower != "nats-msg-id" {
+			continue
+		}
+		own[name] = values
+	}
+	return own
 }
 
 // dataText is a message's data, as it is.

@@ -50,3 +50,41 @@ func TestRenderMessage(t *testing.T) {
 		}
 	}
 }
+
+// The data of messages was in base64 in --json, though it was JSON.
+func TestMessagesInJSONHoldJSON(t *testing.T) {
+	for data, want := range map[string]string{
+		`{"a": [1, 2]}`: `"data":{"a":[1,2]}`,
+		"null":          `"data":null`,
+		"no JSON":       `"text":"no JSON"`,
+		"":              `"text":""`,
+		"\xff\x00":      `"base64":"/wA="`,
+	} {
+		var b strings.Builder
+		s := newScreen(&b, func(string) string { return "" })
+		if err := s.jsonLine(shownMessage(control.QueueMessage{Subject: "a", Data: []byte(data)})); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%q: got %s, want %s", data, b.String(), want)
+		}
+	}
+}
+
+// Each message was shown with five lines of the bus's own.
+func TestHeadersOfTheBusAreHidden(t *testing.T) {
+	got := ownHeaders(map[string][]string{"Nats-Sequence": {"1"}, "Nats-Batch-Id": {"a"}, "Nats-Msg-Id": {"b"}, "Trace": {"c"}})
+	if len(got) != 2 || got["Trace"] == nil || got["Nats-Msg-Id"] == nil {
+		t.Errorf("got %v", got)
+	}
+}
+
+// purge --older-than 1d was refused, though the file and --expires know d.
+func TestPurgeOlderThanKnowsDays(t *testing.T) {
+	for older, want := range map[string]string{"1d": "no fairlead runs", "0s": "no duration", "1x": "no duration"} {
+		out, _ := run(t, "", "-C", t.TempDir(), "queue", "data.a", "purge", "--older-than", older)
+		if strings.Contains(out, "no duration") != (want == "no duration") {
+			t.Errorf("%s: got %s", older, out)
+		}
+	}
+}

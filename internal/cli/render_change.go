@@ -88,7 +88,7 @@ func renderReload(s *screen, r control.ReloadReply, dry bool) []string {
 		default:
 			lines = append(lines, "would replace the instances of: "+strings.Join(r.Replaces, ", ")+"; builds are not part of a dry run")
 		}
-		return lines
+		return append(lines, leftBehind(s, r.Warnings)...)
 	}
 	for _, receipt := range r.Receipts {
 		lines = append(lines, renderReceipt(s, receipt))
@@ -98,7 +98,17 @@ func renderReload(s *screen, r control.ReloadReply, dry bool) []string {
 		return append(lines, "nothing changed in the file or in what the builds left;",
 			"for code that runs without a build: fairlead restart SERVICE")
 	}
+	lines = append(lines, leftBehind(s, r.Warnings)...)
 	return append(lines, fmt.Sprintf("revision %d serves", r.Revision))
+}
+
+// leftBehind shows what a change leaves behind.
+func leftBehind(s *screen, warnings []string) []string {
+	lines := make([]string, len(warnings))
+	for i, w := range warnings {
+		lines[i] = s.style(yellow, "warning:") + " " + harmless(w, false)
+	}
+	return lines
 }
 
 // renderChanges shows a difference of two revisions: + added, - removed, ~ changed.

@@ -156,12 +156,16 @@ func renderCredentials(c control.BusCredentials, now time.Time) []string {
 	if c.Outside != "" {
 		lines = append(lines, "# from other machines: tls://"+reachable(c.Outside))
 	}
-	return append(
+	lines = append(
 		lines,
 		"NATS_USER="+c.Name,
 		"NATS_PASSWORD="+c.Password,
 		"NATS_INBOX_PREFIX="+c.InboxPrefix,
 	)
+	for _, w := range c.Warnings {
+		lines = append(lines, "# warning: "+harmless(w, false))
+	}
+	return lines
 }
 
 // reachable is where a listener can be reached: HOST stands for this machine where it
@@ -188,7 +192,7 @@ func renderUsers(s *screen, list []control.BusUser, now time.Time) []string {
 			from = ago(now.Sub(u.Since)) + " ago"
 		}
 		rows = append(rows, []string{
-			u.Name, from, userEnd(u, now), fmt.Sprint(u.Connections),
+			u.Name, from, strings.TrimSuffix(strings.TrimPrefix(userEnd(u, now), "expires "), " expires"), fmt.Sprint(u.Connections),
 			subjects(u.Publishes), subjects(u.Subscribes), subjects(u.Asks),
 		})
 	}
@@ -211,5 +215,5 @@ func subjects(list []string) string {
 	if len(list) == 0 {
 		return "-"
 	}
-	return strings.Join(list, ",")
+	return strings.Join(list, ", ")
 }

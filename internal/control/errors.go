@@ -18,6 +18,7 @@ const (
 	CodeFile          = "file"           // the file is at fault; Findings lists where
 	CodeNotFound      = "not_found"      // what the request names does not exist
 	CodeConflict      = "conflict"       // something else is going on, or the state forbids it
+	CodeType          = "type"           // a message does not satisfy the type of its queue
 	CodeBadRequest    = "bad_request"    // the request is not what the verb takes
 	CodeTooLarge      = "too_large"      // the request is above MaxRequest bytes
 	CodeForbidden     = "forbidden"      // the caller may not use this socket

@@ -130,6 +130,10 @@ type (
 		Sequence uint64 `json:"sequence"`
 		Reason   string `json:"reason"`
 	}
+	// MoveReply says how many messages were moved.
+	MoveReply struct {
+		Moved int `json:"moved"`
+	}
 	// ConsumerRequest changes a durable consumer of a queue: it begins anew at From, or
 	// is removed.
 	ConsumerRequest struct {
@@ -165,6 +169,7 @@ const (
 	VerbPurge      = "purge"       // PurgeRequest -> PurgeReply
 	VerbConsumer   = "consumer"    // ConsumerRequest -> Consumer, as it is then
 	VerbDeadReplay = "dead-replay" // DeadReplayRequest -> DeadReplayReply
+	VerbMove       = "queue-move"  // QueueRequest -> MoveReply
 	VerbPublish    = "publish"     // PublishRequest -> PublishReply
-	VerbSubscribe  = "subscribe"   // SubscribeRequest -> a stream of QueueMessage, sequence 0
+	VerbSubscribe  = "subscribe"   // SubscribeRequest -> a stream of QueueMessage, sequence 0 where no queue keeps it
 )

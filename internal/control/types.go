@@ -209,6 +209,9 @@ type (
 		Replaces List[string]  `json:"replaces"` // services whose instances are replaced
 		Receipts List[Receipt] `json:"receipts"`
 		Traffic  *Traffic      `json:"traffic,omitempty"` // if something was changed
+		// Warnings are what the change leaves behind: messages of queues that are not in the
+		// file any more.
+		Warnings []string `json:"warnings,omitempty"`
 	}
 	// RollbackRequest is for POST /v1/rollback.
 	RollbackRequest struct {

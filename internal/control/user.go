@@ -24,6 +24,8 @@ type BusCredentials struct {
 	// Outside is the address for others, host:port of a listener with TLS; "" if there
 	// is none.
 	Outside string `json:"outside,omitempty"`
+	// Warnings are subjects of the user that nobody else of the file has to do with.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Requests of the verbs for users of the bus.

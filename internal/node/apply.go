@@ -331,15 +331,29 @@ func (n *Node) reload(ctx context.Context, req control.ReloadRequest, tell func(
 			return control.ReloadReply{}, err
 		}
 	}
+	warnings, err := n.leftBehind(ctx, old.sys, sys)
+	if err != nil {
+		return control.ReloadReply{}, err
+	}
 	if req.DryRun {
+		if err := errors.Join(n.keepPrivate(sys), n.checkQueues(ctx, sys)); err != nil {
+			return control.ReloadReply{}, err
+		}
 		p := n.compare(old, nil, nil, sys, nil)
-		return control.ReloadReply{Changes: changes(p.changes), Replaces: p.replace}, nil
+		return control.ReloadReply{Changes: changes(p.changes), Replaces: p.replace, Warnings: warnings}, nil
 	}
 	g, err := n.prepare(ctx, sys, n.nextNumber(ctx, old), old.record)
 	if err != nil {
 		return control.ReloadReply{}, err
 	}
-	return n.apply(ctx, old, g)
+	reply, err = n.apply(ctx, old, g)
+	if reply.Revision != 0 {
+		reply.Warnings = warnings
+		for _, text := range warnings {
+			n.tell(control.Event{Kind: control.EventWarning, Text: text})
+		}
+	}
+	return reply, err
 }
 
 // rollback takes an earlier revision up again, as a new one, with what its builds

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fairlead/internal/bus/backup"
+	"fairlead/internal/bus/catalogue"
+	"fairlead/internal/bus/delivery"
 	"fairlead/internal/control"
 )
 
@@ -45,7 +47,7 @@ func (n *Node) backupBus(ctx context.Context, req control.BackupRequest, tell fu
 	defer func() { _ = os.Remove(partial.Name()) }() // it has another name if all went well
 	out := bufio.NewWriterSize(partial, 1<<20)
 	wrote, err := backup.Write(ctx, n.operator, out, sys.Name, time.Now().Truncate(time.Second), func(p backup.Progress) {
-		tell(control.Event{Time: time.Now(), Kind: control.EventInfo, Text: fmt.Sprintf("stream %d of %d: %s", p.Number, p.Of, p.Stream)})
+		tell(control.Event{Time: time.Now(), Kind: control.EventInfo, Text: fmt.Sprintf("stream %d of %d: %s", p.Number, p.Of, streamWords(p.Stream))})
 	})
 	if err := errors.Join(err, out.Flush(), partial.Sync(), partial.Close()); err != nil {
 		return none, err
@@ -60,6 +62,19 @@ func (n *Node) backupBus(ctx context.Context, req control.BackupRequest, tell fu
 		return none, fmt.Errorf("back up: %w", err)
 	}
 	return backupOf(req.File, wrote)
+}
+
+// streamWords is what a stream is called where it is no queue's.
+func streamWords(stream string) string {
+	switch stream {
+	case catalogue.DeadLetters:
+		return "dead letters"
+	case delivery.Exceeded:
+		return "messages on their way to the dead letters"
+	case "KV_" + stateBucket, "KV_" + certificatesBucket:
+		return "fairlead's own state"
+	}
+	return stream
 }
 
 // pathless is an error without the path that it names.
@@ -155,7 +170,7 @@ func restoreBus(ctx context.Context, data, file string, tell func(string)) (_ co
 	}
 	defer f.Close()
 	_, err = backup.Restore(ctx, bufio.NewReaderSize(f, 1<<20), fresh, func(p backup.Progress) {
-		tell(fmt.Sprintf("stream %d of %d: %s, %d messages", p.Number, of, p.Stream, p.State.Messages))
+		tell(fmt.Sprintf("stream %d of %d: %s, %d messages", p.Number, of, streamWords(p.Stream), p.State.Messages))
 	})
 	if err != nil {
 		return none, err

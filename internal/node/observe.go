@@ -95,7 +95,7 @@ func (n *Node) readQueues(ctx context.Context) ([]observe.Queue, error) {
 			Name: s.Queue, Messages: s.Messages, Bytes: s.Bytes,
 			Accepted: c.Accepted, Refused: c.Refused, Quarantined: c.Quarantined, Observed: c.Observed,
 		}
-		if all[i].Dead, err = countDead(ctx, js, s.Queue); err != nil {
+		if all[i].Dead, err = countDead(ctx, js, *s); err != nil {
 			return nil, err
 		}
 		if s.Consumers == 0 {

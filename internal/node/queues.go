@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,6 +41,7 @@ func (n *Node) handleQueues(server *control.Server) {
 	control.Handle(server, control.VerbPurge, n.purge)
 	control.Handle(server, control.VerbConsumer, n.consumer)
 	control.Handle(server, control.VerbDeadReplay, n.deadReplay)
+	control.Handle(server, control.VerbMove, n.move)
 	control.Handle(server, control.VerbPublish, n.publish)
 	control.HandleStream(server, control.VerbSubscribe, n.subscribe)
 }
@@ -86,7 +88,7 @@ func checkTypes(old, next *system.System) error {
 	return &control.Error{
 		Code:    control.CodeConflict,
 		Message: "the change of a type would break those who rely on it:\n" + strings.Join(broken, "\n"),
-		Hint:    "add a new optional property, or a new type and queue; or say reload --force-types",
+		Hint:    "add a new optional property, or a new type and queue; or say fairlead reload --force-types",
 	}
 }
 
@@ -99,8 +101,22 @@ func lossHint(err error) error {
 	how := map[string]string{"keep": " --older-than ...", "max_messages": " --keep N", "max_bytes": " --keep N"}[loss.Limit]
 	return &control.Error{
 		Code: control.CodeConflict, Message: err.Error(),
-		Hint: "with the limits from before: fairlead queue " + loss.Queue + " purge" + how + ", then again; or allow more",
+		Hint: "with the limits from before: fairlead queue " + control.QuoteWord(loss.Queue) + " purge" + how + ", then again; or allow more",
 	}
+}
+
+// checkQueues refuses queues that the bus would refuse.
+func (n *Node) checkQueues(ctx context.Context, sys *system.System) error {
+	if len(sys.Queues) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, queueTime)
+	defer cancel()
+	js, err := n.js()
+	if err != nil {
+		return err
+	}
+	return lossHint(catalogue.Check(ctx, js, sys.Queues))
 }
 
 // js is JetStream as the operator. One elsewhere that cannot be reached is told at once.
@@ -204,7 +220,7 @@ func (n *Node) queueOf(ctx context.Context, js jetstream.JetStream, s catalogue.
 	if q.Rate, err = rate(ctx, js, s); err != nil {
 		return q, err
 	}
-	if q.Dead, err = countDead(ctx, js, s.Queue); err != nil {
+	if q.Dead, err = countDead(ctx, js, s); err != nil {
 		return q, err
 	}
 	q.Consumers, err = consumers(ctx, js, q.Stream)
@@ -229,12 +245,16 @@ func rate(ctx context.Context, js jetstream.JetStream, s catalogue.State) (float
 }
 
 // countDead is how many dead letters a queue has.
-func countDead(ctx context.Context, js jetstream.JetStream, queue string) (uint64, error) {
+func countDead(ctx context.Context, js jetstream.JetStream, s catalogue.State) (uint64, error) {
+	if s.Shared {
+		letters, err := catalogue.Letters(ctx, js, s.Queue)
+		return uint64(len(letters)), err
+	}
 	dead, err := js.Stream(ctx, catalogue.DeadLetters)
 	if err != nil {
 		return 0, fmt.Errorf("count dead letters: %w", err)
 	}
-	info, err := dead.Info(ctx, jetstream.WithSubjectFilter(catalogue.Dead+queue))
+	info, err := dead.Info(ctx, jetstream.WithSubjectFilter(catalogue.Dead+s.Queue))
 	if err != nil {
 		return 0, fmt.Errorf("count dead letters: %w", err)
 	}
@@ -289,6 +309,9 @@ func (n *Node) peek(ctx context.Context, req control.PeekRequest, _ func(control
 	stream, filter, from, most := catalogue.Stream(s.Queue), s.Queue, req.From, req.Most
 	if req.Dead {
 		stream, filter = catalogue.DeadLetters, catalogue.Dead+s.Queue
+		if s.Shared {
+			most = mostPeeked // some may be another's
+		}
 	} else if from == 0 {
 		most *= 2 // each may have a marker before it
 		from = max(s.First, s.Last-min(s.Last, uint64(most))+1)
@@ -296,6 +319,10 @@ func (n *Node) peek(ctx context.Context, req control.PeekRequest, _ func(control
 	list, err := catalogue.Read(ctx, js, stream, filter, from, most)
 	if err != nil {
 		return nil, err
+	}
+	if req.Dead {
+		list = slices.DeleteFunc(list, func(m catalogue.Message) bool { return !catalogue.DiedIn(m, s.Queue) })
+		list = list[:min(len(list), req.Most)]
 	}
 	list = list[max(0, len(list)-req.Most):]
 	out := make([]control.QueueMessage, len(list))
@@ -333,20 +360,16 @@ func (n *Node) purge(ctx context.Context, req control.PurgeRequest, tell func(co
 			Hint: "take it out of queues and reload, then purge it with --remove",
 		}
 	}
+	if req.Dead {
+		return purgeDead(ctx, js, s.Queue, req)
+	}
 	name, before := catalogue.Stream(s.Queue), s.Messages
 	var opts []jetstream.StreamPurgeOpt
-	if req.Dead {
-		name = catalogue.DeadLetters
-		if before, err = countDead(ctx, js, s.Queue); err != nil {
-			return none, err
-		}
-		opts = append(opts, jetstream.WithPurgeSubject(catalogue.Dead+s.Queue))
-	}
 	stream, err := js.Stream(ctx, name)
 	if err != nil {
 		return none, fmt.Errorf("purge queue %s: %w", s.Queue, err)
 	}
-	if req.Remove && !req.Dead {
+	if req.Remove {
 		if err := js.DeleteStream(ctx, name); err != nil {
 			return none, fmt.Errorf("remove queue %s: %w", s.Queue, err)
 		}
@@ -364,7 +387,7 @@ func (n *Node) purge(ctx context.Context, req control.PurgeRequest, tell func(co
 			opts = append(opts, jetstream.WithPurgeSequence(first.Sequence))
 		}
 	}
-	if req.Keep > 0 && !req.Dead && s.Markers > 0 {
+	if req.Keep > 0 && s.Markers > 0 {
 		err = catalogue.Keep(ctx, js, s.Queue, req.Keep)
 	} else {
 		err = stream.Purge(ctx, opts...)
@@ -373,12 +396,119 @@ func (n *Node) purge(ctx context.Context, req control.PurgeRequest, tell func(co
 		return none, fmt.Errorf("purge queue %s: %w", s.Queue, err)
 	}
 	var after uint64
-	if req.Dead {
-		after, err = countDead(ctx, js, s.Queue)
-	} else if _, now, e := n.findQueue(ctx, s.Queue); e == nil {
+	if _, now, e := n.findQueue(ctx, s.Queue); e == nil {
 		after = now.Messages
 	}
 	return control.PurgeReply{Removed: before - min(before, after)}, err
+}
+
+// purgeDead removes dead letters of a queue, and none of another that has some of its
+// subjects.
+func purgeDead(ctx context.Context, js jetstream.JetStream, queue string, req control.PurgeRequest) (control.PurgeReply, error) {
+	var reply control.PurgeReply
+	letters, err := catalogue.Letters(ctx, js, queue)
+	if err != nil {
+		return reply, err
+	}
+	if req.Keep > 0 {
+		letters = letters[:len(letters)-int(min(req.Keep, uint64(len(letters))))]
+	}
+	dead, err := js.Stream(ctx, catalogue.DeadLetters)
+	if err != nil {
+		return reply, fmt.Errorf("purge dead letters of %s: %w", queue, err)
+	}
+	for _, l := range letters {
+		if !req.Before.IsZero() && !l.Time.Before(req.Before) {
+			break
+		}
+		if err := dead.DeleteMsg(ctx, l.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+			return reply, fmt.Errorf("purge dead letters of %s: %w", queue, err)
+		}
+		reply.Removed++
+	}
+	return reply, nil
+}
+
+// move publishes the messages of a queue that is not in the file any more again.
+func (n *Node) move(ctx context.Context, req control.QueueRequest, tell func(control.Event)) (control.MoveReply, error) {
+	var reply control.MoveReply
+	release, err := n.begin(ctx, tell)
+	if err != nil {
+		return reply, err
+	}
+	defer release()
+	js, s, err := n.findQueue(ctx, req.Queue)
+	if err != nil {
+		return reply, err
+	}
+	if !s.Apart {
+		return reply, &control.Error{Code: control.CodeConflict, Message: "queue " + s.Queue + " is in the file", Hint: "only messages of a queue that is not can be moved"}
+	}
+	reply.Moved, err = catalogue.Move(ctx, js, s.Queue)
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return reply, &control.Error{Code: control.CodeConflict, Message: fmt.Sprintf("%s moved, the next is not stored: %s", countOf(reply.Moved, "message"), api.Description)}
+	}
+	if errors.Is(err, jetstream.ErrNoStreamResponse) {
+		return reply, &control.Error{
+			Code: control.CodeConflict, Message: fmt.Sprintf("%s moved: no queue of the file has the subject of the next", countOf(reply.Moved, "message")),
+			Hint: "fairlead queue " + control.QuoteWord(s.Queue) + " peek shows them",
+		}
+	}
+	return reply, err
+}
+
+// countOf is a number of things in words.
+func countOf(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return strconv.Itoa(n) + " " + thing + "s"
+}
+
+// leftBehind says which messages stay in queues that a file does not have any more.
+func (n *Node) leftBehind(ctx context.Context, old, next *system.System) ([]string, error) {
+	if len(old.Queues) == 0 {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, queueTime)
+	defer cancel()
+	js, err := n.js()
+	if err != nil {
+		return nil, err
+	}
+	states, err := catalogue.States(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, s := range states {
+		if s.Apart || s.Messages == 0 || slices.ContainsFunc(next.Queues, func(q system.Queue) bool { return q.Name == s.Queue }) {
+			continue
+		}
+		list, err := consumers(ctx, js, catalogue.Stream(s.Queue))
+		if err != nil {
+			return nil, err
+		}
+		stay := "stay"
+		if s.Messages == 1 {
+			stay = "stays"
+		}
+		var text strings.Builder
+		fmt.Fprintf(&text, "%s %s in %s, which is not in the file any more", countOf(int(min(s.Messages, 1<<62)), "message"), stay, s.Queue)
+		for _, c := range list {
+			if rest := c.Lag + uint64(c.Unacked); rest > 0 {
+				fmt.Fprintf(&text, "; %s was not given %d of them", c.Name, rest)
+			}
+		}
+		name := control.QuoteWord(s.Queue)
+		if slices.ContainsFunc(next.Queues, func(q system.Queue) bool { return bus.Overlap(q.Name, s.Queue) }) {
+			text.WriteString("; to put them into the queues that have its subjects now: fairlead queue " + name + " move")
+		} else {
+			text.WriteString("; to remove them: fairlead queue " + name + " purge --remove")
+		}
+		out = append(out, text.String())
+	}
+	return out, nil
 }
 
 func (n *Node) deadReplay(ctx context.Context, req control.DeadReplayRequest, tell func(control.Event)) (control.DeadReplayReply, error) {
@@ -397,16 +527,19 @@ func (n *Node) deadReplay(ctx context.Context, req control.DeadReplayRequest, te
 		if err != nil {
 			return reply, err
 		}
-		if req.Sequence > 0 && (len(letters) == 0 || letters[0].Sequence != req.Sequence) {
+		if req.Sequence > 0 && (len(letters) == 0 || letters[0].Sequence != req.Sequence || !catalogue.DiedIn(letters[0], s.Queue)) {
 			return reply, &control.Error{
 				Code: control.CodeNotFound, Message: fmt.Sprintf("queue %s has no dead letter %d", s.Queue, req.Sequence),
-				Hint: "fairlead queue " + s.Queue + " dead lists them",
+				Hint: "fairlead queue " + control.QuoteWord(s.Queue) + " dead lists them",
 			}
 		}
 		if len(letters) == 0 {
 			return reply, nil
 		}
 		for _, l := range letters {
+			if from = l.Sequence + 1; !catalogue.DiedIn(l, s.Queue) {
+				continue
+			}
 			switch _, err := catalogue.Replay(ctx, js, l.Sequence); {
 			case err == nil:
 				reply.Replayed++
@@ -415,10 +548,11 @@ func (n *Node) deadReplay(ctx context.Context, req control.DeadReplayRequest, te
 			default:
 				reply.Refused = append(reply.Refused, control.DeadRefusal{Sequence: l.Sequence, Reason: publicReason(err)})
 			}
-			from = l.Sequence + 1
 		}
 		most -= len(letters)
-		tell(control.Event{Time: time.Now(), Kind: control.EventInfo, Text: fmt.Sprintf("%d replayed, %d refused", reply.Replayed, len(reply.Refused))})
+		if most > 0 && len(letters) == 100 {
+			tell(control.Event{Time: time.Now(), Kind: control.EventInfo, Text: fmt.Sprintf("%d replayed, %d refused", reply.Replayed, len(reply.Refused))})
+		}
 	}
 	return reply, nil
 }
@@ -456,12 +590,20 @@ func (n *Node) publish(ctx context.Context, req control.PublishRequest, _ func(c
 	}
 	ack, err := js.PublishMsg(ctx, m)
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
-		return none, &control.Error{Code: control.CodeConflict, Message: "not stored: " + api.Description}
+		return none, &control.Error{Code: refusalCode(api), Message: "not stored: " + api.Description}
 	}
 	if err != nil {
 		return none, fmt.Errorf("publish %s: %w", req.Subject, err)
 	}
 	return control.PublishReply{Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+}
+
+// refusalCode is the code of a message that was not stored.
+func refusalCode(err *jetstream.APIError) string {
+	if err.ErrorCode == catalogue.RefusedCode {
+		return control.CodeType
+	}
+	return control.CodeConflict
 }
 
 // literal refuses a subject that nobody may publish on by hand.
@@ -479,6 +621,13 @@ func literal(subject string) error {
 	return nil
 }
 
+// heardMessage is a message that was heard, with its place in its queue, if one keeps
+// it.
+func heardMessage(m *nats.Msg) control.QueueMessage {
+	h := bus.HeardOf(m)
+	return control.QueueMessage{Sequence: h.Sequence, Subject: h.Subject, Time: h.Time, Headers: m.Header, Data: h.Data}
+}
+
 // subscribe shows what is published, until the caller ends.
 func (n *Node) subscribe(ctx context.Context, req control.SubscribeRequest, emit func(control.QueueMessage) error) error {
 	messages := make(chan *nats.Msg, subscribed)
@@ -494,7 +643,7 @@ func (n *Node) subscribe(ctx context.Context, req control.SubscribeRequest, emit
 	for {
 		select {
 		case m := <-messages:
-			if err := emit(control.QueueMessage{Subject: m.Subject, Time: time.Now(), Headers: m.Header, Data: m.Data}); err != nil {
+			if err := emit(heardMessage(m)); err != nil {
 				return err
 			}
 		case <-ctx.Done():

@@ -135,7 +135,44 @@ func (u *users) add(ctx context.Context, req control.BusUserAddRequest, _ func(c
 	if u.sys != nil && u.sys.Bus.Outside != nil {
 		c.Outside = u.sys.Bus.Outside.Listen
 	}
+	if u.sys != nil {
+		c.Warnings = lonely(u.sys, &one)
+	}
 	return c, nil
+}
+
+// lonely says which subjects of a user nobody of the file listens to, publishes on or
+// answers.
+func lonely(sys *system.System, u *addedUser) []string {
+	var heard, said, answered []string
+	for i := range sys.Queues {
+		heard, said = append(heard, sys.Queues[i].Name), append(said, sys.Queues[i].Name)
+	}
+	for i := range sys.Services {
+		if b := sys.Services[i].Bus; b != nil {
+			heard, said, answered = append(heard, b.Subscribes...), append(said, b.Publishes...), append(answered, b.Answers...)
+		}
+	}
+	for _, other := range sys.Bus.Users {
+		heard, said = append(heard, other.Subscribes...), append(said, other.Publishes...)
+	}
+	for i := range sys.Routes {
+		if s := sys.Routes[i].Subscribe; s != nil {
+			heard = append(heard, s.Subject)
+		}
+	}
+	var out []string
+	tell := func(subjects, others []string, format string) {
+		for _, subject := range subjects {
+			if !slices.ContainsFunc(others, func(o string) bool { return bus.Overlap(o, subject) }) {
+				out = append(out, fmt.Sprintf(format, subject))
+			}
+		}
+	}
+	tell(u.Publishes, heard, "it may publish %s, which no queue keeps and nobody of the file subscribes to")
+	tell(u.Subscribes, said, "it may subscribe to %s, which no queue keeps and nobody of the file publishes")
+	tell(u.Asks, answered, "it may ask %s, which nobody of the file answers")
+	return out
 }
 
 // readSubjects checks the subjects as those of the file are.
@@ -183,9 +220,9 @@ func (u *users) fits(one *addedUser) error {
 	many := func(list []string) bool { return len(list) > mostSubjects }
 	switch {
 	case !userName.MatchString(one.Name):
-		return refuse(control.CodeBadRequest, fmt.Sprintf("%q is no name of a user", one.Name), "a small letter, then small letters, digits and hyphens; 63 at most")
+		return refuse(control.CodeBadRequest, fmt.Sprintf("%q is no name of a user", one.Name), "a small letter, then small letters, digits and dashes; 63 at most")
 	case bus.NamesInstance(one.Name):
-		return refuse(control.CodeBadRequest, one.Name+" could be the name of an instance, which ends in a hyphen and a number", "")
+		return refuse(control.CodeBadRequest, one.Name+" could be the name of an instance, which ends in a dash and a number", "")
 	case ofFile:
 		return refuse(control.CodeConflict, "the file names a user "+one.Name, "change bus.users in the file, then: fairlead reload")
 	case taken:

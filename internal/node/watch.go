@@ -130,7 +130,16 @@ func (n *Node) tellUnapplied(ctx context.Context, err error) {
 		}
 		e.Message = "the file is at fault"
 	}
-	n.tell(control.Event{Kind: control.EventWarning, Text: e.Message + "; what ran before goes on"})
+	n.tell(control.Event{Kind: control.EventWarning, Text: unapplied(e)})
+}
+
+// unapplied is why a change was not applied, on a line.
+func unapplied(e *control.Error) string {
+	text := strings.ReplaceAll(strings.ReplaceAll(e.Message, ":\n", ": "), "\n", "; ")
+	if e.Hint != "" && !strings.HasPrefix(e.Hint, "nothing changed") {
+		text += "; " + e.Hint
+	}
+	return text + "; what ran before goes on"
 }
 
 // briefly names some paths for a person.

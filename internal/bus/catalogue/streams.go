@@ -45,22 +45,15 @@ func Ensure(ctx context.Context, js jetstream.JetStream, queues []system.Queue, 
 	if err != nil {
 		return err
 	}
+	if err := refusals(have, queues); err != nil {
+		return err
+	}
 	var wanted []jetstream.StreamConfig
-	var errs []error
 	names := map[string]bool{}
 	for i := range queues {
 		c := config(&queues[i], elsewhere)
 		names[c.Name] = true
-		is := have[c.Name]
-		if is == nil {
-			wanted = append(wanted, c)
-			continue
-		}
-		if is.Config.Metadata[queueKey] != queues[i].Name {
-			errs = append(errs, fmt.Errorf("queue %s: there is a stream %s that fairlead did not make; remove or rename it", queues[i].Name, c.Name))
-		}
-		errs = append(errs, losses(&queues[i], is.State)...)
-		if differs(is.Config, c) {
+		if is := have[c.Name]; is == nil || differs(is.Config, c) {
 			wanted = append(wanted, c)
 		}
 	}
@@ -68,9 +61,6 @@ func Ensure(ctx context.Context, js jetstream.JetStream, queues []system.Queue, 
 		if dead := deadConfig(queues); have[dead.Name] == nil || differs(have[dead.Name].Config, dead) {
 			wanted = append(wanted, dead)
 		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
 	}
 	for _, is := range have {
 		queue := is.Config.Metadata[queueKey]
@@ -89,6 +79,32 @@ func Ensure(ctx context.Context, js jetstream.JetStream, queues []system.Queue, 
 		}
 	}
 	return nil
+}
+
+// Check returns what Ensure would refuse, and changes nothing.
+func Check(ctx context.Context, js jetstream.JetStream, queues []system.Queue) error {
+	have, err := streams(ctx, js)
+	if err != nil {
+		return err
+	}
+	return refusals(have, queues)
+}
+
+// refusals is why the streams that there are cannot become those of the queues.
+func refusals(have map[string]*jetstream.StreamInfo, queues []system.Queue) error {
+	var errs []error
+	for i := range queues {
+		q := &queues[i]
+		is := have[Stream(q.Name)]
+		if is == nil {
+			continue
+		}
+		if is.Config.Metadata[queueKey] != q.Name {
+			errs = append(errs, fmt.Errorf("queue %s: there is a stream %s that fairlead did not make; remove or rename it", q.Name, is.Config.Name))
+		}
+		errs = append(errs, losses(q, is.State)...)
+	}
+	return errors.Join(errs...)
 }
 
 // streams are all that there are, by name.
@@ -195,6 +211,7 @@ func losses(q *system.Queue, s jetstream.StreamState) (errs []error) {
 type State struct {
 	Queue     string
 	Apart     bool // it is not in the file any more
+	Shared    bool // another queue has some of its subjects; one of the two is apart
 	Messages  uint64
 	Markers   uint64    // of keys, stored beside the messages; see [Committer]
 	Bytes     uint64    // of both
@@ -224,6 +241,9 @@ func States(ctx context.Context, js jetstream.JetStream) ([]State, error) {
 		}
 		s.Messages -= min(s.Messages, s.Markers)
 		all = append(all, s)
+	}
+	for i := range all {
+		all[i].Shared = slices.ContainsFunc(all, func(o State) bool { return o.Queue != all[i].Queue && Meet(o.Queue, all[i].Queue) != "" })
 	}
 	slices.SortFunc(all, func(a, b State) int { return cmp.Compare(a.Queue, b.Queue) })
 	return all, nil
