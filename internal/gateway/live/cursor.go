@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	cursorVersion = 1
+	cursorVersion = 2
 	macBytes      = 8
 	// mostCursor is the longest cursor that is looked at.
 	mostCursor = 8 << 10
@@ -21,12 +21,16 @@ type position struct {
 	sequence uint64
 }
 
-// positions are sorted by stream.
-type positions []position
+// positions are how far somebody is in all streams that there were at a time. The zero
+// value is somebody's who has not been anywhere.
+type positions struct {
+	listed int64      // the time, in nanoseconds of Unix: a stream that is not in the list came later
+	list   []position // sorted by stream
+}
 
 // of returns the position in a stream.
 func (ps positions) of(stream uint64) (uint64, bool) {
-	i, ok := slices.BinarySearchFunc(ps, stream, func(p position, s uint64) int {
+	i, ok := slices.BinarySearchFunc(ps.list, stream, func(p position, s uint64) int {
 		switch {
 		case p.stream < s:
 			return -1
@@ -38,19 +42,19 @@ func (ps positions) of(stream uint64) (uint64, bool) {
 	if !ok {
 		return 0, false
 	}
-	return ps[i].sequence, true
+	return ps.list[i].sequence, true
 }
 
 // with returns the positions with one moved on. The slice may be changed.
 func (ps positions) with(stream, sequence uint64) positions {
-	for i := range ps {
-		if ps[i].stream == stream {
-			ps[i].sequence = sequence
+	for i := range ps.list {
+		if ps.list[i].stream == stream {
+			ps.list[i].sequence = sequence
 			return ps
 		}
 	}
-	ps = append(ps, position{stream, sequence})
-	slices.SortFunc(ps, func(a, b position) int {
+	ps.list = append(ps.list, position{stream, sequence})
+	slices.SortFunc(ps.list, func(a, b position) int {
 		if a.stream < b.stream {
 			return -1
 		}
@@ -63,14 +67,12 @@ func (ps positions) with(stream, sequence uint64) positions {
 // with one of their own they could read all that a queue keeps.
 type signer struct{ key []byte }
 
-// encode returns a cursor, "" for no positions.
+// encode returns a cursor.
 func (s signer) encode(ps positions) string {
-	if len(ps) == 0 {
-		return ""
-	}
-	raw := make([]byte, 0, 1+len(ps)*16+macBytes)
+	raw := make([]byte, 0, 1+8+len(ps.list)*16+macBytes)
 	raw = append(raw, cursorVersion)
-	for _, p := range ps {
+	raw = binary.BigEndian.AppendUint64(raw, uint64(ps.listed))
+	for _, p := range ps.list {
 		raw = binary.BigEndian.AppendUint64(raw, p.stream)
 		raw = binary.AppendUvarint(raw, p.sequence)
 	}
@@ -81,27 +83,27 @@ func (s signer) encode(ps positions) string {
 // decode returns the positions of a cursor, and false for what is none of ours.
 func (s signer) decode(cursor string) (positions, bool) {
 	if len(cursor) > mostCursor {
-		return nil, false
+		return positions{}, false
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
-	if err != nil || len(raw) <= 1+macBytes || raw[0] != cursorVersion {
-		return nil, false
+	if err != nil || len(raw) < 1+8+macBytes || raw[0] != cursorVersion {
+		return positions{}, false
 	}
 	body, mac := raw[:len(raw)-macBytes], raw[len(raw)-macBytes:]
 	if !hmac.Equal(mac, s.mac(body)) {
-		return nil, false
+		return positions{}, false
 	}
-	var ps positions
-	for rest := body[1:]; len(rest) > 0; {
+	ps := positions{listed: int64(binary.BigEndian.Uint64(body[1:]))} //nolint:gosec // it was one
+	for rest := body[1+8:]; len(rest) > 0; {
 		if len(rest) < 9 {
-			return nil, false
+			return positions{}, false
 		}
 		id := binary.BigEndian.Uint64(rest)
 		sequence, n := binary.Uvarint(rest[8:])
-		if n <= 0 || len(ps) > 0 && id <= ps[len(ps)-1].stream {
-			return nil, false
+		if n <= 0 || len(ps.list) > 0 && id <= ps.list[len(ps.list)-1].stream {
+			return positions{}, false
 		}
-		ps = append(ps, position{id, sequence})
+		ps.list = append(ps.list, position{id, sequence})
 		rest = rest[8+n:]
 	}
 	return ps, true

@@ -45,7 +45,6 @@ type hub struct {
 	feed   sync.Mutex  // one at a time: take, fill. Comes before mu
 	unsaid int         // messages since clients were woken; of feed
 	gap    atomic.Bool // messages may have been lost since the streams were read last
-	listed time.Time   // when the streams were listed last; of feed
 	begun  time.Time
 	ending context.Context //nolint:containedctx // the hub's own life
 	end    context.CancelFunc
@@ -56,6 +55,7 @@ type hub struct {
 
 	mu      sync.RWMutex // guards what follows
 	streams []tracked    // sorted by id
+	listed  time.Time    // when they were listed last: none is missing that is older; written with the feed held
 	ring    []*event     // those with numbers tail to head-1, number n at n % ringEvents
 	tail    uint64
 	head    uint64
@@ -218,9 +218,9 @@ func (h *hub) add(e *event) {
 
 // reached are the positions of head. The mutex is held.
 func (h *hub) reached() positions {
-	ps := make(positions, len(h.streams))
+	ps := positions{listed: h.listed.UnixNano(), list: make([]position, len(h.streams))}
 	for i := range h.streams {
-		ps[i] = position{h.streams[i].ID, h.streams[i].at}
+		ps.list[i] = position{h.streams[i].ID, h.streams[i].at}
 	}
 	return ps
 }
@@ -276,12 +276,12 @@ func (h *hub) refill() {
 func (h *hub) fill(first bool) error {
 	ctx, cancel := context.WithTimeout(h.ending, readTime)
 	defer cancel()
+	now := time.Now()
 	list, err := h.room.bus.Streams(ctx, h.pattern)
 	if err != nil {
 		return err
 	}
-	h.listed = time.Now()
-	h.follow(list, first)
+	h.follow(list, now, first)
 	for i := range list {
 		if err := h.read(&list[i]); err != nil {
 			return err
@@ -290,9 +290,9 @@ func (h *hub) fill(first bool) error {
 	return nil
 }
 
-// follow takes up the streams that there are now. A hub that opens begins a little
+// follow takes up the streams that there were at a time. A hub that opens begins a little
 // before their ends; a stream that comes later begins where it is.
-func (h *hub) follow(list []Stream, first bool) {
+func (h *hub) follow(list []Stream, listed time.Time, first bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var next []tracked
@@ -320,7 +320,7 @@ func (h *hub) follow(list []Stream, first bool) {
 		}
 		return 1
 	})
-	h.streams = next
+	h.streams, h.listed = next, listed
 	h.cursor = h.room.signer.encode(h.reached())
 }
 
@@ -373,22 +373,26 @@ type place struct {
 	live   uint64    // from this one on, the events' own cursors are the client's
 	at     positions // what it has been told, of each stream
 	behind *tracked  // a stream that must be read from the store first; nil: none
+	lost   bool      // there may be messages that it cannot be told
 }
 
-// join finds out from where on a client can be told what the ring holds. Streams that
-// are not followed any more are dropped from its positions; one that it does not know
-// is followed from now on.
+// join finds out from where on a client can be told what the ring holds. A stream that
+// came after its positions were made is told from its first message on. One that is not
+// followed any more is dropped from them: what was in it is lost, and may have come back
+// in another one, as by restoring a backup. After that, and without positions, streams
+// that it does not know are told from now on.
 func (h *hub) join(at positions) place {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	p := place{next: h.head, live: h.head, at: make(positions, 0, len(h.streams))}
+	p := place{next: h.head, live: h.head, lost: h.lost(at)}
+	p.at = positions{listed: h.listed.UnixNano(), list: make([]position, 0, len(h.streams))}
 	for i := range h.streams {
 		t := &h.streams[i]
 		sequence, known := at.of(t.ID)
-		if !known {
+		if !known && (p.lost || at.listed == 0) {
 			sequence = t.at
 		}
-		p.at = append(p.at, position{t.ID, sequence})
+		p.at.list = append(p.at.list, position{t.ID, sequence})
 		switch {
 		case sequence == t.at:
 		case sequence < t.floor, sequence > t.at:
@@ -401,6 +405,20 @@ func (h *hub) join(at positions) place {
 		}
 	}
 	return p
+}
+
+// lost reports whether positions are of streams that are not followed any more, or lack
+// one that is older than they are: those of another route may. The mutex is held.
+func (h *hub) lost(at positions) bool {
+	known := 0
+	for i := range h.streams {
+		if _, ok := at.of(h.streams[i].ID); ok {
+			known++
+		} else if at.listed != 0 && h.streams[i].Created.UnixNano() < at.listed {
+			return true
+		}
+	}
+	return known < len(at.list)
 }
 
 // since returns at most most events from a number on, and a channel that is closed when

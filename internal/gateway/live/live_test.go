@@ -458,6 +458,62 @@ func TestQueueThatComesLater(t *testing.T) {
 	}
 }
 
+// TestStreamThatACursorDoesNotKnow is told from its beginning if it has come since, and
+// is a gap otherwise.
+func TestStreamThatACursorDoesNotKnow(t *testing.T) {
+	fill := func(bus *memory, subject string) {
+		for i := range 3 {
+			bus.publish(subject, fmt.Sprintf("%s%d", subject, i), false)
+		}
+	}
+	tests := []struct {
+		name, want string
+		old        []string // queues that there are when the cursor is made
+		do         func(*memory)
+		wide       string // comes back by another route
+	}{
+		{"a queue was added", "data.b0 data.b1 data.b2", []string{"data.a"}, func(bus *memory) { bus.addQueue("data.b"); fill(bus, "data.b") }, ""},
+		{"the first queue was added", "data.b0 data.b1 data.b2", nil, func(bus *memory) { bus.addQueue("data.b"); fill(bus, "data.b") }, ""},
+		{"what was added has forgotten some", "gap data.b1 data.b2", []string{"data.a"}, func(bus *memory) { bus.addQueue("data.b"); fill(bus, "data.b"); bus.forget("data.b", 1) }, ""},
+		{"a backup was restored", "gap", []string{"data.a"}, func(bus *memory) {
+			bus.mu.Lock()
+			bus.queues[0].ID, bus.queues[0].Created = 99, time.Now()
+			bus.mu.Unlock()
+		}, ""},
+		{"a queue is gone", "gap", []string{"data.a", "data.b"}, func(bus *memory) {
+			bus.mu.Lock()
+			bus.queues = bus.queues[:1]
+			bus.mu.Unlock()
+		}, ""},
+		{"the route has become wider", "gap", []string{"data.a", "more"}, func(bus *memory) { fill(bus, "more") }, ">"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			bus := newMemory(tt.old...)
+			if len(tt.old) > 0 {
+				fill(bus, "data.a")
+			}
+			room := openRoom(t, bus)
+			first := come(t, room, Client{})
+			first.leave()
+			room.Close()
+			tt.do(bus)
+			room = openRoom(t, bus)
+			again := come(t, room, Client{Cursor: first.cursor, Wide: tt.wide})
+			again.await(1 + len(strings.Fields(tt.want)))
+			again.leave()
+			if got := texts(again.got); got != tt.want {
+				t.Errorf("told %q, want %q", got, tt.want)
+			}
+			third := come(t, room, Client{Cursor: again.cursor, Wide: tt.wide})
+			third.leave()
+			if got := texts(third.got); got != "" {
+				t.Errorf("told %q again", got)
+			}
+		})
+	}
+}
+
 // TestForgedPlaceIsNone has a plain message with the headers of a queue's.
 func TestForgedPlaceIsNone(t *testing.T) {
 	bus := newMemory("data.a")

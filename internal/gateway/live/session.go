@@ -267,7 +267,7 @@ func (s *Session) greet(ctx context.Context, ending <-chan struct{}, out sink) (
 	}
 	hello.body = append(hello.body, ']')
 	first := []*event{hello}
-	if s.reset {
+	if s.reset || p.lost {
 		first = append(first, &event{kind: kindGap, cursor: hello.cursor})
 	}
 	if err := s.write(out, first); err != nil {
@@ -280,11 +280,18 @@ func (s *Session) greet(ctx context.Context, ending <-chan struct{}, out sink) (
 // follow tells the client what the hub does not remember, until it can join there.
 func (s *Session) follow(ctx context.Context, ending <-chan struct{}, out sink) (place, *End, error) {
 	p := s.hub.join(s.at)
-	for p.behind != nil {
+	for p.behind != nil || p.lost {
 		if end := s.told(ending); end != nil {
 			return p, end, nil
 		}
 		s.at = p.at
+		if p.lost {
+			if err := s.write(out, []*event{{kind: kindGap, cursor: s.room.signer.encode(s.at)}}); err != nil {
+				return p, nil, err
+			}
+			p = s.hub.join(s.at)
+			continue
+		}
 		if err := s.catchUp(ctx, out, p.behind); err != nil {
 			return p, nil, err
 		}
