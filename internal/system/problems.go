@@ -90,6 +90,7 @@ const (
 	unknownType    code = "unknown-type"
 	notJSON        code = "not-json"
 	badSchema      code = "bad-schema"
+	unknownKeyword code = "unknown-keyword"
 	sharedSubjects code = "shared-subjects"
 	queueAnswered  code = "queue-answered"
 	noQueue        code = "no-queue"
@@ -197,6 +198,7 @@ var problems = map[code]words{
 
 	unknownType:    {"there is no type %[1]s", "%[2]s"},
 	notJSON:        {"%[1]s %[2]s", "a type is a JSON Schema in a JSON file"},
+	unknownKeyword: {"%[1]s has %[2]s, which is no keyword of JSON Schema 2020-12 and checks nothing", "%[3]s"},
 	badSchema:      {"%[1]s is no schema of JSON Schema 2020-12: %[2]v", "correct the schema"},
 	sharedSubjects: {"shares subjects with %[1]s at %[2]s", "a message is kept in one queue: make the subjects of one of the two narrower"},
 	queueAnswered:  {"is answered by %[1]s too", "what is published to a queue is stored and confirmed by the bus, and is no request: use another subject for one of the two"},

@@ -65,11 +65,28 @@ func (r *reader) readTypes(n *document.Node) {
 			}
 			continue
 		}
+		r.warnKeywords(m, text)
 		sum := sha256.Sum256(text)
 		r.sys.flat[document.Join("types", m.Key)] = m.Text + " (sha256 " + hex.EncodeToString(sum[:6]) + ")"
 		r.sys.Types = append(r.sys.Types, Type{Name: m.Key, File: absolute(r.dir, m.Text), Schema: text})
 	}
 	slices.SortFunc(r.sys.Types, func(a, b Type) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// warnKeywords tells of what in a schema is no keyword, and so checks nothing.
+func (r *reader) warnKeywords(n *document.Node, text []byte) {
+	const most = 5
+	places, err := message.Unknown(text)
+	if err != nil {
+		return // it was compiled
+	}
+	for _, place := range places[:min(most, len(places))] {
+		advice := "remove it, or begin it with x-"
+		if best, ok := wording.Nearest(place[strings.LastIndexByte(place, '/')+1:], message.Keywords()); ok {
+			advice = "did you mean " + wording.Quote(best) + "?"
+		}
+		r.warn(n.At, n.Path, unknownKeyword, wording.Quote(n.Text), place, advice)
+	}
 }
 
 // schemaFile returns the text of the file that a type names: of the disk, or, for a

@@ -462,7 +462,7 @@ func (s *stack) told(t *testing.T) map[string]int {
 	out, ok := s.run(t, "queue", "science.core_program", "peek", "-n", "1000", "--json")
 	var list struct {
 		Messages []struct {
-			Data []byte
+			Data json.RawMessage
 		}
 	}
 	if err := json.Unmarshal([]byte(out), &list); !ok || err != nil {

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"fairlead/internal/control"
 	"fairlead/test/stage"
 )
 
@@ -143,7 +142,10 @@ func TestKilledWhileClientsPublishNoReceiptIsWrong(t *testing.T) {
 			t.Fatalf("peek: %d %s", code, out)
 		}
 		var list struct {
-			Messages []control.QueueMessage `json:"messages"`
+			Messages []struct {
+				Sequence uint64
+				Data     json.RawMessage
+			}
 		}
 		if err := json.Unmarshal([]byte(out), &list); err != nil {
 			t.Fatalf("peek: %v of %s", err, out)
@@ -152,8 +154,12 @@ func TestKilledWhileClientsPublishNoReceiptIsWrong(t *testing.T) {
 			break
 		}
 		for _, m := range list.Messages {
-			stored[m.Sequence] = string(m.Data)
-			times[string(m.Data)]++
+			var body bytes.Buffer
+			if err := json.Compact(&body, m.Data); err != nil {
+				t.Fatalf("peek: %v of %s", err, m.Data)
+			}
+			stored[m.Sequence] = body.String()
+			times[body.String()]++
 			from = int(m.Sequence) + 1
 		}
 	}

@@ -174,3 +174,15 @@ func TestRealNotices(t *testing.T) {
 		}
 	}
 }
+
+// The README sent a file that was not there.
+func TestNoticeOfTheReadme(t *testing.T) {
+	f, err := os.Open("../notice.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if n, err := Parse(f); err != nil || n.Role != "test" || n.Burst == "" {
+		t.Errorf("got %+v, %v", n, err)
+	}
+}

@@ -24,8 +24,9 @@ const services = new Map() // by URI
 
 function heard({data}) {
   const {descriptor, activity} = data.ServiceStatus
+  const since = services.get(descriptor.uri)?.since ?? Date.now()
   services.delete(descriptor.uri)
-  services.set(descriptor.uri, {descriptor, activity, at: Date.now()})
+  services.set(descriptor.uri, {descriptor, activity, since, at: Date.now()})
   if (services.size > mostServices) services.delete(services.keys().next().value)
   showServices()
 }
@@ -34,7 +35,7 @@ function showServices() {
   const list = $("services")
   if (services.size === 0) return
   const now = Date.now()
-  for (const [uri, {at}] of services) if (now - at > 10 * silence) services.delete(uri)
+  for (const [uri, s] of services) if (now - s.at > (replaced(s) ? silence : 10 * silence)) services.delete(uri)
   list.replaceChildren()
   for (const [uri, {descriptor, activity, at}] of [...services].sort(([a], [b]) => (a < b ? -1 : 1))) {
     const silent = now - at > silence
@@ -43,6 +44,11 @@ function showServices() {
     add(li, "span", silent ? "silent" : activity, silent ? "badge bad" : "badge good")
     add(li, "small", `${uri.replace("svom://", "")}, ${ago(now - at)}`)
   }
+}
+
+// replaced tells whether another of the same name came after a service was heard last.
+function replaced({descriptor, at}) {
+  return [...services.values()].some((other) => other.descriptor.name === descriptor.name && other.since > at)
 }
 
 function ago(ms) {

@@ -17,6 +17,10 @@ import (
 // between is how many steps there are from one burst to the next.
 const between = 12
 
+// aftermath is how long a burst is told of: of a real one it is minutes. All of it is
+// over when the first notice is heard.
+const aftermath = 10 * time.Second
+
 // Sky invents data. It is not safe for concurrent use.
 type Sky struct {
 	random *rand.Rand
@@ -82,12 +86,12 @@ func (s *Sky) packet(now time.Time) (message.DataNotification, error) {
 func (s *Sky) burst(now time.Time) []notice.Notice {
 	r := s.random
 	s.bursts++
-	id := fmt.Sprintf("tb%s%02d", now.UTC().Format("060102"), r.IntN(100))
+	id := fmt.Sprintf("tb%08d", now.Unix()%1e8) // no other burst within three years
 	ra, dec := r.Float64()*360, math.Asin(2*r.Float64()-1)*180/math.Pi
 	near := func(radius float64) *notice.Position {
 		return &notice.Position{RA: round(math.Mod(ra+r.Float64()*radius+360, 360)), Dec: round(max(-90, min(90, dec+(r.Float64()-.5)*radius))), Error: radius}
 	}
-	seen := now.UTC().Truncate(time.Millisecond)
+	seen := now.UTC().Truncate(time.Millisecond).Add(-aftermath)
 	var list []notice.Notice
 	add := func(after time.Duration, kind int, name, instrument, level string, p *notice.Position) {
 		list = append(list, notice.Notice{
@@ -95,18 +99,18 @@ func (s *Sky) burst(now time.Time) []notice.Notice {
 			Instrument: instrument, Level: level, Burst: id, Observed: &seen, Position: p,
 		})
 	}
-	add(5*time.Second, notice.GRMTrigger, "grm-trigger", "GRM", "N1g", nil)
-	add(9*time.Second, notice.Wakeup, "eclairs-wakeup", "ECLAIRs", "N1e", near(.1))
+	add(time.Second, notice.GRMTrigger, "grm-trigger", "GRM", "N1g", nil)
+	add(2*time.Second, notice.Wakeup, "eclairs-wakeup", "ECLAIRs", "N1e", near(.1))
 	if r.IntN(4) == 0 {
-		add(20*time.Second, notice.NotSlewing, "not-slewing", "ECLAIRs", "N1e", near(.1))
+		add(4*time.Second, notice.NotSlewing, "not-slewing", "ECLAIRs", "N1e", near(.1))
 		if r.IntN(2) == 0 {
-			add(40*time.Second, notice.Retraction, "retraction", "ECLAIRs", "N1e", nil)
+			add(6*time.Second, notice.Retraction, "retraction", "ECLAIRs", "N1e", nil)
 		}
 	} else {
-		add(20*time.Second, notice.Slewing, "slewing", "ECLAIRs", "N1e", near(.08))
-		add(4*time.Minute, notice.MXTInitial, "mxt-initial", "MXT", "N2m", near(.02))
-		add(9*time.Minute, notice.MXTUpdate, "mxt-update", "MXT", "N2m", near(.01))
-		add(12*time.Minute, notice.VT, "vt", "VT", "N2v", near(.0005))
+		add(4*time.Second, notice.Slewing, "slewing", "ECLAIRs", "N1e", near(.08))
+		add(6*time.Second, notice.MXTInitial, "mxt-initial", "MXT", "N2m", near(.02))
+		add(8*time.Second, notice.MXTUpdate, "mxt-update", "MXT", "N2m", near(.01))
+		add(aftermath, notice.VT, "vt", "VT", "N2v", near(.0005))
 	}
 	r.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	return list
