@@ -104,7 +104,7 @@ func TestKilledWhileClientsPublishNoReceiptIsWrong(t *testing.T) {
 			}
 			sending.Go(func() {
 				for i := from + p; ctx.Err() == nil; i += 8 {
-					body := fmt.Sprintf(`{"level": %d}`, i)
+					body := fmt.Sprintf(`{"level":%d}`, i)
 					times := 1 + p%2 // what has a key is sent twice
 					for range times {
 						if r := post(ctx, fresh, w.URL+path, body); r != nil {
