@@ -25,7 +25,7 @@ func (n *Node) launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	before, _, err := n.state.revision(ctx, last)
+	before, ran, err := n.state.revision(ctx, last)
 	if err != nil {
 		return err
 	}
@@ -46,6 +46,9 @@ func (n *Node) launch(ctx context.Context) error {
 	g.rev, err = n.settleNumber(ctx, g.rev, last)
 	if err != nil {
 		return err
+	}
+	if ran && g.rev.Number != last {
+		n.warnChangedTypes(ctx, before, g.rev.sys)
 	}
 	n.host.allow(g)
 	if err := n.bus.Apply(g.rev.sys); err != nil { //nolint:contextcheck // the bus takes a model as a whole, whatever becomes of the caller
@@ -399,6 +402,7 @@ func (n *Node) rollback(ctx context.Context, req control.RollbackRequest, tell f
 		return control.ReloadReply{}, errors.Join(err, os.RemoveAll(rev.dir))
 	}
 	g.rev = rev
+	n.warnTypes(ctx, old.sys, rev.sys)
 	return n.apply(ctx, old, g)
 }
 

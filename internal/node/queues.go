@@ -17,7 +17,6 @@ import (
 	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/control"
 	"fairlead/internal/system"
-	schemas "fairlead/internal/system/message"
 	"fairlead/internal/wire"
 )
 
@@ -44,52 +43,6 @@ func (n *Node) handleQueues(server *control.Server) {
 	control.Handle(server, control.VerbMove, n.move)
 	control.Handle(server, control.VerbPublish, n.publish)
 	control.HandleStream(server, control.VerbSubscribe, n.subscribe)
-}
-
-// checkTypes refuses what would break those who rely on the types in force.
-func checkTypes(old, next *system.System) error {
-	var broken []string
-	compared := map[[2]string]bool{}
-	for i := range next.Queues {
-		q := &next.Queues[i]
-		j := slices.IndexFunc(old.Queues, func(o system.Queue) bool { return o.Name == q.Name })
-		if j < 0 || old.Queues[j].Type == "" {
-			continue // nobody was promised anything
-		}
-		was, had := old.Type(old.Queues[j].Type)
-		is, has := next.Type(q.Type)
-		if !had {
-			continue
-		}
-		if !has {
-			broken = append(broken, fmt.Sprintf("queue %s has no type any more: consumers may get anything", q.Name))
-			continue
-		}
-		pair := [2]string{was.Name, is.Name}
-		if compared[pair] {
-			continue
-		}
-		compared[pair] = true
-		breaks, err := schemas.Breaks(was.Schema, is.Schema)
-		if err != nil {
-			return fmt.Errorf("compare type %s: %w", is.Name, err)
-		}
-		for _, b := range breaks {
-			broken = append(broken, "type "+is.Name+": "+b.String())
-		}
-	}
-	if len(broken) == 0 {
-		return nil
-	}
-	const most = 20
-	if more := len(broken) - most; more > 0 {
-		broken = append(broken[:most], fmt.Sprintf("and %d more", more))
-	}
-	return &control.Error{
-		Code:    control.CodeConflict,
-		Message: "the change of a type would break those who rely on it:\n" + strings.Join(broken, "\n"),
-		Hint:    "add a new optional property, or a new type and queue; or say fairlead reload --force-types",
-	}
 }
 
 // lossHint says what to do when a change of the file would delete messages.

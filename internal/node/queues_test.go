@@ -1,6 +1,7 @@
 package node
 
 import (
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -49,6 +50,60 @@ func TestCheckTypes(t *testing.T) {
 				t.Errorf("checkTypes: %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// TestAStartBreaksWhatIsStoredWithoutAWord took a schema that the stored messages do not
+// satisfy; so did a rollback.
+func TestAStartBreaksWhatIsStoredWithoutAWord(t *testing.T) {
+	f := newFixture(t)
+	f.write("system: small\ngateway: {listen: \"127.0.0.1:0\"}\nqueues: {data.a: {type: Order}, data.b: {type: Order}}\ntypes: {Order: order.json}\n")
+	schema := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(f.dir, "order.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const open, strict = `{"type": "object"}`, `{"type": "object", "required": ["note"]}`
+	warned := func() string {
+		text := ""
+		for _, e := range f.told(control.EventWarning) {
+			if strings.Contains(e.Text, "type Order") {
+				text = e.Text
+			}
+		}
+		f.mu.Lock()
+		f.events = nil
+		f.mu.Unlock()
+		return text
+	}
+	stop := func(n *Node) {
+		t.Helper()
+		if err := n.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	schema(open)
+	n := f.up()
+	if _, err := verb[control.PublishReply](f, control.VerbPublish, control.PublishRequest{Subject: "data.a", Data: []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	stop(n)
+	schema(strict)
+	n = f.up()
+	if got := warned(); !strings.Contains(got, `/required asks for "note" now`) || !strings.Contains(got, "(1 stored in data.a)") {
+		t.Errorf("a start warns %q", got)
+	}
+	stop(n)
+	f.up()
+	if got := warned(); got != "" {
+		t.Errorf("a start of the same warns %q", got)
+	}
+	if _, err := verb[control.ReloadReply](f, control.VerbRollback, control.RollbackRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := warned(); !strings.Contains(got, "1 stored in data.a") {
+		t.Errorf("a rollback warns %q", got)
 	}
 }
 

@@ -273,6 +273,9 @@ func (s *Session) greet(ctx context.Context, ending <-chan struct{}, out sink) (
 	if err := s.write(out, first); err != nil {
 		return p, nil, err
 	}
+	if p.behind == nil {
+		return p, nil, nil // what came while hello was written comes next
+	}
 	s.at = p.at
 	return s.follow(ctx, ending, out)
 }
