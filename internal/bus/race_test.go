@@ -1,0 +1,6 @@
+//go:build race
+
+package bus
+
+// raceDetector says that it watches.
+const raceDetector = true
