@@ -46,7 +46,8 @@ const (
 	addedBytes = 256
 	// commitTime is how long the acknowledgement of a group is waited for.
 	commitTime = 5 * time.Second
-	// mostTries is how often a message with a key is sent while no answer comes.
+	// mostTries is how often a message is sent: one of which nothing was stored, and
+	// one with a key while no answer comes.
 	mostTries = 5
 	// reconnectPause is how often it is looked whether the connection is back.
 	reconnectPause = 10 * time.Millisecond
@@ -399,7 +400,7 @@ func (c *Committer) store(stream string, group []*entry) {
 	case errors.Is(err, ErrUnknown):
 		c.again(stream, group, err)
 	case !isRefused:
-		c.fail(group, err)
+		c.later(stream, group, err)
 	case refused.Code >= 500:
 		c.fail(group, fmt.Errorf("%w: %w", ErrUnavailable, err))
 	case refused.ErrCode == errBatchIncomplete || refused.ErrCode == errBatchesOpen:
@@ -408,6 +409,19 @@ func (c *Committer) store(stream string, group []*entry) {
 	default:
 		c.apart(stream, group, refused)
 	}
+}
+
+// later stores a group of which nothing was stored once more: the server may just have
+// gone, and comes back.
+func (c *Committer) later(stream string, group []*entry, err error) {
+	for _, e := range group {
+		if e.tries++; e.tries >= mostTries {
+			c.fail(group, err)
+			return
+		}
+	}
+	time.Sleep(reconnectPause)
+	c.store(stream, group)
 }
 
 // again stores those of a group once more that have keys: it is not known whether the

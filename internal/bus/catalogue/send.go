@@ -49,7 +49,8 @@ func (e *storeError) Error() string {
 
 // send publishes a group, as one batch if it needs one, and waits for the
 // acknowledgement. The error is a [storeError] if the stream has said no,
-// [ErrUnavailable] if nothing was sent and [ErrUnknown] if no answer came.
+// [ErrUnavailable] if nothing was stored, for the server went away or the stream is
+// not there, and [ErrUnknown] if no answer came.
 func (c *Committer) send(group []*entry) (*ack, error) {
 	last, err := c.sendAll(group)
 	if err != nil {
