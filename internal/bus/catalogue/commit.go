@@ -444,7 +444,7 @@ func (c *Committer) again(stream string, group []*entry, err error) {
 func (c *Committer) apart(stream string, group []*entry, refused *storeError) {
 	rest, err := c.known(stream, group)
 	if err != nil {
-		c.fail(rest, err)
+		c.later(stream, rest, err)
 		return
 	}
 	var alone []*entry
