@@ -251,11 +251,11 @@ func (r *receiver) deliver(p *pull, m *nats.Msg, d *Delivery) {
 	case rejected != nil:
 		r.bury(p, m, d, rejected.cause, rejected.err)
 	case r.o.Attempts > 0 && d.Attempt >= r.o.Attempts:
-		r.s.report(c, judge(c, err), err, wire.KeySubject, m.Subject)
+		r.s.reportMessage(c, d, err)
 		r.bury(p, m, d, causeAttempts, err)
 	default:
 		wait := r.o.wait(d.Attempt)
-		r.s.report(c, judge(c, err), err, wire.KeySubject, m.Subject)
+		r.s.reportMessage(c, d, err)
 		r.s.logger.DebugContext(c, "message is handled again", "attempt", d.Attempt, "after", wait.String())
 		r.answer(m, `-NAK {"delay": `+strconv.FormatInt(int64(wait), 10)+`}`)
 	}
@@ -311,7 +311,7 @@ func (r *receiver) read(m *nats.Msg, d *Delivery) {
 		if err == nil || c.Err() != nil {
 			return
 		}
-		r.s.report(c, judge(c, err), err, wire.KeySubject, m.Subject)
+		r.s.reportMessage(c, d, err)
 		if _, ok := errors.AsType[*rejection](err); ok || r.o.Attempts > 0 && d.Attempt >= r.o.Attempts {
 			r.s.logger.ErrorContext(c, "message is passed over", wire.KeySubject, m.Subject, "stream", d.Stream, "sequence", d.Sequence, "attempt", d.Attempt)
 			return

@@ -236,6 +236,16 @@ func (s *Service) report(ctx context.Context, o outcome, err error, key, value s
 	s.logger.Log(ctx, o.level, "request failed", key, value, wire.KeyStatus, o.status, wire.KeyError, err)
 }
 
+// reportMessage logs why a message of a queue was not handled.
+func (s *Service) reportMessage(ctx context.Context, d *Delivery, err error) {
+	about := s.logger.With(wire.KeySubject, d.Subject, "stream", d.Stream, "sequence", d.Sequence, "consumer", d.Consumer, "attempt", d.Attempt)
+	if p, ok := errors.AsType[*panicError](err); ok {
+		about.ErrorContext(ctx, "handler panicked", wire.KeyError, err, "stack", string(p.stack))
+		return
+	}
+	about.Log(ctx, judge(ctx, err).level, "message is not handled", wire.KeyError, err)
+}
+
 // isIdentityError reports whether a request was refused for its identity token,
 // which nobody sends by accident.
 func isIdentityError(err error) bool {

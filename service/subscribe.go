@@ -45,8 +45,9 @@ type SubscribeOptions struct {
 	// subscribe by the same name share the messages, and go on where they stopped. At
 	// most 64 letters, digits, dashes and underscores.
 	Name string
-	// From is where it begins when its name is new. Without a Name, From makes the
-	// subscription a reader.
+	// From is where it begins when its name is new; default [First]: under a new name,
+	// also after a renaming, all messages that the queue keeps are handled. Without a
+	// Name, From makes the subscription a reader.
 	From Start
 	// InFlight is how many messages of each queue one instance handles at a time;
 	// default 64, at most 10,000. No more than these are taken from the bus.
@@ -61,8 +62,8 @@ type SubscribeOptions struct {
 	// and so on; the last holds for all that follow. Default 1 s, 2 s, 5 s, 15 s,
 	// 30 s, 1 min.
 	Backoff []time.Duration
-	// AckWait is after what time the bus gives a message to another instance if
-	// this one is gone; default 30 s. A handler may take longer: while it runs, the bus
+	// AckWait is after what time the bus gives a message to another instance if this
+	// one is gone; default 30 s. It does so at once if no instance is left. A handler may take longer: while it runs, the bus
 	// is told so.
 	AckWait time.Duration
 	// Confirm waits until the bus has noted that a message was handled. Without it a

@@ -48,6 +48,47 @@ func (b *Bus) Forget(ctx context.Context, queue, consumer string) error {
 	return b.atDesk(func(d *delivery.Desk) error { return d.Forget(ctx, queue, consumer) })
 }
 
+// giveBackTime bounds a GiveBack: a successor waits for it.
+const giveBackTime = 2 * time.Second
+
+// GiveBack has the messages given again at once that instances of a service had taken
+// and not acknowledged, if no instance is left. Else they are given again when their
+// time is over: nobody knows which instance has which message. Call it when an instance
+// is gone, before its successor is there.
+func (b *Bus) GiveBack(service string) error {
+	b.mu.Lock()
+	for _, in := range b.instances {
+		if in.party.service == service {
+			b.mu.Unlock()
+			return nil
+		}
+	}
+	none := len(b.consumers[service]) == 0
+	b.mu.Unlock()
+	if none {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), giveBackTime)
+	defer cancel()
+	err := b.atDesk(func(d *delivery.Desk) error { return d.GiveBack(ctx, service) })
+	if errors.Is(err, ErrNoQueues) {
+		return nil
+	}
+	return err
+}
+
+// Pulled reports whether an instance has asked for a consumer and lives.
+func (b *Bus) Pulled(stream, consumer string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, in := range b.instances {
+		if slices.Contains(in.pulls, stream+"."+consumer) {
+			return true
+		}
+	}
+	return false
+}
+
 func (b *Bus) atDesk(do func(*delivery.Desk) error) error {
 	b.catalogue.mu.Lock()
 	desk := b.catalogue.desk

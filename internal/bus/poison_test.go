@@ -174,3 +174,38 @@ func TestReadersThatAreGoneCountForEver(t *testing.T) {
 		t.Errorf("with one that was forgotten it has %d consumers", n)
 	}
 }
+
+func TestMessagesOfAKilledInstanceWaitForTheirTime(t *testing.T) {
+	b := open(t, observatory(system.Queue{Name: "data.vhf"}))
+	store(t, b, "one")
+	store(t, b, "two")
+	nc := dial(t, issue(t, b, "page", "page-1"))
+	c := consumersFor(t, nc, wire.SubscribeRequest{Subject: "data.vhf", Name: "show", Ordered: true, AckWait: "10m"}).Consumers[0]
+	if !b.Pulled(c.Stream, c.Name) {
+		t.Error("nobody pulls from the consumer")
+	}
+	m, err := next(t, nc, c)
+	if err != nil || string(m.Data()) != "one" {
+		t.Fatalf("given %v, %v", m, err)
+	}
+	if err := b.Revoke("page-1"); err != nil {
+		t.Fatal(err)
+	}
+	if b.Pulled(c.Stream, c.Name) {
+		t.Error("one that is gone pulls from the consumer")
+	}
+	if err := b.GiveBack("page"); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = next(t, dial(t, issue(t, b, "page", "page-2")), c); err != nil || string(m.Data()) != "one" {
+		t.Errorf("its successor was given %v, %v", m, err)
+	}
+	// While an instance is left, nobody knows which has what.
+	if err := b.GiveBack("page"); err != nil {
+		t.Fatal(err)
+	}
+	info, err := b.catalogue.js.Consumer(within(t), c.Stream, c.Name)
+	if err != nil || info.CachedInfo().NumRedelivered != 1 {
+		t.Errorf("given again %d times, %v", info.CachedInfo().NumRedelivered, err)
+	}
+}

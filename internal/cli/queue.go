@@ -390,6 +390,13 @@ shown with --headers only.`,
 	return cmd
 }
 
+// unusedAfter is how long nobody takes from a consumer until that is worth a word.
+const unusedAfter = time.Minute
+
+func unused(c control.Consumer, now time.Time) bool {
+	return !c.Unused.IsZero() && now.Sub(c.Unused) >= unusedAfter
+}
+
 func renderQueues(s *screen, list []control.Queue, now time.Time) []string {
 	if len(list) == 0 {
 		return []string{"there are no queues; add one to the file, under queues"}
@@ -401,14 +408,23 @@ func renderQueues(s *screen, list []control.Queue, now time.Time) []string {
 	for _, q := range list {
 		var lag uint64
 		var oldest time.Time
+		idle := 0
 		for _, c := range q.Consumers {
+			if unused(c, now) { // it is not slow, nobody is there
+				idle++
+				continue
+			}
 			lag = max(lag, c.Lag+uint64(c.Unacked))
 			if !c.Oldest.IsZero() && (oldest.IsZero() || c.Oldest.Before(oldest)) {
 				oldest = c.Oldest
 			}
 		}
 		behind, unacked := "-", "-"
-		if len(q.Consumers) > 0 {
+		consumers := strconv.Itoa(len(q.Consumers))
+		if idle > 0 {
+			consumers += fmt.Sprintf(" (%d unused)", idle)
+		}
+		if len(q.Consumers) > idle {
 			behind = strconv.FormatUint(lag, 10)
 		}
 		if !oldest.IsZero() {
@@ -420,7 +436,7 @@ func renderQueues(s *screen, list []control.Queue, now time.Time) []string {
 		}
 		rows = append(rows, []string{
 			name, strconv.FormatUint(q.Messages, 10), byteText(q.Bytes), rateText(q.Rate), cmp.Or(q.Type, "-"),
-			strconv.Itoa(len(q.Consumers)), behind, unacked, strconv.FormatUint(q.Refused, 10), strconv.FormatUint(q.Dead, 10),
+			consumers, behind, unacked, strconv.FormatUint(q.Refused, 10), strconv.FormatUint(q.Dead, 10),
 		})
 	}
 	return table(rows)
@@ -460,6 +476,9 @@ func renderQueue(s *screen, q control.Queue, now time.Time) []string {
 		}
 		if !c.Oldest.IsZero() {
 			text += ", the oldest of " + ago(now.Sub(c.Oldest)) + " ago"
+		}
+		if unused(c, now) {
+			text += fmt.Sprintf("; nobody takes from it since %s; if that is meant: fairlead queue '%s' forget %s", ago(now.Sub(c.Unused)), q.Name, c.Name)
 		}
 		rows = append(rows, fact("consumer "+c.Name, text))
 	}

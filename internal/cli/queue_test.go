@@ -88,3 +88,20 @@ func TestPurgeOlderThanKnowsDays(t *testing.T) {
 		}
 	}
 }
+
+func TestAConsumerThatNobodyTakesFromLooksSlow(t *testing.T) {
+	s := newScreen(io.Discard, func(string) string { return "" })
+	q := control.Queue{Name: "data.vhf", Consumers: []control.Consumer{
+		{Name: "page_new", Lag: 3},
+		{Name: "page_old", Lag: 3011, Unused: noon.Add(-2 * time.Hour)},
+		{Name: "page_slow", Lag: 4, Unused: noon.Add(-time.Second)}, // between two requests
+	}}
+	all := strings.Join(renderQueues(s, []control.Queue{q}, noon), "\n")
+	if !strings.Contains(all, "3 (1 unused)") || strings.Contains(all, "3011") {
+		t.Errorf("queues:\n%s", all)
+	}
+	one := strings.Join(renderQueue(s, q, noon), "\n")
+	if strings.Count(one, "nobody takes from it") != 1 || !strings.Contains(one, "fairlead queue 'data.vhf' forget page_old") {
+		t.Errorf("queue:\n%s", one)
+	}
+}

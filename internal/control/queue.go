@@ -69,6 +69,7 @@ type Consumer struct {
 	Unacked int       `json:"unacked"` // given and not acknowledged
 	Again   int       `json:"again"`   // of those, given more than once
 	Oldest  time.Time `json:"oldest,omitzero"`
+	Unused  time.Time `json:"unused_since,omitzero"` // zero: somebody takes from it
 }
 
 // QueueMessage is a message of a queue, or a dead letter.

@@ -33,7 +33,7 @@ func (n *Node) consumer(ctx context.Context, req control.ConsumerRequest, tell f
 	if err != nil && !errors.Is(err, delivery.ErrNoConsumer) {
 		return none, consumerHint(err, req)
 	}
-	list, lerr := consumers(ctx, js, catalogue.Stream(s.Queue))
+	list, lerr := n.consumers(ctx, js, catalogue.Stream(s.Queue))
 	if err = errors.Join(err, lerr); err == nil && req.Remove {
 		return none, nil
 	}

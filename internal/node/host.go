@@ -325,6 +325,9 @@ func (h *host) Gone(i supervise.Instance) {
 	}
 	h.n.gate.Lost(i.Service, i.ID)
 	h.n.former.say(sayLost, told{Service: i.Service, Instance: i.ID})
+	if err := h.n.bus.GiveBack(i.Service); err != nil {
+		h.n.log.Warn("messages of an instance that is gone are given again when their time is over", wire.KeyInstance, i.ID, wire.KeyError, err)
+	}
 	h.mu.Lock()
 	delete(h.seen, i.ID)
 	delete(h.born, i.ID)

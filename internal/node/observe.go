@@ -101,7 +101,7 @@ func (n *Node) readQueues(ctx context.Context) ([]observe.Queue, error) {
 		if s.Consumers == 0 {
 			continue
 		}
-		of, err := consumers(ctx, js, catalogue.Stream(s.Queue))
+		of, err := n.consumers(ctx, js, catalogue.Stream(s.Queue))
 		if err != nil {
 			return nil, err
 		}

@@ -176,7 +176,7 @@ func (n *Node) queueOf(ctx context.Context, js jetstream.JetStream, s catalogue.
 	if q.Dead, err = countDead(ctx, js, s); err != nil {
 		return q, err
 	}
-	q.Consumers, err = consumers(ctx, js, q.Stream)
+	q.Consumers, err = n.consumers(ctx, js, q.Stream)
 	return q, err
 }
 
@@ -219,7 +219,7 @@ func countDead(ctx context.Context, js jetstream.JetStream, s catalogue.State) (
 }
 
 // consumers are the durable consumers of a stream.
-func consumers(ctx context.Context, js jetstream.JetStream, stream string) ([]control.Consumer, error) {
+func (n *Node) consumers(ctx context.Context, js jetstream.JetStream, stream string) ([]control.Consumer, error) {
 	s, err := js.Stream(ctx, stream)
 	if err != nil {
 		return nil, fmt.Errorf("list consumers: %w", err)
@@ -240,6 +240,9 @@ func consumers(ctx context.Context, js jetstream.JetStream, stream string) ([]co
 				c.Oldest = oldest[0].Time
 			}
 		}
+		if info.NumWaiting == 0 && !n.bus.Pulled(stream, info.Name) {
+			c.Unused = lastUsed(info)
+		}
 		out = append(out, c)
 	}
 	if err := list.Err(); err != nil {
@@ -247,6 +250,17 @@ func consumers(ctx context.Context, js jetstream.JetStream, stream string) ([]co
 	}
 	slices.SortFunc(out, func(a, b control.Consumer) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
+}
+
+// lastUsed is when a consumer was made, or gave a message, or had one acknowledged.
+func lastUsed(info *jetstream.ConsumerInfo) time.Time {
+	last := info.Created
+	for _, at := range []*time.Time{info.Delivered.Last, info.AckFloor.Last} {
+		if at != nil && at.After(last) {
+			last = *at
+		}
+	}
+	return last
 }
 
 func (n *Node) peek(ctx context.Context, req control.PeekRequest, _ func(control.Event)) ([]control.QueueMessage, error) {
@@ -438,7 +452,7 @@ func (n *Node) leftBehind(ctx context.Context, old, next *system.System) ([]stri
 		if s.Apart || s.Messages == 0 || slices.ContainsFunc(next.Queues, func(q system.Queue) bool { return q.Name == s.Queue }) {
 			continue
 		}
-		list, err := consumers(ctx, js, catalogue.Stream(s.Queue))
+		list, err := n.consumers(ctx, js, catalogue.Stream(s.Queue))
 		if err != nil {
 			return nil, err
 		}

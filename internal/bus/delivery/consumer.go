@@ -312,6 +312,41 @@ func (d *Desk) Forget(ctx context.Context, queue, consumer string) error {
 	return d.reg.Revoke([]Consumer{known(info, catalogue.Stream(queue))})
 }
 
+// mostGivenBack bounds how far behind its newest message a consumer is looked through.
+const mostGivenBack = 10_000
+
+// GiveBack has the messages given again at once that an owner's receivers had taken and
+// not acknowledged. Nobody may pull from its consumers meanwhile: the server does not
+// say who has which message.
+func (d *Desk) GiveBack(ctx context.Context, owner string) error {
+	d.making.Lock()
+	defer d.making.Unlock()
+	for _, c := range d.reg.Owned(owner) {
+		if c.User != "" {
+			continue
+		}
+		is, err := d.js.Consumer(ctx, c.Stream, c.Name)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("give back what %s of %s had: %w", c.Name, c.Queue, err)
+		}
+		info := is.CachedInfo()
+		if info.NumAckPending == 0 {
+			continue
+		}
+		for at := info.AckFloor.Stream + 1; at <= min(info.Delivered.Stream, info.AckFloor.Stream+mostGivenBack); at++ {
+			// What is not open the server passes over.
+			ack := fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.%d.0", c.Stream, c.Name, at, info.Delivered.Consumer, time.Now().UnixNano())
+			if err := d.nc.Publish(ack, []byte("-NAK")); err != nil {
+				return fmt.Errorf("give back what %s of %s had: %w", c.Name, c.Queue, err)
+			}
+		}
+	}
+	return d.nc.FlushWithContext(ctx)
+}
+
 // matches are the queues that a subject meets, with the pattern of both.
 func matches(queues []system.Queue, subject string) map[string]string {
 	found := map[string]string{}
