@@ -235,6 +235,11 @@ func (s *Service) register(ctx context.Context) error {
 		}
 		l.sub = sub
 	}
+	for _, r := range s.receivers { // else one that is refused leaves the consumers of the others behind
+		if err := r.possible(ctx); err != nil {
+			return fmt.Errorf("subscribe %q: %w", r.subject, err)
+		}
+	}
 	for _, r := range s.receivers {
 		if err := r.start(ctx); err != nil {
 			return fmt.Errorf("subscribe %q: %w", r.subject, err)

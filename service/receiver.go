@@ -77,22 +77,37 @@ func (r *receiver) start(ctx context.Context) error {
 	return nil
 }
 
+// possible asks the node whether it would refuse the subscription for good.
+func (r *receiver) possible(ctx context.Context) error {
+	req := r.request(r.subject, r.o.From)
+	req.Check = true
+	var reply wire.SubscribeReply
+	if err := r.s.askNode(ctx, wire.SubjectSubscribe, req, &reply); err == nil && reply.Code != 0 && reply.Code < 500 {
+		return errors.New(reply.Reason)
+	}
+	return nil
+}
+
 // consumers asks the node.
 func (r *receiver) consumers(ctx context.Context, subject string, from Start) ([]wire.Consumer, error) {
-	req := wire.SubscribeRequest{
-		Subject: subject, Name: r.o.Name, Reader: r.reader, From: string(from), InFlight: r.o.InFlight, Ordered: r.o.Ordered,
-	}
-	if r.reader == "" {
-		req.AckWait = r.o.AckWait.String()
-	}
 	var reply wire.SubscribeReply
-	if err := r.s.askNode(ctx, wire.SubjectSubscribe, req, &reply); err != nil {
+	if err := r.s.askNode(ctx, wire.SubjectSubscribe, r.request(subject, from), &reply); err != nil {
 		return nil, err
 	}
 	if reply.Code != 0 {
 		return nil, &Error{Status: reply.Code, Public: reply.Reason}
 	}
 	return reply.Consumers, nil
+}
+
+func (r *receiver) request(subject string, from Start) wire.SubscribeRequest {
+	req := wire.SubscribeRequest{
+		Subject: subject, Name: r.o.Name, Reader: r.reader, From: string(from), InFlight: r.o.InFlight, Ordered: r.o.Ordered,
+	}
+	if r.reader == "" {
+		req.AckWait = r.o.AckWait.String()
+	}
+	return req
 }
 
 // take begins to pull from consumers that it does not pull from yet.

@@ -770,3 +770,34 @@ func TestEnvironmentIsReadWhileTheServiceRuns(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestTheLogOfAFailingHandlerDoesNotSayWhichMessage(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	js := operator(t, b)
+	put(t, js, "data.vhf", `"hello"`)
+	i := start(t, busEnv(t, b, "reader", "reader-1"), func(s *Service) error {
+		Subscribe(s, "data.vhf", func(context.Context, string) error { return errors.New("no room") },
+			SubscribeOptions{Name: "show", Attempts: 2, Backoff: quick})
+		return nil
+	})
+	eventually(t, "both attempts are logged", func() bool { return len(i.log.records(t, "message is not handled")) == 2 })
+	r := i.log.records(t, "message is not handled")[1]
+	if r["sequence"] != 1.0 || r["attempt"] != 2.0 || r["consumer"] != "reader_show" || r["subject"] != "data.vhf" || r["error"] != "no room" {
+		t.Errorf("logged: %v", r)
+	}
+}
+
+func TestASetupThatFailsLeavesAConsumerBehind(t *testing.T) {
+	b := observatory(t, "data.vhf")
+	js := operator(t, b)
+	i := launch(t, busEnv(t, b, "reader", "reader-1"), func(s *Service) error {
+		none := func(context.Context, string) error { return nil }
+		Subscribe(s, "data.vhf", none, SubscribeOptions{Name: "show"})
+		Subscribe(s, "zzz.*", none, SubscribeOptions{Name: "other"})
+		return nil
+	})
+	<-i.done
+	if _, err := js.Consumer(t.Context(), "data_vhf", "reader_show"); !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		t.Errorf("the consumer of the other subscription: %v", err)
+	}
+}

@@ -45,6 +45,8 @@ type SubscribeRequest struct {
 	// Attempts is how often a message is given before the node puts it among the dead
 	// letters, for clients that do not send a RejectRequest themselves. 0: for ever.
 	Attempts int `json:"attempts,omitempty"`
+	// Check makes nothing: the reply says only what would be wrong.
+	Check bool `json:"check,omitempty"`
 }
 
 // SubscribeReply names the consumers, one for each queue that the subject meets, or

@@ -205,6 +205,9 @@ func (d *Desk) consumers(ctx context.Context, user string, req wire.SubscribeReq
 	if len(found) > 1 && w.start.sequence > 0 {
 		return nil, refuse(http.StatusBadRequest, "%s meets %d queues, each with sequences of its own", req.Subject, len(found))
 	}
+	if w.Check {
+		return []wire.Consumer{}, nil
+	}
 	d.making.Lock()
 	defer d.making.Unlock()
 	if w.Attempts > 0 && w.Name != "" {
