@@ -326,6 +326,8 @@ standard input.`,
 			switch {
 			case r.Stream == "":
 				return a.out.lines("published; no queue keeps " + req.Subject)
+			case r.Quarantined:
+				return a.out.lines(fmt.Sprintf("quarantined: it does not satisfy the type of its queue, and is dead letter %d", r.Sequence))
 			case r.Duplicate:
 				return a.out.lines(fmt.Sprintf("%s %d (a duplicate, stored before)", r.Stream, r.Sequence))
 			default:

@@ -155,6 +155,8 @@ type (
 		Stream    string `json:"stream,omitempty"`
 		Sequence  uint64 `json:"sequence,omitempty"`
 		Duplicate bool   `json:"duplicate,omitempty"`
+		// Quarantined says that it is among the dead letters: it does not satisfy its type.
+		Quarantined bool `json:"quarantined,omitempty"`
 	}
 	// SubscribeRequest is for what is published on a subject from now on.
 	SubscribeRequest struct {

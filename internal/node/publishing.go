@@ -18,7 +18,7 @@ type queues struct{ bus *bus.Bus }
 func (q queues) Publish(ctx context.Context, m publish.Message) (publish.Receipt, error) {
 	s, err := q.bus.Publish(ctx, catalogue.Publication{Subject: m.Subject, Header: m.Header, Data: m.Data, Key: m.Key, ID: m.ID})
 	if err == nil {
-		return publish.Receipt{Stream: s.Stream, Sequence: s.Sequence, Duplicate: s.Duplicate}, nil
+		return publish.Receipt{Stream: s.Stream, Sequence: s.Sequence, Duplicate: s.Duplicate, Quarantined: s.Stream == catalogue.DeadLetters}, nil
 	}
 	if fault, ok := errors.AsType[*schemas.Fault](err); ok {
 		return publish.Receipt{}, &publish.Fault{Type: fault.Type, Pointer: fault.Pointer, Reason: m.Subject + ": " + fault.Error()}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -156,18 +158,7 @@ func (n *Node) queueOf(ctx context.Context, js jetstream.JetStream, s catalogue.
 		if of.Type != "" {
 			q.Enforce = string(of.Enforce)
 		}
-		for _, svc := range sys.Services {
-			if svc.Bus == nil {
-				continue
-			}
-			meets := func(p string) bool { return bus.Overlap(p, s.Queue) }
-			if slices.ContainsFunc(svc.Bus.Publishes, meets) {
-				q.Publishes = append(q.Publishes, svc.Name)
-			}
-			if slices.ContainsFunc(svc.Bus.Subscribes, meets) {
-				q.Subscribes = append(q.Subscribes, svc.Name)
-			}
-		}
+		q.Publishes, q.Subscribes = n.parties(sys, s.Queue)
 	}
 	var err error
 	if q.Rate, err = rate(ctx, js, s); err != nil {
@@ -178,6 +169,46 @@ func (n *Node) queueOf(ctx context.Context, js jetstream.JetStream, s catalogue.
 	}
 	q.Consumers, err = n.consumers(ctx, js, q.Stream)
 	return q, err
+}
+
+// placeholder is a value of a path or of a claim in the subject of a route.
+var placeholder = regexp.MustCompile(`\{[^{}]*\}`)
+
+// parties are who may publish to a queue and subscribe to it: services by their names,
+// routes by their keys, and users of the bus.
+func (n *Node) parties(sys *system.System, queue string) (publishes, subscribes []string) {
+	add := func(name string, publish, subscribe []string) {
+		meets := func(p string) bool { return bus.Overlap(placeholder.ReplaceAllLiteralString(p, "*"), queue) }
+		if slices.ContainsFunc(publish, meets) {
+			publishes = append(publishes, name)
+		}
+		if slices.ContainsFunc(subscribe, meets) {
+			subscribes = append(subscribes, name)
+		}
+	}
+	for _, svc := range sys.Services {
+		if svc.Bus != nil {
+			add(svc.Name, svc.Bus.Publishes, svc.Bus.Subscribes)
+		}
+	}
+	for _, r := range sys.Routes {
+		switch {
+		case r.Publish != nil:
+			add("route "+r.Key, []string{r.Publish.Subject}, nil)
+		case r.Subscribe != nil:
+			add("route "+r.Key, nil, []string{r.Subscribe.Subject})
+		}
+	}
+	for _, u := range sys.Bus.Users {
+		add("user "+u.Name, u.Publishes, u.Subscribes)
+	}
+	n.users.mu.Lock()
+	defer n.users.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(n.users.added)) {
+		u := n.users.added[name]
+		add("user "+name, u.Publishes, u.Subscribes)
+	}
+	return publishes, subscribes
 }
 
 // rate is how many messages a second were stored within the window.
@@ -562,7 +593,7 @@ func (n *Node) publish(ctx context.Context, req control.PublishRequest, _ func(c
 	if err != nil {
 		return none, fmt.Errorf("publish %s: %w", req.Subject, err)
 	}
-	return control.PublishReply{Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+	return control.PublishReply{Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: ack.Duplicate, Quarantined: ack.Stream == catalogue.DeadLetters}, nil
 }
 
 // refusalCode is the code of a message that was not stored.

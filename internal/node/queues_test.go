@@ -1,6 +1,8 @@
 package node
 
 import (
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -266,5 +268,51 @@ func TestSubscribeTellsTheSequence(t *testing.T) {
 	m.Header.Set(jetstream.SequenceHeader, "7")
 	if got := heardMessage(m); got.Sequence != 7 {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestQueueSaysNobodyThoughRoutesAndUsersPublish named services only; and a message that
+// was quarantined looked like one that is stored.
+func TestQueueSaysNobodyThoughRoutesAndUsersPublish(t *testing.T) {
+	f := newFixture(t)
+	f.write(`system: small
+gateway: {listen: "127.0.0.1:0"}
+queues: {orders.*: {type: Order, enforce: quarantine}}
+types: {Order: order.json}
+bus: {users: {lab: {secret: LAB, subscribes: ["orders.>"]}}}
+secrets: {LAB: {generate: 32}}
+routes:
+  POST /orders/{shop}: {publish: "orders.{shop}"}
+  /live: {subscribe: "orders.*"}
+`)
+	if err := os.WriteFile(filepath.Join(f.dir, "order.json"), []byte(`{"type": "object"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := f.up()
+	if _, err := verb[control.BusCredentials](f, control.VerbBusUserAdd, control.BusUserAddRequest{Name: "tower", Publishes: []string{"orders.a"}}); err != nil {
+		t.Fatal(err)
+	}
+	q, err := verb[control.Queue](f, control.VerbQueue, control.QueueRequest{Queue: "orders.*"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(q.Publishes, ", "); got != "route POST /orders/{shop}, user tower" {
+		t.Errorf("published by %s", got)
+	}
+	if got := strings.Join(q.Subscribes, ", "); got != "route /live, user lab" {
+		t.Errorf("subscribed by %s", got)
+	}
+	r, err := verb[control.PublishReply](f, control.VerbPublish, control.PublishRequest{Subject: "orders.a", Data: []byte("1")})
+	if err != nil || !r.Quarantined {
+		t.Errorf("the verb says %+v, %v", r, err)
+	}
+	res, err := http.Post(n.URL()+"/orders/a", "application/json", strings.NewReader("1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusAccepted || !strings.Contains(string(body), `"quarantined":true`) {
+		t.Errorf("the door says %d %s, %v", res.StatusCode, body, err)
 	}
 }

@@ -55,6 +55,8 @@ type Receipt struct {
 	Stream    string `json:"stream"`
 	Sequence  uint64 `json:"sequence"`
 	Duplicate bool   `json:"duplicate"` // it was there before
+	// Quarantined says that it is among the dead letters: it does not satisfy its type.
+	Quarantined bool `json:"quarantined,omitempty"`
 }
 
 // Fault says what is wrong with a message.
