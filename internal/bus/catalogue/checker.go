@@ -275,6 +275,13 @@ func (c *Checker) decide(l *letter) {
 			c.count(func() { l.rule.counts.Refused++ })
 			c.tell(l.rule, &message.Fault{Type: l.rule.typeName(), Reason: "its reply subject is no inbox"}, l.subject, "refused")
 		}
+	case !literal(l.subject):
+		// The server takes it as it is, but no filter of a consumer would ever find it.
+		if l.rule != nil {
+			c.count(func() { l.rule.counts.Refused++ })
+			c.tell(l.rule, &message.Fault{Type: l.rule.typeName(), Reason: "its subject is a pattern"}, l.subject, "refused")
+		}
+		c.answer(l.msg.Reply, 400, l.subject+" is a pattern: a message needs a subject without wildcards and empty parts")
 	case l.rule == nil:
 		c.answer(l.msg.Reply, 404, "there is no queue for "+l.subject)
 	case c.full() && !l.refused():
@@ -297,6 +304,16 @@ func (c *Checker) decide(l *letter) {
 		c.tell(l.rule, l.fault, l.subject, "refused")
 		c.answer(l.msg.Reply, RefusedStatus, l.subject+": "+l.fault.Error())
 	}
+}
+
+// literal reports whether a subject stands for itself only.
+func literal(subject string) bool {
+	for token := range strings.SplitSeq(subject, ".") {
+		if token == "" || token == "*" || token == ">" {
+			return false
+		}
+	}
+	return true
 }
 
 // full reports whether the streams take nothing.

@@ -24,9 +24,7 @@ import (
 )
 
 const (
-	// atOnce is how many requests are served at a time; more wait.
-	atOnce = 16
-	// serveTime bounds one.
+	// serveTime bounds one request.
 	serveTime = 10 * time.Second
 	// maxConsumers is how many one owner may have.
 	maxConsumers = 256
@@ -63,7 +61,7 @@ type Desk struct {
 	queues atomic.Pointer[[]system.Queue]
 
 	subs   []*nats.Subscription
-	turns  chan struct{}
+	turns  *turns
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	open   sync.WaitGroup
@@ -75,7 +73,7 @@ type Desk struct {
 // Open opens a desk on a connection that is its own to use until Close, which does
 // not close it. The context bounds the opening only.
 func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, reg Registry, log *slog.Logger) (*Desk, error) {
-	d := &Desk{log: log, nc: nc, js: js, reg: reg, turns: make(chan struct{}, atOnce)}
+	d := &Desk{log: log, nc: nc, js: js, reg: reg, turns: newTurns()}
 	d.ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	d.queues.Store(&[]system.Queue{})
 	for prefix, serve := range map[string]func(context.Context, string, []byte) any{
@@ -132,27 +130,41 @@ func (d *Desk) Set(queues []system.Queue) {
 
 // take serves a request, when it is its turn.
 func (d *Desk) take(m *nats.Msg, user string, serve func(context.Context, string, []byte) any) {
+	if m.Reply == "" {
+		return // nobody would know what it has come to
+	}
 	// Answers are ours, and may go anywhere.
-	if p, _ := d.reg.Party(user); m.Reply != "" && !gatekeeper.Inbox(m.Reply, p.Inbox) {
+	if p, _ := d.reg.Party(user); !gatekeeper.Inbox(m.Reply, p.Inbox) {
 		d.log.Debug("request about queues would be answered where its asker may not publish", slog.String(wire.KeySubject, m.Subject), slog.String("reply", m.Reply))
 		return
 	}
-	select {
-	case d.turns <- struct{}{}:
-	case <-d.ctx.Done():
+	answer := func(reply any) {
+		b, err := json.Marshal(reply)
+		if err == nil {
+			err = d.nc.Publish(m.Reply, b)
+		}
+		if err != nil && d.ctx.Err() == nil {
+			d.log.Warn("request about queues is not answered", slog.String(wire.KeySubject, m.Subject), slog.String(wire.KeyError, err.Error()))
+		}
+	}
+	if strings.HasPrefix(m.Subject, wire.SubjectNames) { // they are at hand
+		answer(serve(d.ctx, user, m.Data))
+		return
+	}
+	l := d.turns.join(user)
+	if l == nil {
+		answer(wire.Failure{Code: http.StatusTooManyRequests, Reason: fmt.Sprintf("%d requests about queues of %s wait already", mostWaiting, user)})
 		return
 	}
 	d.open.Go(func() {
-		defer func() { <-d.turns }()
+		defer d.turns.leave(user, l)
+		if !l.begin(d.ctx) {
+			return
+		}
+		defer l.end()
 		ctx, cancel := context.WithTimeout(d.ctx, serveTime)
 		defer cancel()
-		b, err := json.Marshal(serve(ctx, user, m.Data))
-		if err == nil && m.Reply != "" {
-			err = d.nc.Publish(m.Reply, b)
-		}
-		if err != nil && ctx.Err() == nil {
-			d.log.Warn("request about queues is not answered", slog.String(wire.KeySubject, m.Subject), slog.String(wire.KeyError, err.Error()))
-		}
+		answer(serve(ctx, user, m.Data))
 	})
 }
 
@@ -208,14 +220,7 @@ func (d *Desk) consumers(ctx context.Context, user string, req wire.SubscribeReq
 	if w.Check {
 		return []wire.Consumer{}, nil
 	}
-	d.making.Lock()
-	defer d.making.Unlock()
-	if w.Attempts > 0 && w.Name != "" {
-		if err := d.watchExceeded(ctx, false); err != nil {
-			return nil, err
-		}
-	}
-	if err := d.room(ctx, w, found); err != nil {
+	if err := d.prepare(ctx, w, found); err != nil {
 		return nil, err
 	}
 	var list []wire.Consumer
@@ -224,18 +229,44 @@ func (d *Desk) consumers(ctx context.Context, user string, req wire.SubscribeReq
 		if w.Name == "" {
 			c.User = user
 		}
-		info, err := w.ensure(ctx, d.js, queue, c.Filter)
+		one, err := d.make(ctx, user, w, c)
 		if err != nil {
 			return nil, err
 		}
-		if err := d.reg.Grant(user, c); err != nil {
-			return nil, err
-		}
-		list = append(list, wire.Consumer{
-			Stream: c.Stream, Name: c.Name, Queue: queue, Filter: c.Filter, Since: info.Created.UnixNano(), Done: info.AckFloor.Stream, AckWaits: info.Config.AckWait.Milliseconds(),
-		})
+		list = append(list, one)
 	}
 	return list, nil
+}
+
+// prepare sees to what consumers for some queues need besides.
+func (d *Desk) prepare(ctx context.Context, w wish, queues map[string]string) error {
+	d.making.Lock()
+	defer d.making.Unlock()
+	if w.Attempts > 0 && w.Name != "" {
+		if err := d.watchExceeded(ctx, false); err != nil {
+			return err
+		}
+	}
+	return d.room(ctx, w, queues)
+}
+
+// make makes one consumer. Who asks for many lets others in between.
+func (d *Desk) make(ctx context.Context, user string, w wish, c Consumer) (wire.Consumer, error) {
+	d.making.Lock()
+	defer d.making.Unlock()
+	if err := d.room(ctx, w, map[string]string{c.Queue: c.Filter}); err != nil {
+		return wire.Consumer{}, err
+	}
+	info, err := w.ensure(ctx, d.js, c.Queue, c.Filter)
+	if err != nil {
+		return wire.Consumer{}, err
+	}
+	if err := d.reg.Grant(user, c); err != nil {
+		return wire.Consumer{}, err
+	}
+	return wire.Consumer{
+		Stream: c.Stream, Name: c.Name, Queue: c.Queue, Filter: c.Filter, Since: info.Created.UnixNano(), Done: info.AckFloor.Stream, AckWaits: info.Config.AckWait.Milliseconds(),
+	}, nil
 }
 
 // room refuses consumers beyond what an owner may have. What the server has removed, as
