@@ -125,10 +125,16 @@ type Bus struct {
 	keeping   *keeper                        // of what services are asked while they are away; nil: they are not
 	gate      *gatekeeper.Gatekeeper         // of the server that runs, or ran last
 	gateConn  *nats.Conn                     // its connection, nil: it is closed
+	// gated says that JetStream is reached by the gatekeeper only, from the first queue
+	// on: without one nobody is granted any of it, and the server has nothing to map,
+	// which it does not do without races of its own (docs/decisions/0025).
+	gated bool
 
 	reload  sync.Mutex        // serialises reloads; never taken with mu held
 	applied uint64            // the changes that the server knows; guarded by reload
 	mapped  map[string]string // subjects of queues -> where the server maps them to; guarded by reload
+
+	gateMapped bool // the server maps to the gatekeeper; guarded by reload
 
 	catalogue queues
 	front     *outside.Front // for clients on other machines
@@ -283,7 +289,7 @@ func (b *Bus) start(ctx context.Context, kept []Kept) (err error) {
 	opts := b.base.Clone()
 	b.mu.Lock()
 	users, err := b.usersLocked()
-	known, mapped := b.changes, b.mappings(b.sys)
+	known, mapped, gated := b.changes, b.mappings(b.sys), b.gated
 	b.mu.Unlock()
 	if err != nil {
 		return err
@@ -304,14 +310,16 @@ func (b *Bus) start(ctx context.Context, kept []Kept) (err error) {
 		}
 	}()
 	// Before it listens: nothing comes past the gatekeeper and the checker.
-	if err := b.mapGate(s.GlobalAccount()); err != nil {
-		return err
+	if gated {
+		if err := b.mapGate(s.GlobalAccount()); err != nil {
+			return err
+		}
 	}
 	if err := mapSubjects(s.GlobalAccount(), nil, mapped); err != nil {
 		return err
 	}
 	b.reload.Lock()
-	b.mapped, b.applied = mapped, known
+	b.mapped, b.applied, b.gateMapped = mapped, known, gated
 	b.reload.Unlock()
 	log := newServerLog(b.log, b.settleHandshakes, b.problem)
 	s.SetLoggerV2(log, false, false, false)

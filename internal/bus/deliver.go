@@ -199,6 +199,9 @@ func grantDesk(p *server.Permissions, user string) {
 // acknowledge what it has, and pulls no more. b.mu is held.
 func (b *Bus) grantDelivery(p *server.Permissions, user, owner string, subscribes []string, draining bool) {
 	grantDesk(p, user)
+	if !b.gated {
+		return
+	}
 	var allow []string
 	for _, c := range b.consumers[owner] {
 		if c.User != "" && c.User != user || !answeredByAny(subscribes, c.Filter) {

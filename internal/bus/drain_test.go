@@ -73,9 +73,6 @@ func load(nc *nats.Conn, n int) func() (uint64, []error) {
 // TestDrainUnderLoad: members come and go under load; no request is lost, none is
 // given to a member once it is drained, and the counts are exact.
 func TestDrainUnderLoad(t *testing.T) {
-	if raceDetector {
-		t.Skip("nats-server races with itself when it is reloaded under load, docs/decisions/0025")
-	}
 	b := open(t, shop())
 	gateway, err := b.Gateway()
 	if err != nil {

@@ -61,6 +61,7 @@ func say(t *testing.T, c Credentials, text string) {
 }
 
 func TestAMessageThatCanBeNoDeadLetterComesForEver(t *testing.T) {
+	const largest = DefaultMaxPayload - 2<<10
 	for _, tt := range []struct {
 		name    string
 		publish func(t *testing.T, c Credentials)
@@ -71,10 +72,13 @@ func TestAMessageThatCanBeNoDeadLetterComesForEver(t *testing.T) {
 			"as large as may be", func(t *testing.T, c Credentials) {
 				t.Helper()
 				nc := dial(t, c)
-				if _, err := nc.RequestWithContext(within(t), "data.vhf", make([]byte, nc.MaxPayload())); err != nil {
+				if _, err := nc.RequestWithContext(within(t), "data.vhf", make([]byte, largest)); err != nil {
 					t.Fatal(err)
 				}
-			}, 1 << 20, "",
+				if m, err := nc.RequestWithContext(within(t), "data.vhf", make([]byte, nc.MaxPayload())); err != nil || !strings.Contains(string(m.Data), `"code":413`) {
+					t.Fatalf("one that is larger is answered %s, %v", m.Data, err)
+				}
+			}, largest, "",
 		},
 		{
 			"headers as large as may be", func(t *testing.T, c Credentials) {

@@ -46,7 +46,7 @@ func (b *Bus) reloadServer() error {
 		return ErrClosed
 	}
 	users, err := b.usersLocked()
-	mapped := b.mappings(b.sys)
+	mapped, gated := b.mappings(b.sys), b.gated
 	told := b.changes
 	b.mu.Unlock()
 	if err != nil {
@@ -59,6 +59,12 @@ func (b *Bus) reloadServer() error {
 	}
 	opts := b.base.Clone()
 	opts.Users = users
+	if gated && !b.gateMapped {
+		if err := b.mapGate(s.GlobalAccount()); err != nil {
+			return err
+		}
+		b.gateMapped = true
+	}
 	if err := b.remap(s, b.guarded(mapped)); err != nil {
 		return err
 	}
@@ -75,6 +81,7 @@ func (b *Bus) reloadServer() error {
 
 // usersLocked are the server's users by the model and the instances. b.mu is held.
 func (b *Bus) usersLocked() ([]*server.User, error) {
+	b.gated = b.gated || b.link != nil || b.sys != nil && len(b.sys.Queues) > 0
 	peers := parties(b.sys)
 	live := slices.Sorted(maps.Keys(b.instances))
 	for _, id := range live {
@@ -112,7 +119,9 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 		b.grantDelivery(p, id, in.party.service, in.party.bus.Subscribes, in.draining)
 		users = append(users, &server.User{Username: id, Password: in.password, Permissions: p, AllowedConnectionTypes: overTCP})
 	}
-	byGate(users)
+	if b.gated {
+		byGate(users)
+	}
 	b.link.redirect(users)
 	return users, nil
 }

@@ -284,6 +284,8 @@ func (c *Checker) decide(l *letter) {
 		c.answer(l.msg.Reply, 400, l.subject+" is a pattern: a message needs a subject without wildcards and empty parts")
 	case l.rule == nil:
 		c.answer(l.msg.Reply, 404, "there is no queue for "+l.subject)
+	case int64(l.msg.Size()+addedBytes) > c.nc.MaxPayload():
+		c.answer(l.msg.Reply, 413, fmt.Sprintf("%s: the message is too large: with what is added to it, %d bytes are the most", l.subject, c.nc.MaxPayload()))
 	case c.full() && !l.refused():
 		c.answer(l.msg.Reply, FullStatus, l.subject+": nothing can be stored at present: the store of the bus takes no writes")
 	case l.fault == nil:
@@ -334,11 +336,10 @@ func (c *Checker) count(do func()) {
 
 // send publishes; a publisher that waits is told if it cannot be done.
 func (c *Checker) send(l *letter, m *nats.Msg) {
-	if err := c.nc.PublishMsg(m); err != nil {
-		if errors.Is(err, nats.ErrMaxPayload) {
-			c.answer(l.msg.Reply, 413, l.subject+": the message is too large to be kept with what is added to it")
-		}
-		// Else the connection is broken off: no acknowledgement will come.
+	// What is quarantined gets its reason, too. Any other error is a connection that is
+	// broken off: no acknowledgement will come.
+	if err := c.nc.PublishMsg(m); errors.Is(err, nats.ErrMaxPayload) {
+		c.answer(l.msg.Reply, 413, l.subject+": the message is too large to be kept with the reason why it is refused")
 	}
 }
 

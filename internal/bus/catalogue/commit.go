@@ -42,8 +42,9 @@ const (
 	// heldMost and heldBytes bound what waits and what is being stored, of all queues.
 	heldMost  = 16 << 10
 	heldBytes = 64 << 20
-	// addedBytes is room for the headers of a batch.
-	addedBytes = 256
+	// addedBytes is room for the headers of a batch, and for those that subscribers hear
+	// a message with: a link to a server elsewhere is cut by one that is too large.
+	addedBytes = 1 << 10
 	// commitTime is how long the acknowledgement of a group is waited for.
 	commitTime = 5 * time.Second
 	// mostTries is how often a message is sent: one of which nothing was stored, and
