@@ -90,6 +90,7 @@ type Gateway struct {
 	snap        atomic.Pointer[snapshot]
 	bans        atomic.Pointer[filter.Bans]
 	refused     tally
+	bodies      bodies
 	open        atomic.Int64  // requests, tunnels not counted
 	failed      atomic.Uint64 // requests that the gateway itself could not get answered
 	meters      meter.Meters

@@ -57,13 +57,22 @@ func (x *exchange) message(r *http.Request) (publish.Message, error) {
 	if x.route.body > 0 {
 		limit = min(limit, x.route.body)
 	}
-	body, err := data.AppendBody(nil, r, limit)
-	if err != nil {
+	if err := x.route.publish.Admit(r.Header); err != nil {
 		return publish.Message{}, err
 	}
 	user := ""
 	if x.user != nil {
 		user = x.user.Subject
+	} else {
+		release, err := x.g.bodies.hold(x.origin.Client, r.ContentLength, limit)
+		if err != nil {
+			return publish.Message{}, err
+		}
+		defer release()
+	}
+	body, err := data.AppendBody(nil, r, limit)
+	if err != nil {
+		return publish.Message{}, err
 	}
 	m, err := x.route.publish.Message(r, body, x.vars, user)
 	if err != nil {
@@ -85,6 +94,9 @@ func (x *exchange) failMessage(w http.ResponseWriter, r *http.Request, err error
 		x.failFault(w, r, fault)
 	case errors.Is(err, data.ErrTooLarge):
 		x.refuse(w, r, refusedBody, http.StatusRequestEntityTooLarge, "the request's body is too large")
+	case errors.Is(err, errBodies):
+		w.Header().Set("Retry-After", "1")
+		x.refuse(w, r, refusedRate, http.StatusTooManyRequests, err.Error())
 	case errors.Is(err, publish.ErrUnproven):
 		x.refuse(w, r, refusedLogin, http.StatusUnauthorized, err.Error())
 	default:

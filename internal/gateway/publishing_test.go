@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -47,7 +48,7 @@ func publishing(t *testing.T, s *shelf, p system.Publish, change func(*system.Ro
 	if change != nil {
 		change(&route)
 	}
-	if err := d.Apply(Config{Routes: []system.Route{route}, Secrets: map[string]string{"KEY": "secret"}}); err != nil {
+	if err := d.Apply(Config{Routes: []system.Route{route}, Secrets: map[string]string{"KEY": "secret", "STD": "c2VjcmV0"}}); err != nil {
 		t.Fatal(err)
 	}
 	return d
@@ -209,5 +210,77 @@ func TestPagesOfOtherSitesPublishWithoutContentType(t *testing.T) {
 				t.Errorf("answered %d, stored %d", resp.StatusCode, len(s.stored))
 			}
 		})
+	}
+}
+
+// endless is a body that never comes.
+type endless struct{ context.Context }
+
+func (e endless) Read([]byte) (int, error) { <-e.Done(); return 0, io.EOF }
+
+// TestAnUnsignedBodyIsNotWaitedFor: what the headers tell is answered before the body.
+func TestAnUnsignedBodyIsNotWaitedFor(t *testing.T) {
+	for _, tt := range []struct{ kind, header, value string }{
+		{system.SignatureToken, "X-Token", "wrong"},
+		{system.SignatureGitHub, "X-Token", "secret"},
+		{system.SignatureStripe, "Stripe-Signature", ""},
+		{system.SignatureStandard, "Webhook-Id", "1"},
+	} {
+		t.Run(tt.kind, func(t *testing.T) {
+			sig := &system.Signature{Kind: tt.kind, Secret: "KEY"}
+			switch tt.kind {
+			case system.SignatureToken:
+				sig.Header = "X-Token"
+			case system.SignatureStandard:
+				sig.Secret = "STD"
+			}
+			d := publishing(t, &shelf{}, system.Publish{Subject: "orders.in", Signature: sig}, nil)
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.URL()+"/hooks", endless{t.Context()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set(tt.header, tt.value)
+			resp, err := d.client.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusUnauthorized {
+				t.Errorf("answered %d", resp.StatusCode)
+			}
+		})
+	}
+}
+
+// TestBodiesOfOneClientAreBounded, whatever they say of their size.
+func TestBodiesOfOneClientAreBounded(t *testing.T) {
+	var b bodies
+	one, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	var releases []func()
+	for range bodyBytes >> 20 {
+		release, err := b.hold(one, -1, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		releases = append(releases, release)
+	}
+	if _, err := b.hold(one, 1, 1<<20); !errors.Is(err, errBodies) {
+		t.Errorf("one more: %v", err)
+	}
+	if release, err := b.hold(other, 1<<20, 1<<20); err != nil {
+		t.Errorf("another client's: %v", err)
+	} else {
+		release()
+	}
+	for _, release := range releases {
+		release()
+	}
+	if len(b.held) != 0 {
+		t.Errorf("still held: %v", b.held)
+	}
+	if release, err := b.hold(one, bodyBytes+1, bodyBytes+1); err != nil {
+		t.Errorf("a lone one beyond: %v", err)
+	} else {
+		release()
 	}
 }

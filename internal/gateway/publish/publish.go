@@ -80,8 +80,9 @@ const (
 type Route struct {
 	subject *data.Subject
 	fields  []field
-	carried []string // canonical names
-	prove   prove    // nil: anybody may send
+	carried []string               // canonical names
+	prove   prove                  // nil: anybody may send
+	signed  func(http.Header) bool // reports whether headers may prove it; nil as prove
 }
 
 // New compiles a route, which publishes. secrets holds the values of the file's.
@@ -113,6 +114,7 @@ func New(def *system.Route, secrets map[string]string) (*Route, error) {
 		if r.prove, err = newProve(p.Signature, secrets[p.Signature.Secret]); err != nil {
 			return nil, err
 		}
+		r.signed = signed(p.Signature.Kind, r.prove)
 	}
 	return r, nil
 }
@@ -120,13 +122,22 @@ func New(def *system.Route, secrets map[string]string) (*Route, error) {
 // ErrUnproven is returned for a request whose signature is missing, wrong or too old.
 var ErrUnproven = errors.New("the signature is missing, wrong or too old")
 
-// Message makes the message of a request, whose body was read. user is the subject of
+// Admit reports what the headers of a request tell to be wrong with it, before its body is
+// read. The error is [ErrUnproven] or a [data.Error].
+func (p *Route) Admit(h http.Header) error {
+	if err := p.media(h); err != nil {
+		return err
+	}
+	if p.prove != nil && !p.signed(h) {
+		return ErrUnproven
+	}
+	return nil
+}
+
+// Message makes the message of a request that was admitted, and whose body was read. user is the subject of
 // the user that it comes from, "" for nobody's. The error is [ErrUnproven], a [Fault]
 // or a [data.Error].
 func (p *Route) Message(r *http.Request, body []byte, vars match.Values, user string) (Message, error) {
-	if err := p.media(r.Header); err != nil {
-		return Message{}, err
-	}
 	if p.prove != nil && !p.prove(r.Header, body, time.Now()) {
 		return Message{}, ErrUnproven
 	}

@@ -35,6 +35,9 @@ func made(t *testing.T, p system.Publish, body string, header ...string) (Messag
 	if r.Header["Content-Type"] == nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
+	if err := route.Admit(r.Header); err != nil {
+		return Message{}, err
+	}
 	return route.Message(r, []byte(body), match.Values{{Name: "shop", Value: "a"}}, "")
 }
 
