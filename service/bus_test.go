@@ -207,7 +207,7 @@ func TestGraceAnswersWhatIsLeft(t *testing.T) {
 	srv := startBus(t, server.Options{})
 	nc := busConn(t, srv)
 	env := testEnv(t, srv, "tradeflow")
-	env[wire.EnvGrace] = "200ms"
+	env[wire.EnvGrace] = "1s"
 	entered := make(chan struct{}, 10)
 	i := start(t, env, func(s *Service) error {
 		Answer(s, "work", func(ctx context.Context, _ struct{}) (string, error) {

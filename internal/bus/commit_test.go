@@ -214,7 +214,7 @@ func TestABurstBeyondTheBoundsIsTurnedAway(t *testing.T) {
 	b := open(t, door(system.Queue{Name: "data.vhf"}))
 	var full, stored atomic.Int64
 	var sending sync.WaitGroup
-	large := make([]byte, 900<<10)
+	large := make([]byte, 700<<10)
 	for range 200 {
 		sending.Go(func() {
 			switch _, err := b.Publish(within(t), catalogue.Publication{Subject: "data.vhf", Data: large}); {

@@ -70,7 +70,7 @@ func (b *Bus) openQueues(ctx context.Context, sys *system.System) error {
 		return nil
 	}
 	if q.checker == nil {
-		if q.checker, err = catalogue.Open(q.conn, b.log, b.Healthy); err != nil {
+		if q.checker, err = catalogue.Open(q.conn, b.log, b.Healthy, b.largest()); err != nil {
 			return err
 		}
 	}
@@ -148,6 +148,17 @@ func (b *Bus) Refused() map[string]catalogue.Counts {
 		return nil
 	}
 	return checker.Counts()
+}
+
+// largest is the size of the largest message that a queue takes. Subscribers hear it
+// with headers that say where it is stored; a server elsewhere is asked for messages in
+// base64, and the link to it is cut by what it does not carry.
+func (b *Bus) largest() int64 {
+	const added = 1 << 10
+	if b.link != nil {
+		return b.MaxPayload()*3/4 - 4*added
+	}
+	return b.MaxPayload() - added
 }
 
 // mappings are the subjects that the server shall map, with where to: those of the

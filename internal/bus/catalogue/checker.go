@@ -49,6 +49,7 @@ type Checker struct {
 	log     *slog.Logger
 	nc      *nats.Conn
 	healthy func() error // nil: it is not known
+	most    int64        // bytes of a message
 	sub     *nats.Subscription
 	rules   atomic.Pointer[rules]
 
@@ -110,10 +111,11 @@ type letter struct {
 // does not close it. The connection must not buffer what is published while it is
 // broken off. Nothing is accepted until [Checker.Set]. healthy, which may be nil, says
 // whether the streams take messages; while they do not, what is published is refused
-// instead of sent to a stream that answers nothing.
-func Open(nc *nats.Conn, log *slog.Logger, healthy func() error) (*Checker, error) {
+// instead of sent to a stream that answers nothing. Messages of more than most bytes,
+// headers included, are refused.
+func Open(nc *nats.Conn, log *slog.Logger, healthy func() error, most int64) (*Checker, error) {
 	c := &Checker{
-		log: log, nc: nc, healthy: healthy, ordered: make(chan *letter, waiting), work: make(chan *letter, waiting),
+		log: log, nc: nc, healthy: healthy, most: most, ordered: make(chan *letter, waiting), work: make(chan *letter, waiting),
 		stop: make(chan struct{}), counts: map[string]*Counts{}, logged: map[string]time.Time{},
 	}
 	c.rules.Store(&rules{})
@@ -284,8 +286,8 @@ func (c *Checker) decide(l *letter) {
 		c.answer(l.msg.Reply, 400, l.subject+" is a pattern: a message needs a subject without wildcards and empty parts")
 	case l.rule == nil:
 		c.answer(l.msg.Reply, 404, "there is no queue for "+l.subject)
-	case int64(l.msg.Size()+addedBytes) > c.nc.MaxPayload():
-		c.answer(l.msg.Reply, 413, fmt.Sprintf("%s: the message is too large: with what is added to it, %d bytes are the most", l.subject, c.nc.MaxPayload()))
+	case int64(l.msg.Size()) > c.most:
+		c.answer(l.msg.Reply, 413, fmt.Sprintf("%s: the message is too large: a queue takes %d bytes at most", l.subject, c.most))
 	case c.full() && !l.refused():
 		c.answer(l.msg.Reply, FullStatus, l.subject+": nothing can be stored at present: the store of the bus takes no writes")
 	case l.fault == nil:

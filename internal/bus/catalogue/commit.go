@@ -42,9 +42,6 @@ const (
 	// heldMost and heldBytes bound what waits and what is being stored, of all queues.
 	heldMost  = 16 << 10
 	heldBytes = 64 << 20
-	// addedBytes is room for the headers of a batch, and for those that subscribers hear
-	// a message with: a link to a server elsewhere is cut by one that is too large.
-	addedBytes = 1 << 10
 	// commitTime is how long the acknowledgement of a group is waited for.
 	commitTime = 5 * time.Second
 	// mostTries is how often a message is sent: one of which nothing was stored, and
@@ -264,7 +261,7 @@ func (c *Committer) enter(m Publication) (*entry, string, error) {
 			e.id = m.ID
 		}
 	}
-	if e.size = e.msg.Size() + len(e.id); int64(e.size+addedBytes) > c.nc.MaxPayload() {
+	if e.size = e.msg.Size() + len(e.id); int64(e.size) > c.checker.most {
 		return nil, "", ErrTooLarge
 	}
 	return e, stream, nil
