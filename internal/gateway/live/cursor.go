@@ -93,7 +93,7 @@ func (s signer) decode(cursor string) (positions, bool) {
 	if !hmac.Equal(mac, s.mac(body)) {
 		return positions{}, false
 	}
-	ps := positions{listed: int64(binary.BigEndian.Uint64(body[1:]))} //nolint:gosec // it was one
+	ps := positions{listed: int64(binary.BigEndian.Uint64(body[1:]))}
 	for rest := body[1+8:]; len(rest) > 0; {
 		if len(rest) < 9 {
 			return positions{}, false
