@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"slices"
+	"strings"
 )
 
 const (
@@ -82,7 +83,7 @@ func (s signer) encode(ps positions) string {
 
 // decode returns the positions of a cursor, and false for what is none of ours.
 func (s signer) decode(cursor string) (positions, bool) {
-	if len(cursor) > mostCursor {
+	if len(cursor) > mostCursor || strings.ContainsAny(cursor, "\r\n") { // which base64 passes over
 		return positions{}, false
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
