@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fairlead/internal/bus/catalogue"
+	"fairlead/internal/system/notation"
 	"fairlead/internal/wire"
 )
 
@@ -164,7 +165,7 @@ func (f *Feed) Streams(ctx context.Context, pattern string) ([]FeedStream, error
 	}
 	var list []FeedStream
 	for _, s := range states {
-		if s.Apart || catalogue.Meet(pattern, s.Queue) == "" {
+		if s.Apart || notation.SubjectsShared(pattern, s.Queue) == "" {
 			continue
 		}
 		h := fnv.New64a()

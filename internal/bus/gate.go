@@ -7,9 +7,9 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
-	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/bus/gatekeeper"
 	"fairlead/internal/bus/link"
+	"fairlead/internal/system/notation"
 	"fairlead/internal/wire"
 )
 
@@ -91,7 +91,7 @@ func mappedToGate(subjects []string) []string {
 	for _, s := range subjects {
 		whole := false
 		for _, e := range gatekeeper.Entrances() {
-			if both := catalogue.Meet(e.From, s); both != "" {
+			if both := notation.SubjectsShared(e.From, s); both != "" {
 				mapped = append(mapped, e.Mapped(both))
 				whole = whole || both == s
 			}

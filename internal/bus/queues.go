@@ -18,6 +18,7 @@ import (
 	"fairlead/internal/bus/delivery"
 	"fairlead/internal/bus/link"
 	"fairlead/internal/system"
+	"fairlead/internal/system/notation"
 )
 
 // queues is what the bus holds of the catalogue.
@@ -229,7 +230,7 @@ func grantQueues(p *server.SubjectPermission, publishes []string, sys *system.Sy
 	for i := range sys.Queues {
 		q := &sys.Queues[i]
 		for _, subject := range publishes {
-			both := catalogue.Meet(q.Name, subject)
+			both := notation.SubjectsShared(q.Name, subject)
 			if both == "" {
 				continue
 			}
@@ -256,7 +257,7 @@ func grantCommitter(p *server.Permissions, sys *system.System) {
 		}
 		for j := range sys.Queues {
 			q := &sys.Queues[j]
-			both := catalogue.Meet(q.Name, pattern(to.Subject))
+			both := notation.SubjectsShared(q.Name, pattern(to.Subject))
 			if both == "" {
 				continue
 			}

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/system"
+	"fairlead/internal/system/notation"
 )
 
 func TestStream(t *testing.T) {
@@ -52,11 +53,11 @@ func TestMeet(t *testing.T) {
 		{"a.*.>", "a.b", ""},
 	}
 	for _, tt := range tests {
-		if got := Meet(tt.a, tt.b); got != tt.want {
-			t.Errorf("Meet(%s, %s) = %q, want %q", tt.a, tt.b, got, tt.want)
+		if got := notation.SubjectsShared(tt.a, tt.b); got != tt.want {
+			t.Errorf("SubjectsShared(%s, %s) = %q, want %q", tt.a, tt.b, got, tt.want)
 		}
-		if got := Meet(tt.b, tt.a); got != tt.want {
-			t.Errorf("Meet(%s, %s) = %q, want %q", tt.b, tt.a, got, tt.want)
+		if got := notation.SubjectsShared(tt.b, tt.a); got != tt.want {
+			t.Errorf("SubjectsShared(%s, %s) = %q, want %q", tt.b, tt.a, got, tt.want)
 		}
 	}
 }
@@ -66,8 +67,8 @@ func FuzzMeet(f *testing.F) {
 	f.Add("a.*.c", "a.>")
 	f.Add("", ">")
 	f.Fuzz(func(t *testing.T, a, b string) {
-		if got, other := Meet(a, b), Meet(b, a); got != other && !strings.Contains(a+b, ">.") {
-			t.Errorf("Meet(%q, %q) = %q one way and %q the other", a, b, got, other)
+		if got, other := notation.SubjectsShared(a, b), notation.SubjectsShared(b, a); got != other && !strings.Contains(a+b, ">.") {
+			t.Errorf("SubjectsShared(%q, %q) = %q one way and %q the other", a, b, got, other)
 		}
 	})
 }

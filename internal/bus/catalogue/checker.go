@@ -18,6 +18,7 @@ import (
 	"fairlead/internal/bus/gatekeeper"
 	"fairlead/internal/system"
 	"fairlead/internal/system/message"
+	"fairlead/internal/system/notation"
 	"fairlead/internal/wire"
 )
 
@@ -198,7 +199,7 @@ func (r *rules) find(subject string) *rule {
 		return found
 	}
 	for _, p := range r.pattern {
-		if Meet(p.queue, subject) != "" {
+		if notation.SubjectsShared(p.queue, subject) != "" {
 			return p
 		}
 	}

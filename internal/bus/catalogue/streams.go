@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fairlead/internal/system"
+	"fairlead/internal/system/notation"
 )
 
 // DeadLetters is the name of the stream of the dead letters.
@@ -243,7 +244,9 @@ func States(ctx context.Context, js jetstream.JetStream) ([]State, error) {
 		all = append(all, s)
 	}
 	for i := range all {
-		all[i].Shared = slices.ContainsFunc(all, func(o State) bool { return o.Queue != all[i].Queue && Meet(o.Queue, all[i].Queue) != "" })
+		all[i].Shared = slices.ContainsFunc(all, func(o State) bool {
+			return o.Queue != all[i].Queue && notation.SubjectsShared(o.Queue, all[i].Queue) != ""
+		})
 	}
 	slices.SortFunc(all, func(a, b State) int { return cmp.Compare(a.Queue, b.Queue) })
 	return all, nil

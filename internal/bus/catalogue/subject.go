@@ -62,28 +62,3 @@ func references(pattern string) string {
 	}
 	return strings.Join(tokens, ".")
 }
-
-// Meet returns the pattern of the subjects that both patterns match, "" if there are
-// none.
-func Meet(a, b string) string {
-	x, y := strings.Split(a, "."), strings.Split(b, ".")
-	var out []string
-	for i := 0; ; i++ {
-		switch {
-		case i == len(x) && i == len(y):
-			return strings.Join(out, ".")
-		case i == len(x) || i == len(y):
-			return ""
-		case x[i] == ">":
-			return strings.Join(append(out, y[i:]...), ".")
-		case y[i] == ">":
-			return strings.Join(append(out, x[i:]...), ".")
-		case x[i] == "*":
-			out = append(out, y[i])
-		case y[i] == "*" || x[i] == y[i]:
-			out = append(out, x[i])
-		default:
-			return ""
-		}
-	}
-}

@@ -15,6 +15,7 @@ import (
 
 	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/system"
+	"fairlead/internal/system/notation"
 	"fairlead/internal/wire"
 )
 
@@ -113,7 +114,7 @@ func read(r wire.SubscribeRequest, user string, p Party) (wish, error) {
 	if r.Subject == "" || strings.ContainsFunc(r.Subject, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
 		return w, refuse(http.StatusBadRequest, "%.80q is no subject", r.Subject)
 	}
-	if !slices.ContainsFunc(p.Subscribes, func(granted string) bool { return catalogue.Meet(granted, r.Subject) == r.Subject }) {
+	if !slices.ContainsFunc(p.Subscribes, func(granted string) bool { return notation.SubjectsShared(granted, r.Subject) == r.Subject }) {
 		return w, refuse(http.StatusForbidden, "%s may not subscribe %s: the file must name it under subscribes", p.Owner, r.Subject)
 	}
 	if r.Name == "" && r.Reader == "" {
@@ -351,7 +352,7 @@ func (d *Desk) GiveBack(ctx context.Context, owner string) error {
 func matches(queues []system.Queue, subject string) map[string]string {
 	found := map[string]string{}
 	for i := range queues {
-		if both := catalogue.Meet(queues[i].Name, subject); both != "" {
+		if both := notation.SubjectsShared(queues[i].Name, subject); both != "" {
 			found[queues[i].Name] = both
 		}
 	}

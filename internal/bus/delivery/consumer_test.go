@@ -6,7 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"fairlead/internal/bus/catalogue"
+	"fairlead/internal/system/notation"
 	"fairlead/internal/wire"
 )
 
@@ -67,7 +67,7 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if catalogue.Meet(granted, w.Subject) != w.Subject {
+		if notation.SubjectsShared(granted, w.Subject) != w.Subject {
 			t.Errorf("%q was granted, %q is allowed", granted, w.Subject)
 		}
 		for _, c := range w.name() {

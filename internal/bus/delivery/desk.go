@@ -20,6 +20,7 @@ import (
 	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/bus/gatekeeper"
 	"fairlead/internal/system"
+	"fairlead/internal/system/notation"
 	"fairlead/internal/wire"
 )
 
@@ -353,7 +354,7 @@ func Bury(ctx context.Context, js jetstream.JetStream, c Consumer, sequence uint
 		return err
 	}
 	if stored != nil && stored.Sequence == sequence {
-		if catalogue.Meet(c.Filter, stored.Subject) == "" {
+		if notation.SubjectsShared(c.Filter, stored.Subject) == "" {
 			return refuse(http.StatusForbidden, "message %d of %s was not given to %s", sequence, c.Queue, c.Owner)
 		}
 		why.Queue, why.Subject, why.Sequence, why.Consumer, why.Time = c.Queue, stored.Subject, sequence, c.Name, time.Now()

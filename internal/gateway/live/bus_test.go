@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"fairlead/internal/system/notation"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -133,7 +135,7 @@ func (b *memory) Streams(_ context.Context, pattern string) ([]Stream, error) {
 	defer b.mu.Unlock()
 	var list []Stream
 	for _, q := range b.queues {
-		if meet(pattern, q.Queue) != "" {
+		if notation.SubjectsShared(pattern, q.Queue) != "" {
 			list = append(list, q.Stream)
 		}
 	}

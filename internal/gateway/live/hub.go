@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fairlead/internal/system/notation"
 	"fairlead/internal/wire"
 )
 
@@ -327,7 +328,7 @@ func (h *hub) follow(list []Stream, listed time.Time, first bool) {
 // read takes what a stream holds beyond what was taken of it, up to its end as it was
 // listed.
 func (h *hub) read(s *Stream) error {
-	filter := meet(h.pattern, s.Queue)
+	filter := notation.SubjectsShared(h.pattern, s.Queue)
 	for {
 		at := h.taken(s.ID)
 		if at >= s.Last {
@@ -489,7 +490,7 @@ func (f *filter) pass(e *event) bool {
 func (f *filter) within(queue string) []string {
 	var out []string
 	for _, p := range f.patterns {
-		if both := meet(p, queue); both != "" && !slices.Contains(out, both) {
+		if both := notation.SubjectsShared(p, queue); both != "" && !slices.Contains(out, both) {
 			out = append(out, both)
 		}
 	}
@@ -502,13 +503,13 @@ func (f *filter) within(queue string) []string {
 // apart leaves out patterns that lie within another.
 func apart(patterns []string) []string {
 	return slices.DeleteFunc(slices.Clone(patterns), func(p string) bool {
-		return slices.ContainsFunc(patterns, func(o string) bool { return o != p && meet(o, p) == p })
+		return slices.ContainsFunc(patterns, func(o string) bool { return o != p && notation.SubjectsShared(o, p) == p })
 	})
 }
 
 func overlap(patterns []string) bool {
 	for i, p := range patterns {
-		if slices.ContainsFunc(patterns[i+1:], func(o string) bool { return meet(p, o) != "" }) {
+		if slices.ContainsFunc(patterns[i+1:], func(o string) bool { return notation.SubjectsShared(p, o) != "" }) {
 			return true
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"fairlead/internal/system/notation"
 )
 
 const (
@@ -143,7 +145,7 @@ func Narrow(allowed string, asked []string) ([]string, error) {
 		if err := checkPattern(want); err != nil {
 			return nil, &Error{http.StatusBadRequest, "a subject " + err.Error()}
 		}
-		both := meet(allowed, want)
+		both := notation.SubjectsShared(allowed, want)
 		if both == "" {
 			return nil, &Error{http.StatusForbidden, "a subject that is asked for is not open here"}
 		}
@@ -205,30 +207,5 @@ func matches(pattern, subject string) bool {
 			return true
 		}
 		pattern, subject = restP, restS
-	}
-}
-
-// meet returns the pattern of the subjects that both patterns match, "" if there are
-// none.
-func meet(a, b string) string {
-	x, y := strings.Split(a, "."), strings.Split(b, ".")
-	var out []string
-	for i := 0; ; i++ {
-		switch {
-		case i == len(x) && i == len(y):
-			return strings.Join(out, ".")
-		case i == len(x) || i == len(y):
-			return ""
-		case x[i] == ">":
-			return strings.Join(append(out, y[i:]...), ".")
-		case y[i] == ">":
-			return strings.Join(append(out, x[i:]...), ".")
-		case x[i] == "*":
-			out = append(out, y[i])
-		case y[i] == "*" || x[i] == y[i]:
-			out = append(out, x[i])
-		default:
-			return ""
-		}
 	}
 }

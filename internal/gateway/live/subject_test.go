@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"fairlead/internal/system/notation"
 )
 
 func TestTemplate(t *testing.T) {
@@ -106,7 +108,7 @@ func FuzzTemplate(f *testing.F) {
 			return
 		}
 		got, err := tp.Fill(func(string) string { return value }, func(string) any { return claim })
-		if err == nil && meet(tp.Wide(), got) != got {
+		if err == nil && notation.SubjectsShared(tp.Wide(), got) != got {
 			t.Errorf("%q becomes %q, which is not within %q", s, got, tp.Wide())
 		}
 	})
@@ -120,7 +122,7 @@ func FuzzMeet(f *testing.F) {
 		if checkPattern(a) != nil || checkPattern(b) != nil || checkPattern(subject) != nil || strings.ContainsAny(subject, "*>") {
 			return
 		}
-		both := meet(a, b)
+		both := notation.SubjectsShared(a, b)
 		if want := matches(a, subject) && matches(b, subject); (both != "" && matches(both, subject)) != want {
 			t.Errorf("%q and %q meet in %q, which says otherwise of %q", a, b, both, subject)
 		}

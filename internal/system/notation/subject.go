@@ -83,6 +83,31 @@ func SubjectsMeet(a, b string) bool {
 	}
 }
 
+// SubjectsShared returns the pattern of the subjects that both patterns match, "" if
+// there are none.
+func SubjectsShared(a, b string) string {
+	x, y := strings.Split(a, "."), strings.Split(b, ".")
+	var out []string
+	for i := 0; ; i++ {
+		switch {
+		case i == len(x) && i == len(y):
+			return strings.Join(out, ".")
+		case i == len(x) || i == len(y):
+			return ""
+		case x[i] == ">":
+			return strings.Join(append(out, y[i:]...), ".")
+		case y[i] == ">":
+			return strings.Join(append(out, x[i:]...), ".")
+		case x[i] == "*":
+			out = append(out, y[i])
+		case y[i] == "*" || x[i] == y[i]:
+			out = append(out, x[i])
+		default:
+			return ""
+		}
+	}
+}
+
 // SubjectTemplate is the pattern of all subjects that a route's request may go to: each
 // {name} becomes *. names are those names.
 func SubjectTemplate(subject string) (pattern string, names []string) {
