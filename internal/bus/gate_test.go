@@ -67,7 +67,7 @@ var inboxes = []string{"_FL.page.page-1.x", "_FL.gateway.x", "_FL.user.labor.x"}
 
 // untouched is what others have, and what anybody hears: it fails if an answer to lab
 // went to any of the places.
-func untouched(t *testing.T, b *Bus, places []string, attack func(place string)) {
+func untouched(t *testing.T, b *Bus, attacker *nats.Conn, places []string, attack func(place string)) {
 	t.Helper()
 	nc, err := b.Operator("listener", nats.NoEcho())
 	if err != nil {
@@ -87,6 +87,7 @@ func untouched(t *testing.T, b *Bus, places []string, attack func(place string))
 	for _, place := range places {
 		attack(place)
 	}
+	flush(t, attacker)
 	// Whatever comes by the gatekeeper and the checker has come when these have.
 	for _, subject := range []string{"data.vhf", "data.vhf"} {
 		if _, err := b.catalogue.js.Publish(within(t), subject, []byte(`{"level":7}`)); err != nil {
@@ -129,7 +130,7 @@ func TestAPullIsNotAnsweredWhereItsAskerMayNotPublish(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			untouched(t, b, places, func(place string) {
+			untouched(t, b, nc, places, func(place string) {
 				for _, body := range []string{`{"batch":1,"no_wait":true}`, `{"batch":1,"expires":1000000}`, `{"batch":0}`, "x"} {
 					if err := nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+name, place, []byte(body)); err != nil {
 						t.Fatal(err)
@@ -147,7 +148,7 @@ func TestAQuestionAboutAConsumerIsNotAnsweredElsewhere(t *testing.T) {
 	places := slices.Concat(places, inboxes)
 	b, lab, nc := laboratory(t, "")
 	c := lab.ask(t, nc, wire.SubscribeRequest{Subject: "data.vhf", Name: "c"})
-	untouched(t, b, places, func(place string) {
+	untouched(t, b, nc, places, func(place string) {
 		if err := nc.PublishRequest("$JS.API.CONSUMER.INFO."+c.Stream+"."+c.Name, place, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +174,7 @@ func TestAnAcknowledgementIsNotAnsweredElsewhere(t *testing.T) {
 				}
 				acks = append(acks, m.Reply())
 			}
-			untouched(t, b, places, func(place string) {
+			untouched(t, b, nc, places, func(place string) {
 				ack := acks[0]
 				acks = acks[1:]
 				if err := nc.PublishRequest(ack, place, []byte(word)); err != nil {
@@ -191,7 +192,7 @@ func TestAPublishIsNotAcknowledgedElsewhere(t *testing.T) {
 	for _, typ := range []string{"", "Level"} {
 		t.Run("type="+typ, func(t *testing.T) {
 			b, _, nc := laboratory(t, typ)
-			untouched(t, b, places, func(place string) {
+			untouched(t, b, nc, places, func(place string) {
 				for _, body := range []string{`{"level":1}`, `{"level":"x"}`} {
 					if err := nc.PublishRequest("data.vhf", place, []byte(body)); err != nil {
 						t.Fatal(err)
@@ -211,7 +212,7 @@ func TestTheOpeningOfABatchIsNotAnsweredElsewhere(t *testing.T) {
 	for _, typ := range []string{"", "Level"} {
 		t.Run("type="+typ, func(t *testing.T) {
 			b, _, nc := laboratory(t, typ)
-			untouched(t, b, places, func(place string) {
+			untouched(t, b, nc, places, func(place string) {
 				for _, commit := range []bool{false, true} {
 					m := &nats.Msg{Subject: "data.vhf", Reply: place, Data: []byte(`{"level":1}`), Header: nats.Header{
 						"Nats-Batch-Id": {place}, "Nats-Batch-Sequence": {"1"},
@@ -231,7 +232,7 @@ func TestTheOpeningOfABatchIsNotAnsweredElsewhere(t *testing.T) {
 func TestAMessageIsNotTracedToWhereItsPublisherMayNotPublish(t *testing.T) {
 	b, lab, nc := laboratory(t, "Level")
 	c := lab.ask(t, nc, wire.SubscribeRequest{Subject: "data.vhf", Name: "c"})
-	untouched(t, b, places, func(place string) {
+	untouched(t, b, nc, places, func(place string) {
 		for _, subject := range []string{"data.vhf", "$JS.API.CONSUMER.INFO." + c.Stream + "." + c.Name} {
 			m := &nats.Msg{Subject: subject, Reply: nc.NewRespInbox(), Data: []byte(`{"level":1}`), Header: nats.Header{}}
 			for _, key := range []string{"Nats-Trace-Dest", "nats-trace-dest"} {
@@ -248,7 +249,7 @@ func TestAMessageIsNotTracedToWhereItsPublisherMayNotPublish(t *testing.T) {
 func TestTheNodeAnswersAPartyOnlyInItsInboxes(t *testing.T) {
 	places := slices.Concat(places, inboxes)
 	b, lab, nc := laboratory(t, "")
-	untouched(t, b, places, func(place string) {
+	untouched(t, b, nc, places, func(place string) {
 		for _, subject := range []string{wire.SubjectSubscribe, wire.SubjectReject, wire.SubjectNames} {
 			if err := nc.PublishRequest(subject+lab.Name, place, []byte("{}")); err != nil {
 				t.Fatal(err)
