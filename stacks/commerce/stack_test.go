@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"fairlead/test/stage"
 )
 
 const patience = 3 * time.Minute // for a slow machine that builds everything first
@@ -47,7 +49,7 @@ func up(t *testing.T) *stack {
 	}
 	cmd := exec.Command(s.program, "up", here, "--data", s.data, "--listen", "127.0.0.1:0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: 0}
-	output := &recorder{found: make(chan string, 1), look: regexp.MustCompile(`(?m)^\s*open\s+(http://\S+)`)}
+	output := stage.NewRecorder(`(?m)^\s*open\s+(http://\S+)`)
 	cmd.Stdout, cmd.Stderr = output, output
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -56,7 +58,7 @@ func up(t *testing.T) *stack {
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() { s.down(t, cmd, ended, output) })
 	select {
-	case s.url = <-output.found:
+	case s.url = <-output.Found:
 	case err := <-ended:
 		ended <- err
 		t.Fatalf("the system ended: %v\n%s", err, output)
@@ -72,7 +74,7 @@ func up(t *testing.T) *stack {
 }
 
 // down stops the system as Ctrl-C does, and sees to it that nothing is left.
-func (s *stack) down(t *testing.T, cmd *exec.Cmd, ended chan error, output *recorder) {
+func (s *stack) down(t *testing.T, cmd *exec.Cmd, ended chan error, output *stage.Recorder) {
 	t.Helper()
 	_ = cmd.Process.Signal(syscall.SIGINT)
 	select {
@@ -120,32 +122,6 @@ func processes(t *testing.T, dir string) []string {
 		}
 	}
 	return found
-}
-
-// recorder keeps what the program prints and sends the first match.
-type recorder struct {
-	mu    sync.Mutex // guards all below
-	buf   bytes.Buffer
-	look  *regexp.Regexp
-	found chan string
-	sent  bool
-}
-
-func (r *recorder) Write(b []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.buf.Write(b)
-	if m := r.look.FindSubmatch(r.buf.Bytes()); m != nil && !r.sent && bytes.HasSuffix(b, []byte("\n")) {
-		r.sent = true
-		r.found <- string(m[1])
-	}
-	return len(b), nil
-}
-
-func (r *recorder) String() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.buf.String()
 }
 
 // user is somebody with or without tokens.

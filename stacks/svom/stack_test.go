@@ -17,7 +17,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,6 +30,7 @@ import (
 
 	"fairlead/stacks/svom/message"
 	"fairlead/stacks/svom/notice"
+	"fairlead/test/stage"
 )
 
 const patience = 3 * time.Minute // for a slow machine that builds everything first
@@ -57,7 +57,7 @@ func up(t *testing.T) *stack {
 	}
 	cmd := exec.Command(s.program, "up", here, "-e", "test", "--data", s.data, "--listen", "127.0.0.1:0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	output := &recorder{found: make(chan string, 1), look: regexp.MustCompile(`(?m)^\s*open\s+(http://\S+)`)}
+	output := stage.NewRecorder(`(?m)^\s*open\s+(http://\S+)`)
 	cmd.Stdout, cmd.Stderr = output, output
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func up(t *testing.T) *stack {
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() { s.down(t, cmd, ended, output) })
 	select {
-	case s.url = <-output.found:
+	case s.url = <-output.Found:
 	case err := <-ended:
 		ended <- err
 		t.Fatalf("the system ended: %v\n%s", err, output)
@@ -78,7 +78,7 @@ func up(t *testing.T) *stack {
 
 // down stops the system, also one that another process has taken over, and shows what
 // it logged if the test failed.
-func (s *stack) down(t *testing.T, cmd *exec.Cmd, ended chan error, output *recorder) {
+func (s *stack) down(t *testing.T, cmd *exec.Cmd, ended chan error, output *stage.Recorder) {
 	t.Helper()
 	out, err := exec.Command(s.program, "--data", s.data, "down").CombinedOutput()
 	if err != nil && s.url != "" {
@@ -108,32 +108,6 @@ func (s *stack) down(t *testing.T, cmd *exec.Cmd, ended chan error, output *reco
 			t.Logf("%s:\n%s", name, b[max(0, len(b)-4000):])
 		}
 	}
-}
-
-// recorder keeps what the program prints and sends the first match.
-type recorder struct {
-	mu    sync.Mutex // guards all below
-	buf   bytes.Buffer
-	look  *regexp.Regexp
-	found chan string
-	sent  bool
-}
-
-func (r *recorder) Write(b []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.buf.Write(b)
-	if m := r.look.FindSubmatch(r.buf.Bytes()); m != nil && !r.sent && bytes.HasSuffix(b, []byte("\n")) {
-		r.sent = true
-		r.found <- string(m[1])
-	}
-	return len(b), nil
-}
-
-func (r *recorder) String() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.buf.String()
 }
 
 // run runs a verb of the program and returns what it printed, and whether it was

@@ -17,7 +17,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +24,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"fairlead/test/stage"
 )
 
 const patience = 3 * time.Minute // for a slow machine
@@ -60,7 +61,7 @@ func Open(t *testing.T) *Page {
 	cmd := exec.Command(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
 		"--disable-component-update", "--disable-sync", "--user-data-dir="+t.TempDir(), "--remote-debugging-port=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	output := &recorder{found: make(chan string, 1), look: regexp.MustCompile(`(?m)^DevTools listening on (ws://\S+)`)}
+	output := stage.NewRecorder(`(?m)^DevTools listening on (ws://\S+)`)
 	cmd.Stderr = output // and not a file: Wait then ends when all its processes have
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -75,7 +76,7 @@ func Open(t *testing.T) *Page {
 		_ = cmd.Wait()
 	})
 	select {
-	case url := <-output.found:
+	case url := <-output.Found:
 		conn, resp, err := websocket.Dial(t.Context(), url, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -315,30 +316,4 @@ func counted(img image.Image) (colours, most int, colour color.Color) {
 		}
 	}
 	return len(n), most, colour
-}
-
-// recorder keeps what the program prints and sends the first match.
-type recorder struct {
-	mu    sync.Mutex // guards all below
-	buf   bytes.Buffer
-	look  *regexp.Regexp
-	found chan string
-	sent  bool
-}
-
-func (r *recorder) Write(b []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.buf.Write(b)
-	if m := r.look.FindSubmatch(r.buf.Bytes()); m != nil && !r.sent && bytes.HasSuffix(b, []byte("\n")) {
-		r.sent = true
-		r.found <- string(m[1])
-	}
-	return len(b), nil
-}
-
-func (r *recorder) String() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.buf.String()
 }
