@@ -53,26 +53,26 @@ func (b *Bus) Apply(sys *system.System) error {
 	ps := parties(sys)
 	for _, p := range ps {
 		if _, err := derive(p, "check", ps, false); err != nil {
-			return fmt.Errorf("apply model to bus: %w", err)
+			return fmt.Errorf("set up bus: %w", err)
 		}
 	}
 	if subject := jwksSubject(sys); subject != "" {
 		if err := checkSubject(subject, false); err != nil {
-			return fmt.Errorf("apply model to bus: subject of the signing keys: %w", err)
+			return fmt.Errorf("set up bus: subject of the signing keys: %w", err)
 		}
 	}
 	if err := b.prepareQueues(sys); err != nil {
-		return fmt.Errorf("apply model to bus: %w", err)
+		return fmt.Errorf("set up bus: %w", err)
 	}
 	if err := b.listenOutside(context.Background(), sys); err != nil {
-		return fmt.Errorf("apply model to bus: %w", err)
+		return fmt.Errorf("set up bus: %w", err)
 	}
 	err := b.change(func() error {
 		b.sys = sys
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("apply model to bus: %w", err)
+		return fmt.Errorf("set up bus: %w", err)
 	}
 	return nil
 }

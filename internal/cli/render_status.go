@@ -58,6 +58,9 @@ var statusColumns = []statusColumn{
 func renderStatus(s *screen, st control.Status, now time.Time) []string {
 	lines := []string{s.style(bold, st.System) + statusHead(st, now)}
 	lines = append(lines, "door "+st.Address+"   bus "+st.Bus+"   process "+strconv.Itoa(st.PID))
+	if st.BusOutside != "" {
+		lines = append(lines, "users of the bus come in at tls://"+st.BusOutside)
+	}
 	if st.BusStore != "" {
 		lines = append(lines, "queues and state on "+st.BusStore)
 	}

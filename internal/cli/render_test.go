@@ -69,6 +69,7 @@ func TestRenderStatus(t *testing.T) {
 	})
 	t.Run("certificates", func(t *testing.T) {
 		st := commerceStatus()
+		st.BusOutside = "0.0.0.0:4223"
 		st.Root = "/srv/commerce/.fairlead/certificates/root.pem"
 		st.Certificates = []control.Certificate{
 			{Names: []string{"shop.example", "www.shop.example"}, Source: "file", File: "/etc/shop.pem", Expires: noon.Add(61 * 24 * time.Hour)},

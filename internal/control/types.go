@@ -52,9 +52,10 @@ type Status struct {
 	Started     time.Time           `json:"started"`
 	Address     string              `json:"address"` // of the door, as a URL: the first of Listening
 	Listening   List[string]        `json:"listening,omitempty"`
-	Bus         string              `json:"bus"`                 // nats://host:port
-	BusStore    string              `json:"bus_store,omitempty"` // the server elsewhere that keeps what the bus keeps, "": the data folder does
-	BusFault    string              `json:"bus_fault,omitempty"` // why nothing can be stored on the bus, "": it can
+	Bus         string              `json:"bus"`                   // nats://host:port
+	BusOutside  string              `json:"bus_outside,omitempty"` // host:port where users of the bus on other machines come in, over TLS
+	BusStore    string              `json:"bus_store,omitempty"`   // the server elsewhere that keeps what the bus keeps, "": the data folder does
+	BusFault    string              `json:"bus_fault,omitempty"`   // why nothing can be stored on the bus, "": it can
 	Services    List[ServiceStatus] `json:"services"`
 	// Maintenance is what is closed, and what was opened against the file.
 	Maintenance List[Maintenance] `json:"maintenance,omitempty"`

@@ -86,6 +86,9 @@ func TestUsersComeInFromOutside(t *testing.T) {
 	f := newFixture(t)
 	address := f.openOutside()
 	f.up()
+	if st := f.node.Status(); st.BusOutside != address {
+		t.Errorf("the status names %q", st.BusOutside)
+	}
 	conns := map[string]*nats.Conn{}
 	for way, connect := range f.ways(address, "first password") {
 		nc, err := connect()

@@ -311,7 +311,7 @@ func (n *Node) Status() control.Status {
 	s := control.Status{
 		File: n.file, PID: os.Getpid(), KeeperPID: n.sup.KeeperPID(), Version: n.opts.Version,
 		Started: n.started, Address: n.gate.URL(), Listening: n.gate.Listening(), Bus: n.bus.URL(), System: n.first.Name,
-		BusStore: n.bus.Store(), Services: []control.ServiceStatus{},
+		BusOutside: n.bus.Outside(), BusStore: n.bus.Store(), Services: []control.ServiceStatus{},
 	}
 	if err := n.bus.Healthy(); err != nil {
 		s.BusFault = err.Error()
