@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -384,5 +385,31 @@ func BenchmarkCommit(bench *testing.B) {
 				all.Wait()
 			})
 		}
+	}
+}
+
+// A publisher that opens batches and never ends them takes no more of a stream's than
+// leaves room for the door.
+func TestOnePublisherHoldsAllBatchesOfAQueue(t *testing.T) {
+	b := open(t, door(system.Queue{Name: "data.vhf"}))
+	lab := User{BusUser: system.BusUser{Name: "lab", Publishes: []string{"data.vhf"}}, Password: "x"}
+	setUsers(t, b, lab)
+	nc := dial(t, as(b, lab), nats.CustomInboxPrefix(UserInbox("lab")))
+	refused := 0
+	for i := range 60 {
+		m := &nats.Msg{Subject: "data.vhf", Header: nats.Header{"Nats-Batch-Id": {strconv.Itoa(i)}, "Nats-Batch-Sequence": {"1"}}, Data: level(1)}
+		reply, err := nc.RequestMsgWithContext(within(t), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(reply.Data), "too many batches are open") {
+			refused++
+		}
+	}
+	if refused != 20 {
+		t.Errorf("%d are refused", refused)
+	}
+	if s := posted(t, b, catalogue.Publication{Subject: "data.vhf", Data: level(1), Key: "a"}); s.Duplicate {
+		t.Errorf("stored %+v", s)
 	}
 }

@@ -60,6 +60,8 @@ type Checker struct {
 	ends    sync.Once
 	running sync.WaitGroup
 
+	open batches // used by pass only
+
 	mu     sync.Mutex // guards what follows
 	counts map[string]*Counts
 	logged map[string]time.Time
@@ -117,6 +119,7 @@ type letter struct {
 func Open(nc *nats.Conn, log *slog.Logger, healthy func() error, most int64) (*Checker, error) {
 	c := &Checker{
 		log: log, nc: nc, healthy: healthy, most: most, ordered: make(chan *letter, waiting), work: make(chan *letter, waiting),
+		open: batches{},
 		stop: make(chan struct{}), counts: map[string]*Counts{}, logged: map[string]time.Time{},
 	}
 	c.rules.Store(&rules{})
@@ -291,6 +294,8 @@ func (c *Checker) decide(l *letter) {
 		c.answer(l.msg.Reply, 413, fmt.Sprintf("%s: the message is too large: a queue takes %d bytes at most", l.subject, c.most))
 	case c.full() && !l.refused():
 		c.answer(l.msg.Reply, FullStatus, l.subject+": nothing can be stored at present: the store of the bus takes no writes")
+	case !c.open.take(Stream(l.rule.queue), l.msg.Header, time.Now()):
+		c.answer(l.msg.Reply, FullStatus, l.subject+": too many batches are open; try again")
 	case l.fault == nil:
 		c.count(func() { l.rule.counts.Accepted++ })
 		c.send(l, &nats.Msg{Subject: Accepted + l.subject, Reply: l.msg.Reply, Header: l.msg.Header, Data: l.msg.Data})
