@@ -291,8 +291,31 @@ func (d *Desk) Rewind(ctx context.Context, queue, consumer, from string) error {
 	if err := d.js.DeleteConsumer(ctx, stream, consumer); err != nil {
 		return fmt.Errorf("rewind consumer %s of %s: %w", consumer, queue, err)
 	}
-	_, err = create(ctx, d.js, stream, c)
-	return err
+	return recreate(ctx, d.js, stream, c)
+}
+
+const (
+	// written is how long the server may go on writing down what a consumer was after
+	// it has said that it is removed: it writes ten times a second at most, and does
+	// not wait for that. Until then it may be the state of the new one that it spoils.
+	written = 100 * time.Millisecond
+	// mostMakes is how often a consumer is made that is to replace another.
+	mostMakes = 10
+)
+
+// recreate makes a consumer of the name of one that was just removed. Without it the
+// consumer is gone, so it does not give up soon.
+func recreate(ctx context.Context, js jetstream.JetStream, stream string, c jetstream.ConsumerConfig) error {
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+		case <-time.After(written):
+		}
+		_, err := create(ctx, js, stream, c)
+		if api, failed := errors.AsType[*jetstream.APIError](err); err == nil || n == mostMakes || !failed || api.Code < http.StatusInternalServerError {
+			return err
+		}
+	}
 }
 
 // Forget removes a durable consumer of a queue, by which nobody subscribes any more. It

@@ -1,8 +1,11 @@
 package delivery
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"testing"
+	"testing/synctest"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -79,4 +82,53 @@ func FuzzRead(f *testing.F) {
 			t.Errorf("the consumer is %+v", c)
 		}
 	})
+}
+
+// unreliable is a server that fails to make the first consumers.
+type unreliable struct {
+	jetstream.JetStream
+	fails []error
+	made  []string
+}
+
+func (u *unreliable) CreateConsumer(_ context.Context, _ string, c jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	if len(u.fails) > 0 {
+		err := u.fails[0]
+		u.fails = u.fails[1:]
+		return nil, err
+	}
+	u.made = append(u.made, c.Name)
+	return made{}, nil
+}
+
+type made struct{ jetstream.Consumer }
+
+func (made) CachedInfo() *jetstream.ConsumerInfo { return nil }
+
+// TestAConsumerIsNotLostWhenTheServerStillWritesTheFormerOne: nats-server's removal
+// does not wait for what writes the consumer's state, which then takes the file away
+// that the new one is about to rename.
+func TestAConsumerIsNotLostWhenTheServerStillWritesTheFormerOne(t *testing.T) {
+	renaming := &jetstream.APIError{Code: 500, ErrorCode: 10012, Description: "rename o.dat.tmp o.dat: no such file or directory"}
+	refused := &jetstream.APIError{Code: 400, ErrorCode: 10093, Description: "filter subject is not a valid subset of the interest subjects"}
+	for _, tt := range []struct {
+		name  string
+		fails []error
+		err   error
+	}{
+		{"at once", nil, nil},
+		{"at the third attempt", []error{renaming, renaming}, nil},
+		{"never", []error{renaming, renaming, renaming, renaming, renaming, renaming, renaming, renaming, renaming, renaming}, renaming},
+		{"refused", []error{refused}, refused},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				js := &unreliable{fails: tt.fails}
+				err := recreate(t.Context(), js, "data_vhf", jetstream.ConsumerConfig{Name: "page_show"})
+				if !errors.Is(err, tt.err) || len(js.fails) != 0 || (err == nil) != (len(js.made) == 1) {
+					t.Errorf("%v, made %v, %d failures not met", err, js.made, len(js.fails))
+				}
+			})
+		})
+	}
 }
