@@ -110,7 +110,7 @@ type Gatekeeper struct {
 	inboxes func(stream, consumer string) string
 	link    bool
 
-	passed, dropped atomic.Uint64
+	dropped atomic.Uint64
 
 	// Of the connection's goroutine only.
 	logged time.Time
@@ -140,9 +140,6 @@ func Open(nc *nats.Conn, inboxes func(stream, consumer string) string, link bool
 	return g, nil
 }
 
-// Passed is how many messages were passed on.
-func (g *Gatekeeper) Passed() uint64 { return g.passed.Load() }
-
 // Dropped is how many messages were not passed on.
 func (g *Gatekeeper) Dropped() uint64 { return g.dropped.Load() }
 
@@ -159,7 +156,6 @@ func (g *Gatekeeper) take(m *nats.Msg) {
 	// Fails only while the connection is broken off: who asked gets no answer, and a
 	// message that is not acknowledged is given again.
 	_ = g.nc.PublishMsg(&nats.Msg{Subject: onward + rest, Reply: m.Reply, Data: m.Data})
-	g.passed.Add(1)
 }
 
 // ours reports whether one of our clients sent a message, if the streams are
