@@ -115,7 +115,7 @@ type world struct {
 
 	mu    sync.Mutex // guards the fields below
 	does  string
-	kills []time.Time
+	kills []death
 	ends  []span // changes that may end conversations
 }
 
@@ -246,12 +246,16 @@ func (w *world) doing() string {
 	return w.does
 }
 
-// killedWithin reports whether an instance was killed while a request was open.
+// death is when an instance was killed, and when its process was gone: what it was
+// sent in between it may have taken.
+type death struct{ from, to time.Time }
+
+// killedWithin reports whether an instance was dying while a request was open.
 func (w *world) killedWithin(from, to time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, k := range w.kills {
-		if k.After(from.Add(-50*time.Millisecond)) && k.Before(to) {
+		if k.from.Before(to) && (k.to.IsZero() || k.to.After(from.Add(-50*time.Millisecond))) {
 			return true
 		}
 	}
@@ -350,12 +354,19 @@ func (w *world) kill() error {
 		for _, i := range v.Instance {
 			if i.State == "ready" && i.PID > 1 {
 				w.mu.Lock()
-				w.kills = append(w.kills, time.Now())
+				w.kills = append(w.kills, death{from: time.Now()})
 				w.mu.Unlock()
-				if err := syscall.Kill(i.PID, syscall.SIGKILL); !errors.Is(err, syscall.ESRCH) {
+				// One that is gone has just been killed, which nobody has noticed yet.
+				if err := syscall.Kill(i.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 					return err
 				}
-				return nil // it has just been killed, which nobody has noticed yet
+				for stage.Alive(i.PID) {
+					time.Sleep(time.Millisecond)
+				}
+				w.mu.Lock()
+				w.kills[len(w.kills)-1].to = time.Now()
+				w.mu.Unlock()
+				return nil
 			}
 		}
 	}

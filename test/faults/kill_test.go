@@ -1,7 +1,6 @@
 package faults_test
 
 import (
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -82,7 +81,7 @@ func downed(t *testing.T, w *world, st control.Status) {
 		t.Errorf("up ended with %d:\n%s", code, w.Written())
 	}
 	contains(t, "what up writes", w.Written(), "killed: it had not ended within its grace period")
-	if alive(st.KeeperPID) {
+	if stage.Alive(st.KeeperPID) {
 		t.Error("the keeper is left")
 	}
 	w.NothingLeft()
@@ -91,7 +90,7 @@ func downed(t *testing.T, w *world, st control.Status) {
 func nodeKilled(t *testing.T, w *world, st control.Status) {
 	t.Helper()
 	w.Kill()
-	stage.Eventually(t, "the keeper has ended all that ran, and itself", func() bool { return len(w.Processes()) == 0 && !alive(st.KeeperPID) })
+	stage.Eventually(t, "the keeper has ended all that ran, and itself", func() bool { return len(w.Processes()) == 0 && !stage.Alive(st.KeeperPID) })
 }
 
 func keeperKilled(t *testing.T, w *world, st control.Status) {
@@ -140,11 +139,4 @@ func bothKilled(t *testing.T, w *world, st control.Status) {
 	if left := w.Processes(); len(left) != 2 {
 		t.Errorf("%v are left, want the two grandchildren, for the next up to find", left)
 	}
-}
-
-// alive reports whether a process is there and no zombie.
-func alive(pid int) bool {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	_, after, _ := strings.Cut(string(b), ") ")
-	return err == nil && !strings.HasPrefix(after, "Z")
 }

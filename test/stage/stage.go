@@ -265,6 +265,13 @@ func (s *System) NothingLeft() {
 	}
 }
 
+// Alive reports whether a process is there and no zombie.
+func Alive(pid int) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	_, after, _ := strings.Cut(string(b), ") ")
+	return err == nil && !strings.HasPrefix(after, "Z")
+}
+
 // Processes returns those that live and whose environment or arguments name the
 // folder, with their arguments.
 func (s *System) Processes() map[int]string {
