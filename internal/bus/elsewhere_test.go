@@ -2,16 +2,11 @@ package bus
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/url"
 	"os"
@@ -33,6 +28,7 @@ import (
 	"fairlead/internal/bus/link"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/certificate"
 )
 
 // hub is a NATS server that something else runs, with operators and accounts, as a
@@ -496,7 +492,8 @@ func TestWhoTheBusIsElsewhere(t *testing.T) {
 		o.TrustedOperators, o.SystemAccount, o.AccountResolver = nil, "", nil
 		o.LeafNode.Username, o.LeafNode.Password = "shop", "hunter2"
 	}
-	certificate, roots := certified(t)
+	own := certificate.New(t)
+	roots := certificate.Roots(own)
 	for name, tt := range map[string]struct {
 		hub   func(*server.Options)
 		place func(*hub, *link.Server) error
@@ -519,7 +516,7 @@ func TestWhoTheBusIsElsewhere(t *testing.T) {
 		}},
 		"TLS": {
 			hub: func(o *server.Options) {
-				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{certificate}}, 5
+				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{own}}, 5
 			},
 			place: func(_ *hub, s *link.Server) error {
 				s.URL, s.Roots = strings.Replace(s.URL, "nats:", "tls:", 1), roots
@@ -528,7 +525,7 @@ func TestWhoTheBusIsElsewhere(t *testing.T) {
 		},
 		"TLS before all else": {
 			hub: func(o *server.Options) {
-				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{certificate}}, 5
+				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{own}}, 5
 				o.LeafNode.TLSHandshakeFirst = true
 			},
 			place: func(_ *hub, s *link.Server) error {
@@ -538,7 +535,7 @@ func TestWhoTheBusIsElsewhere(t *testing.T) {
 		},
 		"TLS of nobody": {
 			hub: func(o *server.Options) {
-				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{certificate}}, 5
+				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{own}}, 5
 			},
 			place: func(_ *hub, s *link.Server) error {
 				s.URL = strings.Replace(s.URL, "nats:", "tls:", 1)
@@ -673,30 +670,6 @@ func patiently(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("waited a minute in vain until %s", what)
 		}
 	}
-}
-
-// certified makes a certificate for 127.0.0.1 and who it chains to.
-func certified(t *testing.T) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
 }
 
 // TestTwoBusesOfOneAccount finds the second refused while the first one lives.

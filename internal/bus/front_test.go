@@ -1,15 +1,7 @@
 package bus
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
-	"math/big"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/system"
+	"fairlead/test/certificate"
 )
 
 // openToOutside is the shop with a listener for clients on other machines, at a port
@@ -28,33 +21,8 @@ func openToOutside(tb testing.TB) *system.System {
 		tb.Fatal(err)
 	}
 	defer l.Close()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	dir := tb.TempDir()
-	out := &system.Outside{
-		Listen: l.Addr().String(), Certificate: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem"),
-	}
-	for name, block := range map[string]*pem.Block{
-		out.Key: {Type: "PRIVATE KEY", Bytes: private}, out.Certificate: {Type: "CERTIFICATE", Bytes: der},
-	} {
-		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
-			tb.Fatal(err)
-		}
-	}
+	out := &system.Outside{Listen: l.Addr().String()}
+	out.Certificate, out.Key = certificate.Write(tb, tb.TempDir())
 	sys := shop()
 	sys.Bus.Outside = out
 	return sys

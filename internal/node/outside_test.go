@@ -1,15 +1,8 @@
 package node
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/control"
+	"fairlead/test/certificate"
 )
 
 // outsideText makes the small system one that clients on other machines reach at an
@@ -38,29 +32,7 @@ func (f *fixture) openOutside() (address string) {
 		f.t.Fatal(err)
 	}
 	defer l.Close()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	for name, block := range map[string]*pem.Block{
-		"key.pem": {Type: "PRIVATE KEY", Bytes: private}, "cert.pem": {Type: "CERTIFICATE", Bytes: der},
-	} {
-		if err := os.WriteFile(filepath.Join(f.dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
-			f.t.Fatal(err)
-		}
-	}
+	certificate.Write(f.t, f.dir)
 	f.edit("secrets: {", "secrets: {TOWER: {env: TOWER}, ")
 	f.edit("routes:\n", "routes:\n  /nats: {nats: true}\n")
 	address = l.Addr().String()

@@ -5,13 +5,7 @@ package clients
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -24,6 +18,7 @@ import (
 
 	"fairlead/internal/control"
 	"fairlead/service"
+	"fairlead/test/certificate"
 	"fairlead/test/stage"
 )
 
@@ -86,32 +81,10 @@ func up(t *testing.T) (s *stage.System, outside string) {
 	outside = "localhost:" + strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 	_ = l.Close()
 	s = stage.New(t, program, file, "OUTSIDE", "127.0.0.1"+strings.TrimPrefix(outside, "localhost"))
-	certificate(s)
+	certificate.Write(t, s.Dir)
 	s.Start("TOWER=the-password-of-tower")
 	s.Ready()
 	return s, outside
-}
-
-func certificate(s *stage.System) {
-	s.T.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		s.T.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"}, IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		s.T.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		s.T.Fatal(err)
-	}
-	s.Write("cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-	s.Write("key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
 }
 
 // result is one line of the program.

@@ -3,13 +3,8 @@ package link
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"math/big"
 	"net"
 	"slices"
 	"strings"
@@ -19,6 +14,8 @@ import (
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nkeys"
+
+	"fairlead/test/certificate"
 )
 
 const leafInfo = `INFO {"server_id":"N","version":"2.15.2","jetstream":true,"client_id":6,"domain":"hub","max_payload":65536,"leafnode_urls":["127.0.0.1:7422"]} `
@@ -115,14 +112,14 @@ func TestFind(t *testing.T) {
 	})
 	t.Run("TLS first", func(t *testing.T) {
 		t.Parallel()
-		certificate, roots := authority(t)
+		own := certificate.New(t)
 		at := listening(t, func(nc net.Conn) {
-			secured := tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{certificate}})
+			secured := tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{own}})
 			if secured.Handshake() == nil {
 				_, _ = secured.Write([]byte(leafInfo + "\r\n"))
 			}
 		})
-		p, err := Find(t.Context(), Server{URL: "tls://" + at, Roots: roots})
+		p, err := Find(t.Context(), Server{URL: "tls://" + at, Roots: certificate.Roots(own)})
 		first := want
 		first.TLSFirst = true
 		if err != nil || p != first {
@@ -138,9 +135,9 @@ func TestFind(t *testing.T) {
 	})
 	t.Run("a certificate of nobody", func(t *testing.T) {
 		t.Parallel()
-		certificate, _ := authority(t)
+		own := certificate.New(t)
 		at := listening(t, func(nc net.Conn) {
-			_ = tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{certificate}}).Handshake()
+			_ = tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{own}}).Handshake()
 		})
 		if _, err := Find(t.Context(), Server{URL: "tls://" + at}); err == nil {
 			t.Error("it is taken")
@@ -175,30 +172,6 @@ func TestFind(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
-}
-
-// authority makes a certificate for 127.0.0.1 and who it chains to.
-func authority(t *testing.T) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
 }
 
 func TestURL(t *testing.T) {

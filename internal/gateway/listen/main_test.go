@@ -2,15 +2,10 @@ package listen
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"testing"
@@ -19,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"fairlead/internal/system"
+	"fairlead/test/certificate"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -56,7 +52,8 @@ func newDoors(tb testing.TB, h func(Info) http.Handler, opts Options) *doors {
 		h = tell
 	}
 	d := &doors{t: tb, roots: x509.NewCertPool()}
-	cert := certificate(tb, d.roots)
+	cert := certificate.New(tb)
+	d.roots.AddCert(cert.Leaf)
 	opts.Handler = func(info Info) Handler { return answers{h(info), info} }
 	opts.TLS = func(alpn ...string) *tls.Config {
 		return &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: alpn, MinVersion: tls.VersionTLS12}
@@ -121,31 +118,6 @@ func get(tb testing.TB, c *http.Client, url string) (int, string) {
 		tb.Fatal(err)
 	}
 	return res.StatusCode, string(body)
-}
-
-// certificate makes one for 127.0.0.1 and localhost, and adds it to the roots.
-func certificate(tb testing.TB, roots *x509.CertPool) tls.Certificate {
-	tb.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	roots.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
 // eventually polls until cond holds.
