@@ -79,11 +79,7 @@ func (n *Node) observeQueues() []observe.Queue {
 }
 
 func (n *Node) readQueues(ctx context.Context) ([]observe.Queue, error) {
-	js, err := n.js()
-	if err != nil {
-		return nil, err
-	}
-	states, err := catalogue.States(ctx, js)
+	js, states, err := n.queueStates(ctx)
 	if err != nil {
 		return nil, err
 	}

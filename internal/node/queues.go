@@ -86,14 +86,21 @@ func (n *Node) js() (jetstream.JetStream, error) {
 	return js, nil
 }
 
+// queueStates are all queues as they stand, also those that are not in the file any
+// more, with JetStream to ask on.
+func (n *Node) queueStates(ctx context.Context) (jetstream.JetStream, []catalogue.State, error) {
+	js, err := n.js()
+	if err != nil {
+		return nil, nil, err
+	}
+	states, err := catalogue.States(ctx, js)
+	return js, states, err
+}
+
 func (n *Node) queues(ctx context.Context, _ control.Empty, _ func(control.Event)) ([]control.Queue, error) {
 	ctx, cancel := context.WithTimeout(ctx, queueTime)
 	defer cancel()
-	js, err := n.js()
-	if err != nil {
-		return nil, err
-	}
-	states, err := catalogue.States(ctx, js)
+	js, states, err := n.queueStates(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -120,11 +127,7 @@ func (n *Node) queue(ctx context.Context, req control.QueueRequest, _ func(contr
 
 // findQueue finds a queue by its name, also one that is not in the file any more.
 func (n *Node) findQueue(ctx context.Context, name string) (jetstream.JetStream, catalogue.State, error) {
-	js, err := n.js()
-	if err != nil {
-		return nil, catalogue.State{}, err
-	}
-	states, err := catalogue.States(ctx, js)
+	js, states, err := n.queueStates(ctx)
 	if err != nil {
 		return nil, catalogue.State{}, err
 	}
@@ -470,11 +473,7 @@ func (n *Node) leftBehind(ctx context.Context, old, next *system.System) ([]stri
 	}
 	ctx, cancel := context.WithTimeout(ctx, queueTime)
 	defer cancel()
-	js, err := n.js()
-	if err != nil {
-		return nil, err
-	}
-	states, err := catalogue.States(ctx, js)
+	js, states, err := n.queueStates(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -110,11 +110,7 @@ func (n *Node) warnTypes(ctx context.Context, old, next *system.System) {
 func (n *Node) withMessages(ctx context.Context, broken []typeBreak) ([]typeBreak, error) {
 	ctx, cancel := context.WithTimeout(ctx, queueTime)
 	defer cancel()
-	js, err := n.js()
-	if err != nil {
-		return nil, err
-	}
-	states, err := catalogue.States(ctx, js)
+	_, states, err := n.queueStates(ctx)
 	if err != nil {
 		return nil, err
 	}
