@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/control"
 	"fairlead/internal/system"
 	schemas "fairlead/internal/system/message"
