@@ -64,6 +64,8 @@ type Options struct {
 	// Former is what the bus of another process that had the store before knew. Its
 	// port and its users are those of the new bus. nil: there was none.
 	Former *Former
+
+	memory string // of tests, instead of /dev/shm
 }
 
 func (o Options) withDefaults() Options {
@@ -106,7 +108,9 @@ type Bus struct {
 	base   *server.Options               // without the instances' users; cloned for every reload
 	lock   *os.File
 	link   *toElsewhere // nil: the store is here
-	url    string
+
+	staging *staging // nil: the store is elsewhere
+	url     string
 
 	operator Credentials // for connections of this process
 	tools    Credentials // for the operator's tools
@@ -148,7 +152,7 @@ type Bus struct {
 
 	life     sync.Mutex         // one of Suspend, Resume and Close at a time
 	unwatch  context.CancelFunc // ends the watches
-	watches  sync.WaitGroup     // mendStore, thinCrowds and expireUsers
+	watches  sync.WaitGroup     // mendStore, tendStaging, thinCrowds and expireUsers
 	ended    chan struct{}      // closed when a server that was suspended has ended
 	closing  sync.Once
 	finished chan struct{} // closed when the server has ended and the lock is free
@@ -202,6 +206,8 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 		if b.link, err = b.linkTo(ctx, *o.Elsewhere, o.System); err != nil {
 			return nil, err
 		}
+	} else {
+		b.staging = newStaging(o.Dir, o.memory, o.Logger)
 	}
 	var kept []Kept
 	if o.Former != nil {
@@ -243,6 +249,7 @@ func (b *Bus) run(ctx context.Context, again bool, kept []Kept) (err error) {
 		b.watches.Go(func() { b.watchLink(watching) })
 	} else {
 		b.watches.Go(func() { b.mendStore(watching) })
+		b.watches.Go(func() { b.tendStaging(watching) })
 	}
 	b.watches.Go(func() { b.thinCrowds(watching) })
 	b.watches.Go(func() { b.expireUsers(watching) })
@@ -306,6 +313,7 @@ func (b *Bus) start(ctx context.Context, kept []Kept) (err error) {
 			s.Shutdown()
 			s.WaitForShutdown()
 			b.closeGate()
+			b.staging.end()
 			err = fmt.Errorf("start server: %w", err)
 		}
 	}()
@@ -323,6 +331,9 @@ func (b *Bus) start(ctx context.Context, kept []Kept) (err error) {
 	b.reload.Unlock()
 	log := newServerLog(b.log, b.settleHandshakes, b.problem)
 	s.SetLoggerV2(log, false, false, false)
+	if err := b.staging.trust(); err != nil {
+		return err
+	}
 	// Start returns once the store is read, or when it has told the log why not.
 	s.Start()
 	if reason := log.reason(); reason != "" {
@@ -332,6 +343,9 @@ func (b *Bus) start(ctx context.Context, kept []Kept) (err error) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+	}
+	if b.link == nil {
+		b.tidyFirst(ctx, s)
 	}
 	b.server.Store(s)
 	if err := b.openGate(); err != nil {

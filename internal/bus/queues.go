@@ -67,6 +67,7 @@ func (b *Bus) openQueues(ctx context.Context, sys *system.System) error {
 	if err := catalogue.Ensure(ctx, q.js, sys.Queues, b.link != nil); err != nil {
 		return err
 	}
+	b.staging.use(catalogue.Streams(sys.Queues))
 	if q.checker == nil && len(sys.Queues) == 0 {
 		return nil
 	}

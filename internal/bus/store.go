@@ -63,10 +63,15 @@ func (b *Bus) storeFailed(line string) {
 	if !ok && !strings.Contains(line, disablingLine) {
 		return
 	}
+	b.breakStore(fmt.Errorf("the store in %s takes no writes (%s)", b.base.StoreDir, cmp.Or(cause, line)))
+}
+
+// breakStore lets nothing be stored until the store is mended.
+func (b *Bus) breakStore(err error) {
 	b.health.mu.Lock()
 	b.health.failures++
 	if b.health.err == nil {
-		b.health.err = fmt.Errorf("the store in %s takes no writes (%s)", b.base.StoreDir, cmp.Or(cause, line))
+		b.health.err = err
 	}
 	b.health.mu.Unlock()
 	select {
@@ -90,7 +95,7 @@ func (b *Bus) mendStore(ctx context.Context) {
 		}
 		said := ""
 		for {
-			err := b.reopenStore()
+			err := b.reopenStore() //nolint:contextcheck // it is not broken off halfway
 			if err == nil {
 				break
 			}
@@ -164,6 +169,9 @@ func (b *Bus) reopenStreams() error {
 	}
 	if n := account.JetStreamUsage().Streams; n < len(stored) {
 		return fmt.Errorf("open the store in %s: %d of %d streams cannot be read", b.base.StoreDir, len(stored)-n, len(stored))
+	}
+	if err := b.tidy(context.Background(), server); err != nil { // nothing is stored while the bus is not healthy
+		return err
 	}
 	if b.failures() != before {
 		return fmt.Errorf("the store in %s failed to write again", b.base.StoreDir)

@@ -154,6 +154,7 @@ func (b *Bus) halt() <-chan struct{} {
 		s.Shutdown()
 		s.WaitForShutdown()
 		b.closeGate()
+		b.staging.end() // before another bus has the store
 		if err := b.link.disarm(); err != nil {
 			b.log.Warn("credentials of the link stay", slog.String(wire.KeyError, err.Error()))
 		}

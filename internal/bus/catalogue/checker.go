@@ -119,7 +119,6 @@ type letter struct {
 func Open(nc *nats.Conn, log *slog.Logger, healthy func() error, most int64) (*Checker, error) {
 	c := &Checker{
 		log: log, nc: nc, healthy: healthy, most: most, ordered: make(chan *letter, waiting), work: make(chan *letter, waiting),
-		open: batches{},
 		stop: make(chan struct{}), counts: map[string]*Counts{}, logged: map[string]time.Time{},
 	}
 	c.rules.Store(&rules{})
@@ -294,8 +293,7 @@ func (c *Checker) decide(l *letter) {
 		c.answer(l.msg.Reply, 413, fmt.Sprintf("%s: the message is too large: a queue takes %d bytes at most", l.subject, c.most))
 	case c.full() && !l.refused():
 		c.answer(l.msg.Reply, FullStatus, l.subject+": nothing can be stored at present: the store of the bus takes no writes")
-	case !c.open.take(Stream(l.rule.queue), l.msg.Header, time.Now()):
-		c.answer(l.msg.Reply, FullStatus, l.subject+": too many batches are open; try again")
+	case !c.admit(l):
 	case l.fault == nil:
 		c.count(func() { l.rule.counts.Accepted++ })
 		c.send(l, &nats.Msg{Subject: Accepted + l.subject, Reply: l.msg.Reply, Header: l.msg.Header, Data: l.msg.Data})
@@ -314,6 +312,15 @@ func (c *Checker) decide(l *letter) {
 		c.tell(l.rule, l.fault, l.subject, "refused")
 		c.answer(l.msg.Reply, RefusedStatus, l.subject+": "+l.fault.Error())
 	}
+}
+
+// admit reports whether what belongs to a batch may go on, and answers if it may not.
+func (c *Checker) admit(l *letter) bool {
+	err := c.open.take(Stream(l.rule.queue), l.msg.Header, l.msg.Size(), time.Now())
+	if err != nil {
+		c.answer(l.msg.Reply, FullStatus, l.subject+": "+err.Error())
+	}
+	return err == nil
 }
 
 // literal reports whether a subject stands for itself only.

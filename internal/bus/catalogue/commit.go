@@ -389,6 +389,11 @@ func (c *Committer) store(stream string, group []*entry) {
 		c.end()
 		return
 	}
+	if c.checker.full() { // it was not when they came
+		c.end()
+		c.fail(group, fmt.Errorf("%w: the store of the bus takes no writes", ErrUnavailable))
+		return
+	}
 	ack, err := c.send(group)
 	c.end()
 	refused, isRefused := errors.AsType[*storeError](err)
