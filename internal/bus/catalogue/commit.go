@@ -35,7 +35,7 @@ var (
 const (
 	// groupMost and groupBytes bound what is stored at once, markers included. The
 	// server takes 1,000 in a batch. A group of less than groupLeast is stored message
-	// by message: a batch costs about as much as 16 syncs.
+	// by message: a batch that is staged on the disk costs about as much as 16 syncs.
 	groupMost  = 1000
 	groupLeast = 16
 	groupBytes = 4 << 20
@@ -318,7 +318,7 @@ func (c *Committer) run(l *lane) {
 }
 
 // small reports whether a group is stored sooner message by message: the server makes
-// a store of its own on the disk for each batch.
+// a store of its own for each batch.
 func small(group []*entry) bool {
 	return len(group) < groupLeast && !slices.ContainsFunc(group, func(e *entry) bool { return e.marker != "" })
 }
