@@ -126,7 +126,7 @@ func TestFolderInMemoryVanishes(t *testing.T) {
 		s, err := b.Publish(within(t), catalogue.Publication{Subject: "data.vhf", Data: level(2), Key: "2"})
 		return err == nil && s.Sequence == 4
 	})
-	if took := time.Since(began); took > 2*stagingGlance || !inMemory(dir, memory) || b.Healthy() != nil {
+	if took := time.Since(began); took > 5*stagingGlance || !inMemory(dir, memory) || b.Healthy() != nil {
 		t.Errorf("stored after %v, in memory: %v, health: %v", took, inMemory(dir, memory), b.Healthy())
 	}
 }
