@@ -126,8 +126,9 @@ func matches(pattern, literal []string) bool {
 // literals are all subjects of up to four tokens over the tokens of both
 // patterns and one that is in neither.
 func literals(a, b []string) [][]string {
-	words := []string{"~"}
-	for _, w := range slices.Concat(a, b) {
+	given := slices.Concat(a, b)
+	words := []string{"~" + strings.Join(given, "")}
+	for _, w := range given {
 		if w != "*" && w != ">" && !slices.Contains(words, w) {
 			words = append(words, w)
 		}
