@@ -10,12 +10,13 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"fairlead/internal/bus/delivery"
+	"fairlead/internal/system"
 	"fairlead/internal/wire"
 )
 
 // openDesk opens the desk at which consumers are asked for. What consumers there are
 // is known from then on. queues.mu is held.
-func (b *Bus) openDesk(ctx context.Context, q *queues) (err error) {
+func (b *Bus) openDesk(ctx context.Context, q *queues, sys *system.System) (err error) {
 	if q.desk != nil {
 		return nil
 	}
@@ -31,7 +32,7 @@ func (b *Bus) openDesk(ctx context.Context, q *queues) (err error) {
 			return err
 		}
 	}
-	q.desk, err = delivery.Open(ctx, q.conn, q.js, registry{b}, b.log)
+	q.desk, err = delivery.Open(ctx, q.conn, q.js, registry{b}, b.log, sys.Queues)
 	return err
 }
 

@@ -275,7 +275,7 @@ func (k *keeper) release(services []string) {
 	k.mu.Lock()
 	for sub, a := range k.subs {
 		if chosen(a.party.service) {
-			_ = sub.Unsubscribe() // fails only on a closed connection
+			_ = sub.Drain() // Unsubscribe would drop what is on its way; it fails only on a closed connection
 		}
 	}
 	k.mu.Unlock()

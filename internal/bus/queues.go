@@ -72,11 +72,11 @@ func (b *Bus) openQueues(ctx context.Context, sys *system.System) error {
 		return nil
 	}
 	if q.checker == nil {
-		if q.checker, err = catalogue.Open(q.conn, b.log, b.Healthy, b.largest()); err != nil {
+		if q.checker, err = catalogue.Open(q.conn, b.log, b.Healthy, b.largest(), sys.Queues, types); err != nil {
 			return err
 		}
 	}
-	if err := b.openDesk(ctx, q); err != nil {
+	if err := b.openDesk(ctx, q, sys); err != nil {
 		return err
 	}
 	if b.isClosed() {

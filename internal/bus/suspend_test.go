@@ -3,6 +3,9 @@ package bus
 import (
 	"encoding/json"
 	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -10,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fairlead/internal/system"
+	"fairlead/internal/wire"
 )
 
 func suspendModel() *system.System {
@@ -311,4 +315,118 @@ func TestRepliesAreKept(t *testing.T) {
 	if err := <-got; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestAnotherBusKnowsItsQueuesFromTheStart has a client publish and ask for the queues
+// while another bus follows: it was told for a moment that there are none.
+func TestAnotherBusKnowsItsQueuesFromTheStart(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	dir := t.TempDir()
+	model := &system.System{
+		Name:     "s",
+		Services: []system.Service{{Name: "api", Bus: &system.ServiceBus{Publishes: []string{"data.x"}}}},
+		Queues:   []system.Queue{{Name: "data.x"}},
+	}
+	b, err := Open(ctx, Options{Dir: dir, System: "s", Model: model})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = b.Close(ctx) }()
+	nc, _ := connectAs(t, mustIssue(t, b, "api", "api-1"), time.Millisecond)
+	stop, done := make(chan struct{}), make(chan struct{})
+	var stored atomic.Int64
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if m, err := nc.Request("data.x", []byte("1"), 200*time.Millisecond); err == nil {
+				if !strings.Contains(string(m.Data), `"stream"`) {
+					t.Errorf("a message is answered with %s", m.Data)
+				}
+				stored.Add(1)
+			}
+			if m, err := nc.Request(wire.SubjectNames+"api-1", nil, 200*time.Millisecond); err == nil && string(m.Data) != `{"queues":["data.x"]}` {
+				t.Errorf("the queues are %s", m.Data)
+			}
+		}
+	}()
+	for range 3 {
+		from := stored.Load()
+		for stored.Load() < from+5 {
+			select {
+			case <-done:
+				t.FailNow()
+			case <-time.After(time.Millisecond):
+			}
+		}
+		if err := b.Suspend(ctx); err != nil {
+			t.Fatal(err)
+		}
+		next, err := Open(ctx, Options{Dir: dir, System: "s", Model: model, Former: b.Former()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Leave()
+		if err := b.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		b = next
+		b.Deliver()
+	}
+	close(stop)
+	<-done
+}
+
+// TestDeliveryLosesNoRequest has clients ask while what was kept is delivered: what was
+// on its way to the keeper then was lost.
+func TestDeliveryLosesNoRequest(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	b, err := Open(ctx, Options{Dir: t.TempDir(), System: "s", Model: suspendModel()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close(ctx)
+	echo(t, mustIssue(t, b, "api", "api-1"), "api", 5*time.Millisecond)
+	nc, noticed := connectAs(t, mustIssue(t, b, "caller", "caller-1"), 5*time.Millisecond)
+	var quiet sync.RWMutex // held while the bus is away
+	var stop atomic.Bool
+	var asked atomic.Int64
+	var clients sync.WaitGroup
+	for range 16 {
+		clients.Go(func() {
+			for !stop.Load() {
+				quiet.RLock()
+				_, err := nc.Request("api.x", []byte("1"), 2*time.Second)
+				quiet.RUnlock()
+				if err != nil {
+					t.Error(err)
+				}
+				asked.Add(1)
+			}
+		})
+	}
+	for i := range 8 {
+		quiet.Lock()
+		if err := b.Suspend(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Resume(ctx); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, "the caller is back", noticed)
+		awaitSubscribed(t, b)
+		quiet.Unlock()
+		<-time.After(time.Duration(i) * 100 * time.Microsecond) // they ask, and the keeper gets some of it
+		b.Deliver("api")
+		b.Deliver()
+	}
+	stop.Store(true)
+	clients.Wait()
+	t.Logf("asked %d times", asked.Load())
 }

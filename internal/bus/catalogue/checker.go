@@ -112,16 +112,16 @@ type letter struct {
 
 // Open starts a checker on a connection that is its own to use until Close, which
 // does not close it. The connection must not buffer what is published while it is
-// broken off. Nothing is accepted until [Checker.Set]. healthy, which may be nil, says
-// whether the streams take messages; while they do not, what is published is refused
-// instead of sent to a stream that answers nothing. Messages of more than most bytes,
-// headers included, are refused.
-func Open(nc *nats.Conn, log *slog.Logger, healthy func() error, most int64) (*Checker, error) {
+// broken off. queues and types are as for [Checker.Set]: it knows them before it hears
+// anything. healthy, which may be nil, says whether the streams take messages; while they
+// do not, what is published is refused instead of sent to a stream that answers nothing.
+// Messages of more than most bytes, headers included, are refused.
+func Open(nc *nats.Conn, log *slog.Logger, healthy func() error, most int64, queues []system.Queue, types map[string]*message.Type) (*Checker, error) {
 	c := &Checker{
 		log: log, nc: nc, healthy: healthy, most: most, ordered: make(chan *letter, waiting), work: make(chan *letter, waiting),
 		stop: make(chan struct{}), counts: map[string]*Counts{}, logged: map[string]time.Time{},
 	}
-	c.rules.Store(&rules{})
+	c.Set(queues, types)
 	sub, err := nc.Subscribe(Incoming+">", c.take)
 	if err == nil {
 		err = sub.SetPendingLimits(pendingLetters, pendingBytes)

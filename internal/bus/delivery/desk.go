@@ -72,11 +72,13 @@ type Desk struct {
 }
 
 // Open opens a desk on a connection that is its own to use until Close, which does
-// not close it. The context bounds the opening only.
-func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, reg Registry, log *slog.Logger) (*Desk, error) {
+// not close it. queues are as for [Desk.Set]: it knows them before it is asked anything.
+// The context bounds the opening only.
+func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, reg Registry, log *slog.Logger, queues []system.Queue) (*Desk, error) {
 	d := &Desk{log: log, nc: nc, js: js, reg: reg, turns: newTurns()}
 	d.ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	d.queues.Store(&[]system.Queue{})
+	queues = slices.Clone(queues)
+	d.queues.Store(&queues)
 	for prefix, serve := range map[string]func(context.Context, string, []byte) any{
 		wire.SubjectSubscribe: d.subscribe, wire.SubjectReject: d.reject, wire.SubjectNames: d.names,
 	} {
@@ -95,6 +97,7 @@ func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, reg Regist
 		d.Close()
 		return nil, fmt.Errorf("open desk: %w", err)
 	}
+	d.announce()
 	return d, nil
 }
 
@@ -120,6 +123,11 @@ func (d *Desk) Set(queues []system.Queue) {
 	if slices.EqualFunc(*before, queues, func(a, b system.Queue) bool { return a.Name == b.Name }) {
 		return
 	}
+	d.announce()
+}
+
+// announce tells everybody which queues there are.
+func (d *Desk) announce() {
 	b, err := json.Marshal(d.names(d.ctx, "", nil))
 	if err == nil {
 		err = d.nc.Publish(wire.SubjectQueues, b)
