@@ -260,6 +260,8 @@ func (e *endpoint) serve(m *nats.Msg) {
 	defer e.open.done()
 	start := time.Now()
 	c, refused := e.s.begin(e.s.work, m.Header, m.Subject)
+	c.owes.Store(m.Reply != "")
+	defer c.owes.Store(false)
 	ctx, cancel := until(c, m.Header)
 	defer cancel()
 

@@ -26,7 +26,9 @@ const (
 //
 // It waits until ctx ends, at most 5 seconds if ctx has no deadline. While nobody is
 // there to receive the request it is sent again, for at most 2 seconds, then the
-// error is [ErrUnavailable]. A request that was received is never sent twice.
+// error is [ErrUnavailable]. A request that was received is never sent twice. While the
+// bus is about to be away for a moment it is held, for half of the time at most that ctx
+// leaves, unless ctx is that of an [Answer] that is not given yet.
 //
 // The request carries the id, the trace and the deadline of ctx's request, and no
 // user: an identity token is meant for one service alone. Tell the other service
@@ -151,9 +153,14 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 func (s *Service) request(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
 	waiting, release := s.denials.watch(ctx, m.Subject)
 	defer release()
-	giveUp := s.now().Add(waitForAnswerer)
+	var giveUp time.Time
 	for backoff := firstAskBackoff; ; backoff = min(2*backoff, maxAskBackoff) {
+		over := s.holding.begin(waiting)
+		if giveUp.IsZero() { // the time before was not spent on waiting for somebody
+			giveUp = s.now().Add(waitForAnswerer)
+		}
 		r, err := s.conn.RequestMsgWithContext(waiting, m)
+		over()
 		switch {
 		case err == nil:
 			return r, nil

@@ -82,6 +82,8 @@ func (s *Service) publishBatch(ctx context.Context, subject string, bodies []rep
 // tryBatch sends a batch once. The error is ErrUnavailable if nobody was there: then
 // nothing is stored.
 func (s *Service) tryBatch(ctx context.Context, subject string, bodies []reply) error {
+	over := s.holding.begin(ctx)
+	defer over()
 	inbox := s.conn.NewInbox()
 	answers, err := s.conn.SubscribeSync(inbox + ".*")
 	if err != nil {

@@ -47,6 +47,7 @@ func (s *Service) connect() error {
 			}
 		}),
 		nats.ReconnectHandler(func(c *nats.Conn) {
+			s.holding.end()
 			s.lastBusError.Store("")
 			s.logger.Info("bus connected again", "reconnects", c.Stats().Reconnects)
 			select {
@@ -58,6 +59,7 @@ func (s *Service) connect() error {
 		}),
 		nats.ErrorHandler(s.busError),
 		nats.ClosedHandler(func(c *nats.Conn) {
+			s.holding.end()
 			if s.ctx.Err() == nil {
 				s.breakdown(fmt.Errorf("lose bus for good: %w", errors.Join(nats.ErrConnectionClosed, c.LastError())))
 			}
@@ -76,7 +78,7 @@ func (s *Service) connect() error {
 	}
 	s.conn = conn
 	close(s.made)
-	return s.heedQueues()
+	return errors.Join(s.heedQueues(), s.heedHold())
 }
 
 // busError hears what the bus refuses, and what could not keep up.

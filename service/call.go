@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"fairlead/internal/wire"
 )
@@ -16,9 +17,10 @@ type call struct {
 	known     bool // user is one
 	requestID string
 	trace     wire.Trace
-	state     string    // tracestate
-	subject   string    // on the bus
-	delivery  *Delivery // nil: it is no message of a queue
+	state     string      // tracestate
+	subject   string      // on the bus
+	delivery  *Delivery   // nil: it is no message of a queue
+	owes      atomic.Bool // an answer, on the bus, for which somebody waits
 }
 
 // callContext carries a call without one context for each value.

@@ -31,7 +31,10 @@
 //
 // On SIGTERM the program stops taking requests, finishes those it has, flushes, and
 // exits with 0. If the connection to the bus is lost it is made again within 50 ms
-// of the bus being back, with all subscriptions.
+// of the bus being back, with all subscriptions. Before fairlead takes the bus away for
+// a moment, to be upgraded, it says so: what is asked and stored then waits until the bus
+// is back, unless it is asked to answer a request, with the context of its handler, and
+// what is under way is answered first. So nothing of it is lost or done twice.
 //
 // The service answers the PING, INFO and STATS of the micro protocol, so that the
 // `nats micro` tools see it. Its statistics cover the whole time of each handler.

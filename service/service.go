@@ -92,6 +92,7 @@ type Service struct {
 	listeners    []*listener
 	receivers    []*receiver
 	queues       queues
+	holding      holding
 
 	mu     sync.Mutex // guards faults and ends
 	faults []error
@@ -178,7 +179,7 @@ func run(ctx context.Context, around surroundings, setup func(*Service) error) (
 	}()
 
 	if c.busURL != "" {
-		if err := s.connect(); err != nil {
+		if err := s.connect(); err != nil { //nolint:contextcheck // a hold ends with the connection, or by itself
 			return err
 		}
 		s.atEnd(func() error { s.closeBus(); return nil })

@@ -54,6 +54,7 @@ var (
 	ownControl = []string{
 		catalogue.Incoming + ">", catalogue.Refused + ">", gatekeeper.Heard, gatekeeper.Onward,
 		wire.SubjectSubscribe + ">", wire.SubjectReject + ">", wire.SubjectNames + ">", wire.SubjectQueues,
+		wire.SubjectHold + ">",
 	}
 	// ownReplies are replies to our clients, which nobody elsewhere waits for.
 	ownReplies = wire.InboxPrefix + ".>"

@@ -29,7 +29,8 @@ type party struct {
 // pure function of the model: the same model gives the same lists, sorted and
 // without duplicates. The consumers that it was given since are not among it.
 //
-// With draining, all subscriptions but those of its inbox are gone; what it may
+// With draining, all subscriptions but those of its inbox and of what the node tells it
+// are gone; what it may
 // publish stays, so that the replies it owes arrive. It returns an error if the
 // service is unknown, has no bus section, or if a name or subject could not
 // safely become a permission.
@@ -87,7 +88,7 @@ func derive(p party, instance string, peers []party, draining bool) (*server.Per
 	}
 
 	// The inbox is always granted: an empty list would allow everything.
-	subscribe := []string{wire.InboxPrefix + "." + p.service + "." + instance + ".>"}
+	subscribe := []string{wire.InboxPrefix + "." + p.service + "." + instance + ".>", wire.SubjectHold + instance}
 	if p.bus.SharedInbox {
 		subscribe = append(subscribe, sharedInboxes+".>")
 	}

@@ -127,7 +127,7 @@ func TestPermissions(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.publish = append([]string{"$FLQ.queues." + c.service + "-1", "$FLQ.reject." + c.service + "-1", "$FLQ.subscribe." + c.service + "-1"}, c.publish...)
-			c.subscribe = append(c.subscribe, "$FLQ.queues")
+			c.subscribe = append(c.subscribe, "$FLQ.queues", "$FLQ.hold."+c.service+"-1")
 			slices.Sort(c.subscribe)
 			if d := cmp.Diff(c.publish, p.Publish.Allow); d != "" {
 				t.Errorf("publish (-want +got):\n%s", d)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"fairlead/internal/bus"
@@ -314,12 +315,8 @@ func (n *Node) handOver(ctx context.Context, next *successor) (noBus time.Time, 
 			})
 		})
 	})
-	settling, cancel := context.WithTimeout(ctx, settleBound)
-	err = n.gate.SettleBus(settling)
-	cancel()
-	if err != nil {
-		n.log.WarnContext(ctx, "requests are on the bus while it moves", wire.KeyError, err)
-	}
+	undo = append(undo, func() { n.releaseInstances(ctx) })
+	n.settleBus(ctx)
 	if err := context.Cause(ctx); err != nil {
 		return noBus, err
 	}
@@ -351,6 +348,35 @@ func (n *Node) handOver(ctx context.Context, next *successor) (noBus time.Time, 
 		return noBus, err
 	}
 	return noBus, next.expect(ctx, takeBound, sayTaken)
+}
+
+// settleBus waits for the requests that are on the bus, of the door and of instances,
+// which begin no more. What is open after that is told, and may be lost.
+func (n *Node) settleBus(ctx context.Context) {
+	settling, cancel := context.WithTimeout(ctx, settleBound)
+	defer cancel()
+	var instances sync.WaitGroup
+	instances.Go(func() {
+		late, err := n.bus.Hold(settling)
+		if err != nil {
+			n.log.WarnContext(ctx, "instances ask on while the bus moves", wire.KeyError, err)
+		}
+		if len(late) > 0 {
+			n.log.WarnContext(ctx, "requests of instances are on the bus while it moves", "instances", late)
+		}
+	})
+	if err := n.gate.SettleBus(settling); err != nil {
+		n.log.WarnContext(ctx, "requests are on the bus while it moves", wire.KeyError, err)
+	}
+	instances.Wait()
+}
+
+// releaseInstances lets instances ask again after a hand-over that came to nothing. If
+// they are not told they do so a little later.
+func (n *Node) releaseInstances(ctx context.Context) {
+	if err := n.bus.Release(); err != nil {
+		n.log.WarnContext(ctx, "instances hold what they ask for a while", wire.KeyError, err)
+	}
 }
 
 // resumeBus opens the bus again after a hand-over that came to nothing.

@@ -24,6 +24,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/control"
+	"fairlead/service"
 	"fairlead/test/stage"
 )
 
@@ -37,6 +38,9 @@ const versionTwo = "0.2.0-test"
 func TestMain(m *testing.M) {
 	if len(os.Args) > 3 && os.Args[1] == "part" {
 		os.Exit(play(os.Args[2], os.Args[3]))
+	}
+	if len(os.Args) > 2 && os.Args[1] == "role" {
+		service.Main(roles[os.Args[2]])
 	}
 	os.Exit(run(m))
 }
