@@ -282,8 +282,9 @@ func (l *load) once(c *http.Client, method, path string) string {
 }
 
 // end stops the load and checks that nothing failed. A request of one service to
-// another that is under way in the moment when the bus closes may be lost: one at
-// most of the one that asks, for each upgrade.
+// another that is under way in the moment when the bus closes may be lost, because these
+// services know nothing of package service: one at most of the one that asks, for each
+// upgrade.
 func (l *load) end(upgrades int) {
 	l.w.T.Helper()
 	close(l.stop)
