@@ -43,7 +43,7 @@ func next(t *testing.T, nc *nats.Conn, c wire.Consumer) (jetstream.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
-	return consumer.Next(jetstream.FetchMaxWait(5 * time.Second))
+	return consumer.Next(jetstream.FetchMaxWait(10 * time.Second))
 }
 
 func store(t *testing.T, b *Bus, data string) {

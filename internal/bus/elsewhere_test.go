@@ -291,7 +291,7 @@ func TestWhatIsAcknowledgedElsewhereIsNotAcknowledgedTwice(t *testing.T) {
 	for _, data := range []string{"one", "two", "three", "four"} {
 		store(t, b, data)
 	}
-	js, err := jetstream.New(h.client(t), jetstream.WithDefaultTimeout(5*time.Second))
+	js, err := jetstream.New(h.client(t), jetstream.WithDefaultTimeout(10*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
