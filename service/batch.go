@@ -25,8 +25,8 @@ const (
 
 // PublishBatch stores messages in the queue that keeps a subject, all or none of them,
 // in this order: at most 1,000, together at most 64 MiB. It returns when they are
-// stored. A batch costs the disk as much as some 16 messages: a large one is many
-// times faster than one Publish for each, a small one is worth it only for being whole.
+// stored. A large batch is many times faster than one Publish for each message; a small
+// one is worth it only for being whole.
 //
 // Errors are those of [Publish]. If one of the messages does not satisfy the queue's
 // type, nothing is stored, and the error tells which it is. The subject must be one
@@ -72,16 +72,20 @@ func (s *Service) publishBatch(ctx context.Context, subject string, bodies []rep
 	defer release()
 	giveUp := s.now().Add(waitForAnswerer)
 	for backoff := firstAskBackoff; ; backoff = min(2*backoff, maxAskBackoff) {
-		err := s.tryBatch(ctx, subject, bodies)
+		err := s.tryBatch(ctx, subject, bodies, false)
+		if errors.Is(err, errIncomplete) { // nothing is stored: ask which was refused, and why
+			err = s.tryBatch(ctx, subject, bodies, true)
+		}
 		if !errors.Is(err, ErrUnavailable) || !s.now().Add(backoff).Before(giveUp) || !pause(ctx, backoff) {
 			return err
 		}
 	}
 }
 
-// tryBatch sends a batch once. The error is ErrUnavailable if nobody was there: then
-// nothing is stored.
-func (s *Service) tryBatch(ctx context.Context, subject string, bodies []reply) error {
+// tryBatch sends a batch once. The error is ErrUnavailable if nobody was there, and
+// errIncomplete if one between the first and the last was refused: then nothing is
+// stored. With each, that one's refusal is the error; it takes an answer to each message.
+func (s *Service) tryBatch(ctx context.Context, subject string, bodies []reply, each bool) error {
 	over := s.holding.begin(ctx)
 	defer over()
 	inbox := s.conn.NewInbox()
@@ -98,8 +102,10 @@ func (s *Service) tryBatch(ctx context.Context, subject string, bodies []reply) 
 		if i == len(bodies)-1 {
 			m.Header[headerBatchCommit] = []string{"1"}
 		}
-		// Each may be refused; those that are taken are answered with nothing.
-		m.Reply = inbox + "." + strconv.Itoa(i)
+		// Those that are taken are answered with nothing.
+		if each || i == 0 || i == len(bodies)-1 {
+			m.Reply = inbox + "." + strconv.Itoa(i)
+		}
 		if err := s.conn.PublishMsg(m); err != nil {
 			return s.unsent(err, len(out.body))
 		}

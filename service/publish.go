@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -134,9 +135,15 @@ func stored(answer []byte) error {
 	case e.Code == http.StatusUnprocessableEntity || e.Code == http.StatusRequestEntityTooLarge:
 		return &Error{Status: e.Code, Public: e.Description}
 	default:
-		return &Error{
-			Status: http.StatusServiceUnavailable, Public: "the message could not be stored",
-			Cause: fmt.Errorf("store: %s (code %d, %d)", e.Description, e.Code, e.ErrCode),
+		cause := fmt.Errorf("store: %s (code %d, %d)", e.Description, e.Code, e.ErrCode)
+		if e.ErrCode == codeIncomplete {
+			cause = fmt.Errorf("%w: %w", errIncomplete, cause)
 		}
+		return &Error{Status: http.StatusServiceUnavailable, Public: "the message could not be stored", Cause: cause}
 	}
 }
+
+// codeIncomplete is nats-server's for the commit of a batch of which a message is missing.
+const codeIncomplete = 10176
+
+var errIncomplete = errors.New("batch is incomplete")
