@@ -1,7 +1,7 @@
 package match
 
 import (
-	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -59,17 +59,29 @@ func safeSegment(text string) bool {
 		if strings.IndexByte(text, '%') < 0 {
 			break
 		}
-		decoded, err := url.PathUnescape(text)
-		if err != nil {
-			// What is not an escape after one decoding is just a percent sign.
-			break
-		}
-		text = decoded
+		text = unescape(text)
 		if dotted(text) || strings.ContainsFunc(text, separates) {
 			return false
 		}
 	}
 	return true
+}
+
+// unescape decodes the escapes in a text. A percent sign that begins none stands for
+// itself, as many programs take it; the others refuse the path.
+func unescape(text string) string {
+	out := make([]byte, 0, len(text))
+	for i := 0; i < len(text); i++ {
+		if text[i] == '%' && i+2 < len(text) {
+			if b, err := strconv.ParseUint(text[i+1:i+3], 16, 8); err == nil {
+				out = append(out, byte(b))
+				i += 2
+				continue
+			}
+		}
+		out = append(out, text[i])
+	}
+	return string(out)
 }
 
 // separates tells the characters that must not come out of a decoded segment:
