@@ -193,6 +193,9 @@ func parseRedirect(s string, known func(name string) bool) (*Redirect, error) {
 			return nil, errors.New("must name a host, without user and {name}s")
 		}
 		r.origin = scheme + "://" + host
+		if u, err := url.Parse(r.origin); err != nil || u.Host != host {
+			return nil, fmt.Errorf("must name a host, not %q", host)
+		}
 	}
 	rest, fragment, _ := strings.Cut(rest, "#")
 	rest, query, asked := strings.Cut(rest, "?")
