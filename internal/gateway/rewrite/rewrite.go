@@ -210,6 +210,12 @@ func parseRedirect(s string, known func(name string) bool) (*Redirect, error) {
 	if err == nil {
 		r.fragment, err = parse(fragment, known)
 	}
+	if err == nil {
+		letter := func(string) string { return "x" } // completes no escape
+		if _, e := url.Parse("/#" + r.fragment.fill(nil, letter)); e != nil {
+			err = errors.New("must have a fragment that is escaped as in a URL")
+		}
+	}
 	return r, err
 }
 

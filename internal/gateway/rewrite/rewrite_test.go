@@ -64,7 +64,7 @@ func TestBadTemplates(t *testing.T) {
 		}
 	}
 	for _, s := range []string{
-		"", "x", "{a}", "//evil.example/", "ftp://x/", "javascript:alert(1)", "https://{a}/", "https:///x", "https://u@h/", "https://h{a}/", "/a\r\nb", "/a/../b", "/{x}", "/a?{x}", "/a#{x}", "https://h//x",
+		"", "x", "{a}", "//evil.example/", "ftp://x/", "javascript:alert(1)", "https://{a}/", "https:///x", "https://u@h/", "https://h{a}/", "/a\r\nb", "/a/../b", "/{x}", "/a?{x}", "/a#{x}", "https://h//x", "http://[", "https://h:x/", "/#%", "/#%{a}",
 	} {
 		if _, err := ParseRedirect(s, names("a")); err == nil {
 			t.Errorf("redirect %q is taken", s)
