@@ -140,10 +140,11 @@ func IsRedirect(s string) bool {
 	if strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c == 0x7f || c == '\\' }) {
 		return false
 	}
+	filled := strings.NewReplacer("{", "x", "}", "").Replace(s) // a value completes no escape
+	u, err := url.Parse(filled)
 	if strings.HasPrefix(s, "/") {
-		return !strings.HasPrefix(s, "//")
+		return err == nil && !strings.HasPrefix(filled, "//")
 	}
-	u, err := url.Parse(strings.NewReplacer("{", "", "}", "").Replace(s))
 	scheme, rest, _ := strings.Cut(s, "://") // a path value must not stand in either
 	host, _, _ := strings.Cut(rest, "/")
 	return err == nil && strings.EqualFold(scheme, u.Scheme) && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil && !strings.ContainsAny(host, "{}")
