@@ -1,7 +1,9 @@
 package bus
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -284,5 +286,28 @@ func TestAClientThatKnowsNothingOfDeadLettersHasThem(t *testing.T) {
 	})
 	if err := b.Suspend(within(t)); err != nil { // it can be closed while it is away, too
 		t.Fatal(err)
+	}
+}
+
+// TestAConsumerIsNotLostWhenWhoRewindsItLeaves ends the operator's context as soon as
+// the former consumer is gone.
+func TestAConsumerIsNotLostWhenWhoRewindsItLeaves(t *testing.T) {
+	b := open(t, observatory(system.Queue{Name: "data.vhf"}))
+	store(t, b, "one")
+	nc := dial(t, issue(t, b, "page", "page-1"))
+	c := consumersFor(t, nc, wire.SubscribeRequest{Subject: "data.vhf", Name: "show"}).Consumers[0]
+	ctx, leave := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.Rewind(ctx, "data.vhf", c.Name, "first") }()
+	until(t, "the former consumer is gone", func() bool {
+		_, err := b.catalogue.js.Consumer(within(t), c.Stream, c.Name)
+		return errors.Is(err, jetstream.ErrConsumerNotFound)
+	})
+	leave()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if m, err := next(t, nc, c); err != nil || string(m.Data()) != "one" {
+		t.Errorf("after the rewinding: %v, %v", m, err)
 	}
 }

@@ -360,9 +360,7 @@ func (w *world) kill() error {
 				if err := syscall.Kill(i.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 					return err
 				}
-				for stage.Alive(i.PID) {
-					time.Sleep(time.Millisecond)
-				}
+				stage.Eventually(w.T, "a killed instance has ended", func() bool { return !stage.Alive(i.PID) })
 				w.mu.Lock()
 				w.kills[len(w.kills)-1].to = time.Now()
 				w.mu.Unlock()

@@ -32,7 +32,7 @@ services:
   worker: {command: [SELF, role, worker], replicas: 2, environment: {RECORD: "DIR/handled.txt"}, bus: {subscribes: ["jobs.>"]}}
 queues: {"jobs.>": {}}
 routes:
-  POST /work/{id}: {service: front}
+  POST /front/{id}: {service: front}
   POST /bus/{id}: {request: middle.do}
   POST /jobs/{id}: {publish: jobs.x}
   POST /begin: {service: front}
@@ -139,7 +139,7 @@ func front(s *service.Service) error {
 		loops.Wait()
 		return json.NewEncoder(w).Encode(&r)
 	})
-	s.HTTP("POST /work/{id}", func(_ http.ResponseWriter, r *http.Request) error {
+	s.HTTP("POST /front/{id}", func(_ http.ResponseWriter, r *http.Request) error {
 		_, err := service.Ask[task, task](r.Context(), s, "middle.do", task{r.PathValue("id")})
 		return err
 	})
@@ -184,7 +184,7 @@ func newAsking(t *testing.T, env ...string) *asking {
 		t.Fatal(err)
 	}
 	for i := range 9 {
-		path, list := []string{"work", "bus", "jobs"}[i%3], &a.Asked
+		path, list := []string{"front", "bus", "jobs"}[i%3], &a.Asked
 		if path == "jobs" {
 			list = &a.Published
 		}

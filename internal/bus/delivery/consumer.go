@@ -288,6 +288,8 @@ func (d *Desk) Rewind(ctx context.Context, queue, consumer, from string) error {
 	c, stream := info.Config, catalogue.Stream(queue)
 	c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = at.policy, at.sequence, at.time
 	maps.DeleteFunc(c.Metadata, func(key, _ string) bool { return strings.HasPrefix(key, "_nats.") }) // the server's own
+	// Whoever asked may leave: the consumer must not be lost for that.
+	ctx = context.WithoutCancel(ctx)
 	if err := d.js.DeleteConsumer(ctx, stream, consumer); err != nil {
 		return fmt.Errorf("rewind consumer %s of %s: %w", consumer, queue, err)
 	}
@@ -307,10 +309,7 @@ const (
 // consumer is gone, so it does not give up soon.
 func recreate(ctx context.Context, js jetstream.JetStream, stream string, c jetstream.ConsumerConfig) error {
 	for n := 1; ; n++ {
-		select {
-		case <-ctx.Done():
-		case <-time.After(written):
-		}
+		time.Sleep(written)
 		_, err := create(ctx, js, stream, c)
 		if api, failed := errors.AsType[*jetstream.APIError](err); err == nil || n == mostMakes || !failed || api.Code < http.StatusInternalServerError {
 			return err
