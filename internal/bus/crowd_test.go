@@ -76,13 +76,13 @@ func TestStrangersCannotTakeAllConnections(t *testing.T) {
 		}
 		t.Cleanup(func() { conn.Close() })
 	}
+	// The server counts a connection as come before it lists it, so that for a
+	// moment fewer may be listed than stay.
 	until(t, "all came, and the crowd is cut", func() bool {
 		z, err := b.server.Load().Varz(nil)
-		return err == nil && z.TotalConnections >= strangers+200 && b.server.Load().NumClients() <= strangers+8 // and our own
+		n := b.server.Load().NumClients()
+		return err == nil && z.TotalConnections >= strangers+200 && strangers-10 <= n && n <= strangers+8 // and our own
 	})
-	if n := b.server.Load().NumClients(); n < strangers-10 {
-		t.Errorf("%d stay; want some %d", n, strangers)
-	}
 	dial(t, issue(t, b, "auth", "auth-1"))
 }
 
