@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 type findRequest struct {
@@ -185,13 +186,13 @@ func TestAnswerIsBoundedAndSaysSo(t *testing.T) {
 			mu.Unlock()
 		})
 	}
-	eventually(t, "the surplus is refused while handlers run", func() bool {
+	await.Until(t, "the surplus is refused while handlers run", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return results["503 too many requests are waiting"] == more
 	})
 	e := i.svc.endpoints[0]
-	eventually(t, "as many handlers run as may, one worker calls the next", func() bool {
+	await.Until(t, "as many handlers run as may, one worker calls the next", func() bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		return e.active == limit && e.workers == limit && e.waiting() == waiting && running.Load() == limit
@@ -404,7 +405,7 @@ func TestMicroToolsSeeTheService(t *testing.T) {
 			t.Fatal(got)
 		}
 	}
-	eventually(t, "all are counted, which is after their replies", func() bool { return i.svc.endpoints[1].stats().NumRequests == 3 })
+	await.Until(t, "all are counted, which is after their replies", func() bool { return i.svc.endpoints[1].stats().NumRequests == 3 })
 	for _, to := range []string{"", ".tradeflow", ".tradeflow.tradeflow-1"} {
 		for _, verb := range []string{"PING", "INFO", "STATS"} {
 			m, err := request(nc, "$SRV."+verb+to, "")

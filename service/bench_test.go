@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // BenchmarkAnswer compares requests to Answer with requests to a bare subscriber of
@@ -38,7 +39,7 @@ func BenchmarkAnswer(b *testing.B) {
 		b.Fatal(err)
 	}
 	nc := busConn(b, srv)
-	eventually(b, "it answers", func() bool { _, err := request(nc, "struct", ""); return err == nil })
+	await.Until(b, "it answers", func() bool { _, err := request(nc, "struct", ""); return err == nil })
 	trace, token := wire.NewTrace().String(), signed(b, "bench")
 	ask := func(b *testing.B, subject string, headers bool) {
 		b.Helper()
@@ -94,7 +95,7 @@ func BenchmarkAnswerRatio(b *testing.B) {
 	}
 	nc := busConn(b, srv)
 	for _, subject := range []string{"bare", "answer"} {
-		eventually(b, "it answers", func() bool { _, err := request(nc, subject, ""); return err == nil })
+		await.Until(b, "it answers", func() bool { _, err := request(nc, subject, ""); return err == nil })
 	}
 	var names []string
 	var messages []*nats.Msg
@@ -153,7 +154,7 @@ func BenchmarkAsk(b *testing.B) {
 		b.Fatal(err)
 	}
 	nc := busConn(b, srv)
-	eventually(b, "it asks", func() bool { return i.svc != nil })
+	await.Until(b, "it asks", func() bool { return i.svc != nil })
 	b.Run("raw", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {

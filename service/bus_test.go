@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 func echoService(s *Service) error {
@@ -41,9 +42,9 @@ func TestNoStartOrder(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, "it waits", func() bool { return strings.Contains(i.log.String(), "waiting for the bus") })
+	await.Until(t, "it waits", func() bool { return strings.Contains(i.log.String(), "waiting for the bus") })
 	again := startBus(t, server.Options{Port: portOf(t, url)})
-	eventually(t, "it answers", func() bool {
+	await.Until(t, "it answers", func() bool {
 		nc := busConn(t, again)
 		defer nc.Close()
 		m, err := nc.Request("echo", []byte("x"), 50*time.Millisecond)
@@ -57,7 +58,7 @@ func TestNoStartOrder(t *testing.T) {
 		again.Shutdown()
 		again.WaitForShutdown()
 		i := launch(t, env, echoService)
-		eventually(t, "it waits", func() bool { return strings.Contains(i.log.String(), "waiting for the bus") })
+		await.Until(t, "it waits", func() bool { return strings.Contains(i.log.String(), "waiting for the bus") })
 		if err := i.stop(); err != nil {
 			t.Error(err)
 		}
@@ -81,7 +82,7 @@ func TestReconnectsWithin50ms(t *testing.T) {
 	for range 5 {
 		srv.Shutdown()
 		srv.WaitForShutdown()
-		eventually(t, "the loss is noticed", func() bool { return !i.svc.conn.IsConnected() })
+		await.Until(t, "the loss is noticed", func() bool { return !i.svc.conn.IsConnected() })
 		srv = startBus(t, server.Options{Port: portOf(t, url)})
 		begin := time.Now()
 		nc := busConn(t, srv)
@@ -141,7 +142,7 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	served := func(n int) { // more than now
 		t.Helper()
 		before := handled[n].Load()
-		eventually(t, "instance serves", func() bool { return handled[n].Load() > before+100 })
+		await.Until(t, "instance serves", func() bool { return handled[n].Load() > before+100 })
 	}
 	served(0)
 	served(1)
@@ -182,13 +183,13 @@ func TestDrainFinishesWaitingRequests(t *testing.T) {
 	}
 	<-entered
 	e := i.svc.endpoints[0]
-	eventually(t, "two wait", func() bool {
+	await.Until(t, "two wait", func() bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		return e.waiting() == 2
 	})
 	i.cancel()
-	eventually(t, "no more are taken", func() bool {
+	await.Until(t, "no more are taken", func() bool {
 		_, err := nc.Request("work", nil, 50*time.Millisecond)
 		return errors.Is(err, nats.ErrNoResponders)
 	})
@@ -222,7 +223,7 @@ func TestGraceAnswersWhatIsLeft(t *testing.T) {
 		go func() { results <- result(request(nc, "work", "")) }()
 	}
 	<-entered
-	eventually(t, "both are there", func() bool { return i.svc.endpoints[0].open.count() == 2 })
+	await.Until(t, "both are there", func() bool { return i.svc.endpoints[0].open.count() == 2 })
 	if err := i.stop(); err != nil {
 		t.Error(err)
 	}
@@ -238,7 +239,7 @@ func TestStopWithoutBusIsPrompt(t *testing.T) {
 	i := start(t, testEnv(t, srv, "tradeflow"), echoService)
 	srv.Shutdown()
 	srv.WaitForShutdown()
-	eventually(t, "the loss is noticed", func() bool { return !i.svc.conn.IsConnected() })
+	await.Until(t, "the loss is noticed", func() bool { return !i.svc.conn.IsConnected() })
 	begin := time.Now()
 	if err := i.stop(); err != nil {
 		t.Error(err)
@@ -308,7 +309,7 @@ func TestBusDenies(t *testing.T) {
 		if err := Publish(t.Context(), i.svc, "data.vhf", 1); err != nil {
 			t.Error(err)
 		}
-		eventually(t, "it is logged", func() bool { return strings.Contains(i.log.String(), `"subject":"data.vhf"`) })
+		await.Until(t, "it is logged", func() bool { return strings.Contains(i.log.String(), `"subject":"data.vhf"`) })
 	})
 	t.Run("all again, to drain", func(t *testing.T) {
 		i := start(t, env, func(s *Service) error {
@@ -321,7 +322,7 @@ func TestBusDenies(t *testing.T) {
 		nc := busConn(t, srv, nats.UserInfo("all", "p"))
 		reply := make(chan string)
 		go func() { reply <- result(request(nc, "tradeflow.slow", "x")) }()
-		eventually(t, "it is being handled", func() bool { return i.svc.endpoints[0].open.count() == 1 })
+		await.Until(t, "it is being handled", func() bool { return i.svc.endpoints[0].open.count() == 1 })
 		next := opts
 		next.Users = append([]*server.User(nil), opts.Users...)
 		for k, u := range next.Users {
@@ -339,7 +340,7 @@ func TestBusDenies(t *testing.T) {
 		if got := <-reply; !strings.HasSuffix(got, " x") {
 			t.Errorf("the open request got %s", got)
 		}
-		eventually(t, "nothing is taken any more", func() bool {
+		await.Until(t, "nothing is taken any more", func() bool {
 			_, err := nc.Request("tradeflow.slow", nil, 50*time.Millisecond)
 			return errors.Is(err, nats.ErrNoResponders)
 		})
@@ -446,7 +447,7 @@ func TestAsk(t *testing.T) {
 			_, err := Ask[struct{}, struct{}](context.Background(), i.svc, "late", struct{}{})
 			got <- err
 		}()
-		eventually(t, "it has asked", func() bool { return i.svc.conn.Stats().OutMsgs > 5 })
+		await.Until(t, "it has asked", func() bool { return i.svc.conn.Stats().OutMsgs > 5 })
 		start(t, testEnv(t, srv, "late"), func(s *Service) error {
 			Answer(s, "late", func(context.Context, struct{}) (struct{}, error) { return struct{}{}, nil })
 			return nil
@@ -489,7 +490,7 @@ func TestPublishSubscribe(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "all arrive", func() bool {
+	await.Until(t, "all arrive", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(got["a-1"]) == 9 && len(got["b-1"]) == 9
@@ -570,7 +571,7 @@ func TestStartStopStress(t *testing.T) {
 				env[wire.EnvInstance] = fmt.Sprintf("s-%d-%d", n, k)
 				i := launch(t, env, echoService)
 				if k%2 == 0 {
-					eventually(t, "it runs", func() bool { return strings.Contains(i.log.String(), "service runs") })
+					await.Until(t, "it runs", func() bool { return strings.Contains(i.log.String(), "service runs") })
 				}
 				if err := i.stop(); err != nil {
 					t.Errorf("stop: %v", err)

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // envTestMain makes the test binary run a service by Main.
@@ -68,17 +69,6 @@ func (l *logBuffer) records(tb testing.TB, msg string) []map[string]any {
 	return out
 }
 
-// eventually waits for a condition.
-func eventually(tb testing.TB, what string, condition func() bool) {
-	tb.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); <-time.After(time.Millisecond) {
-		if condition() {
-			return
-		}
-	}
-	tb.Fatalf("never: %s", what)
-}
-
 // startBus starts a NATS server on a port, -1 for any.
 func startBus(tb testing.TB, opts server.Options) *server.Server {
 	tb.Helper()
@@ -92,7 +82,7 @@ func startBus(tb testing.TB, opts server.Options) *server.Server {
 		tb.Fatal(err)
 	}
 	srv.Start()
-	if !srv.ReadyForConnections(10 * time.Second) {
+	if !srv.ReadyForConnections(await.Patience) {
 		tb.Fatal("bus is not ready")
 	}
 	tb.Cleanup(func() {
@@ -191,7 +181,7 @@ func launch(tb testing.TB, env map[string]string, setup func(*Service) error) *i
 func start(tb testing.TB, env map[string]string, setup func(*Service) error) *instance {
 	tb.Helper()
 	i := launch(tb, env, setup)
-	eventually(tb, "service runs", func() bool {
+	await.Until(tb, "service runs", func() bool {
 		select {
 		case <-i.done:
 			tb.Fatalf("service ended: %v\n%s", i.err, i.log)

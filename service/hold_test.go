@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // TestHolding holds requests and looks when they go on, by the clock.
@@ -130,7 +131,7 @@ func (h *held) hold() <-chan error {
 		}
 		answer <- err
 	}()
-	eventually(h.t, "it holds", func() bool { now := h.held(); return now != nil && now != before })
+	await.Until(h.t, "it holds", func() bool { now := h.held(); return now != nil && now != before })
 	return answer
 }
 
@@ -203,7 +204,7 @@ func TestAsksUnderWayAreWaitedFor(t *testing.T) {
 	h := newHeld(t, func(*Service) error { return nil })
 	asked, may := h.leaf("leaf")
 	first := h.ask(t.Context(), "leaf")
-	eventually(t, "it is asked", func() bool { return asked.Load() == 1 })
+	await.Until(t, "it is asked", func() bool { return asked.Load() == 1 })
 	answer := h.hold()
 	second := h.ask(t.Context(), "leaf")
 	published := make(chan error, 2)
@@ -309,7 +310,7 @@ func TestHoldEndsWithTheConnection(t *testing.T) {
 		_, may := h.leaf("leaf")
 		close(may)
 		soon(t, "the request goes on", asked)
-		eventually(t, "the node is back", h.node.IsConnected)
+		await.Until(t, "the node is back", h.node.IsConnected)
 	}
 }
 
@@ -409,7 +410,7 @@ func TestHoldStress(t *testing.T) {
 	for range 100 {
 		before := asked.Load()
 		soon(t, "it says that nothing is under way", h.hold())
-		eventually(t, "what was asked is answered", func() bool { return begun.Load() == ended.Load() })
+		await.Until(t, "what was asked is answered", func() bool { return begun.Load() == ended.Load() })
 		was := begun.Load()
 		for range 10 {
 			if err := nc.Flush(); err != nil {
@@ -420,7 +421,7 @@ func TestHoldStress(t *testing.T) {
 			t.Fatalf("%d requests were made while they are held", now-was)
 		}
 		h.release()
-		eventually(t, "requests go on", func() bool { return asked.Load() > before })
+		await.Until(t, "requests go on", func() bool { return asked.Load() > before })
 	}
 	stop.Store(true)
 	loops.Wait()

@@ -16,6 +16,7 @@ import (
 	"github.com/coder/websocket"
 
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 func do(tb testing.TB, c *http.Client, r *http.Request) (*http.Response, string) {
@@ -214,7 +215,7 @@ func TestHTTPDrainFinishesOpenRequests(t *testing.T) {
 	}()
 	<-entered
 	i.cancel()
-	eventually(t, "no new connections are taken", func() bool {
+	await.Until(t, "no new connections are taken", func() bool {
 		conn, err := net.Dial("unix", i.socket)
 		if err == nil {
 			conn.Close()

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // testMain is the program of TestMainEndsOnSignals.
@@ -45,7 +46,7 @@ func TestMainEndsOnSignals(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tt.signal != nil {
-				eventually(t, "service runs", func() bool { return strings.Contains(log.String(), "service runs") })
+				await.Until(t, "service runs", func() bool { return strings.Contains(log.String(), "service runs") })
 				if err := cmd.Process.Signal(tt.signal); err != nil {
 					t.Fatal(err)
 				}

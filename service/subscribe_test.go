@@ -20,6 +20,7 @@ import (
 	"fairlead/internal/bus/delivery"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // observe is a system with queues, and services that may use them.
@@ -178,17 +179,17 @@ func TestADurableSubscriptionSharesItsMessages(t *testing.T) {
 	}
 	first := start(t, busEnv(t, b, "reader", "reader-1"), setup)
 	start(t, busEnv(t, b, "reader", "reader-2"), setup)
-	eventually(t, "all are handled", func() bool { return len(seen.all()) >= len(want) })
+	await.Until(t, "all are handled", func() bool { return len(seen.all()) >= len(want) })
 	if err := first.stop(); err != nil {
 		t.Fatal(err)
 	}
 	put(t, js, "data.vhf", "2000")
 	want = append(want, "2000")
-	eventually(t, "the other goes on", func() bool { return len(seen.all()) >= len(want) })
+	await.Until(t, "the other goes on", func() bool { return len(seen.all()) >= len(want) })
 	if got := seen.sorted(); got != strings.Join(want, " ") {
 		t.Errorf("handled %s", got)
 	}
-	eventually(t, "all is acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
+	await.Until(t, "all is acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
 }
 
 func TestAMessageThatFailsIsGivenAgain(t *testing.T) {
@@ -212,7 +213,7 @@ func TestAMessageThatFailsIsGivenAgain(t *testing.T) {
 		}, SubscribeOptions{Name: "show", Attempts: 4, Backoff: quick})
 		return nil
 	})
-	eventually(t, "all is settled", func() bool { return unfinished(t, js, "reader_show") == 0 })
+	await.Until(t, "all is settled", func() bool { return unfinished(t, js, "reader_show") == 0 })
 	if got, want := seen.sorted(), "hopeless1 never1 never2 never3 never4 panics1 panics2 third1 third2 third3"; got != want {
 		t.Errorf("handled %s, want %s", got, want)
 	}
@@ -226,7 +227,7 @@ func TestAMessageThatFailsIsGivenAgain(t *testing.T) {
 	if !slices.Equal(dead, want) {
 		t.Errorf("dead letters %q, want %q", dead, want)
 	}
-	eventually(t, "the log tells of them", func() bool { return len(i.log.records(t, "message is a dead letter")) == 3 })
+	await.Until(t, "the log tells of them", func() bool { return len(i.log.records(t, "message is a dead letter")) == 3 })
 }
 
 func TestAMessageThatKillsItsReceiversIsADeadLetter(t *testing.T) {
@@ -258,7 +259,7 @@ func TestAMessageThatKillsItsReceiversIsADeadLetter(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The server still takes what it has read when it cuts a connection.
-		eventually(t, "the instance has lost the bus", func() bool { return !i.svc.conn.IsConnected() })
+		await.Until(t, "the instance has lost the bus", func() bool { return !i.svc.conn.IsConnected() })
 		close(killed)
 		_ = i.stop() // it may have lost the bus for good
 	}
@@ -266,7 +267,7 @@ func TestAMessageThatKillsItsReceiversIsADeadLetter(t *testing.T) {
 		Subscribe(s, "data.vhf", func(context.Context, string) error { t.Error("handled once more"); return nil }, opts)
 		return nil
 	})
-	eventually(t, "it is a dead letter", func() bool { return len(deadLetters(t, js, "data.vhf")) == 1 })
+	await.Until(t, "it is a dead letter", func() bool { return len(deadLetters(t, js, "data.vhf")) == 1 })
 	if dead := deadLetters(t, js, "data.vhf"); dead[0] != `"poison": attempts: it was given 2 times and never acknowledged` {
 		t.Errorf("dead letter %s", dead)
 	}
@@ -295,12 +296,12 @@ func TestAStopGivesBackWhatWasNotBegun(t *testing.T) {
 		Subscribe(s, "data.vhf", func(_ context.Context, n int) error { second.add(fmt.Sprint(n)); return nil }, opts)
 		return nil
 	})
-	eventually(t, "the other has the rest", func() bool { return second.sorted() == "3 4 5 6" })
+	await.Until(t, "the other has the rest", func() bool { return second.sorted() == "3 4 5 6" })
 	close(end)
 	if err := i.stop(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "all is acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
+	await.Until(t, "all is acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
 	if first.sorted() != "1 2" || second.sorted() != "3 4 5 6" {
 		t.Errorf("handled %s and %s", first.sorted(), second.sorted())
 	}
@@ -317,7 +318,7 @@ func TestALongHandlerKeepsItsMessage(t *testing.T) {
 			SubscribeOptions{Name: "show", AckWait: time.Second})
 		return nil
 	})
-	eventually(t, "it is handled", func() bool { return len(seen.all()) > 0 })
+	await.Until(t, "it is handled", func() bool { return len(seen.all()) > 0 })
 	c, err := js.Consumer(t.Context(), "data_vhf", "reader_show")
 	if err != nil {
 		t.Fatal(err)
@@ -328,7 +329,7 @@ func TestALongHandlerKeepsItsMessage(t *testing.T) {
 		}
 	}
 	close(enough)
-	eventually(t, "it is acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
+	await.Until(t, "it is acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
 }
 
 func TestASubscriptionGoesOnWhenTheBusWasAway(t *testing.T) {
@@ -352,14 +353,14 @@ func TestASubscriptionGoesOnWhenTheBusWasAway(t *testing.T) {
 	for round := range 3 {
 		put(t, js, "data.vhf", fmt.Sprint(round), fmt.Sprint(round+10))
 		want = strings.TrimSpace(fmt.Sprint(want, " ", round, " ", round+10))
-		eventually(t, "handled "+want, func() bool { return len(durable.all()) >= 2*round+2 && strings.Join(read.all(), " ") == want })
+		await.Until(t, "handled "+want, func() bool { return len(durable.all()) >= 2*round+2 && strings.Join(read.all(), " ") == want })
 		if err := b.Suspend(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if err := b.Resume(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the bus is back", func() bool { return nc.IsConnected() })
+		await.Until(t, "the bus is back", func() bool { return nc.IsConnected() })
 	}
 }
 
@@ -382,7 +383,7 @@ func TestAReaderGetsAllInOrderAndPassesOver(t *testing.T) {
 		Subscribe(s, "data.vhf", func(_ context.Context, n int) error { late.add(fmt.Sprint(n)); return nil }, SubscribeOptions{From: FromSequence(198)})
 		return nil
 	})
-	eventually(t, "all are read", func() bool { return len(all.all()) == 199 && len(late.all()) == 3 })
+	await.Until(t, "all are read", func() bool { return len(all.all()) == 199 && len(late.all()) == 3 })
 	for n, v := range all.all() {
 		if n < 9 && v != fmt.Sprint(n) || n >= 9 && v != fmt.Sprint(n+1) {
 			t.Fatalf("at place %d came %s", n, v)
@@ -391,7 +392,7 @@ func TestAReaderGetsAllInOrderAndPassesOver(t *testing.T) {
 	if got := strings.Join(late.all(), " "); got != "197 198 199" {
 		t.Errorf("from a sequence on: %s", got)
 	}
-	eventually(t, "the log tells what was passed over", func() bool { return len(i.log.records(t, "message is passed over")) == 1 })
+	await.Until(t, "the log tells what was passed over", func() bool { return len(i.log.records(t, "message is passed over")) == 1 })
 }
 
 func TestOrderedMessagesWaitForTheOneBefore(t *testing.T) {
@@ -411,7 +412,7 @@ func TestOrderedMessagesWaitForTheOneBefore(t *testing.T) {
 	}
 	start(t, busEnv(t, b, "reader", "reader-1"), setup)
 	start(t, busEnv(t, b, "reader", "reader-2"), setup)
-	eventually(t, "all are handled", func() bool { return len(seen.all()) == 6 })
+	await.Until(t, "all are handled", func() bool { return len(seen.all()) == 6 })
 	if got := strings.Join(seen.all(), " "); got != "1 2 2 2 3 4" {
 		t.Errorf("handled %s", got)
 	}
@@ -465,7 +466,7 @@ func TestProcessStoresItsResultOnce(t *testing.T) {
 		}, SubscribeOptions{Name: "double", Backoff: quick})
 		return nil
 	})
-	eventually(t, "all are handled", func() bool { return unfinished(t, js, "reader_double") == 0 })
+	await.Until(t, "all are handled", func() bool { return unfinished(t, js, "reader_double") == 0 })
 	s, err := js.Stream(t.Context(), "result_ANY")
 	if err != nil {
 		t.Fatal(err)
@@ -592,7 +593,7 @@ func TestOnceIsOnceWhateverIsGivenAgain(t *testing.T) {
 		return n
 	}
 	i := start(t, busEnv(t, b, "reader", "reader-1"), setup)
-	eventually(t, "all are acknowledged", func() bool { return unfinished(t, js, "reader_sum") == 0 })
+	await.Until(t, "all are acknowledged", func() bool { return unfinished(t, js, "reader_sum") == 0 })
 	if got := sum(); got != 15 {
 		t.Errorf("the sum is %d, want 15", got)
 	}
@@ -600,7 +601,7 @@ func TestOnceIsOnceWhateverIsGivenAgain(t *testing.T) {
 	if err := b.Rewind(t.Context(), "data.vhf", "reader_sum", "3"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "from the third on again", func() bool { return sum() == 15+3+4+5 && unfinished(t, js, "reader_sum") == 0 })
+	await.Until(t, "from the third on again", func() bool { return sum() == 15+3+4+5 && unfinished(t, js, "reader_sum") == 0 })
 	for _, name := range []string{"reader_none", "", "a.b"} {
 		if err := b.Rewind(t.Context(), "data.vhf", name, "first"); !errors.Is(err, delivery.ErrNoConsumer) {
 			t.Errorf("rewind %q: %v", name, err)
@@ -612,9 +613,9 @@ func TestOnceIsOnceWhateverIsGivenAgain(t *testing.T) {
 	if err := i.stop(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "nobody pulls", func() bool { return b.Forget(t.Context(), "data.vhf", "reader_sum") == nil })
+	await.Until(t, "nobody pulls", func() bool { return b.Forget(t.Context(), "data.vhf", "reader_sum") == nil })
 	start(t, busEnv(t, b, "reader", "reader-2"), setup)
-	eventually(t, "all once more", func() bool { return sum() == 27+15 })
+	await.Until(t, "all once more", func() bool { return sum() == 27+15 })
 }
 
 func TestOnceIsForDurableSubscriptions(t *testing.T) {
@@ -633,15 +634,15 @@ func TestAQueueThatIsAddedIsSubscribedToo(t *testing.T) {
 	})
 	i := start(t, busEnv(t, b, "receiver", "receiver-1"), func(*Service) error { return nil })
 	put(t, js, "data.vhf", "1")
-	eventually(t, "the first queue's", func() bool { return seen.sorted() == "1" })
+	await.Until(t, "the first queue's", func() bool { return seen.sorted() == "1" })
 	if err := b.Apply(observe("data.vhf", "data.late")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the publisher knows the new queue", func() bool { return i.svc.queues.keep("data.late") })
+	await.Until(t, "the publisher knows the new queue", func() bool { return i.svc.queues.keep("data.late") })
 	if err := Publish(t.Context(), i.svc, "data.late", 2); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the new queue's too", func() bool { return seen.sorted() == "1 2" })
+	await.Until(t, "the new queue's too", func() bool { return seen.sorted() == "1 2" })
 }
 
 func TestAnInstanceThatDrainsPullsNoMore(t *testing.T) {
@@ -653,7 +654,7 @@ func TestAnInstanceThatDrainsPullsNoMore(t *testing.T) {
 		return nil
 	})
 	put(t, js, "data.vhf", "1")
-	eventually(t, "it is handled", func() bool { return unfinished(t, js, "reader_show") == 0 })
+	await.Until(t, "it is handled", func() bool { return unfinished(t, js, "reader_show") == 0 })
 	if _, err := b.Drain("reader-1"); err != nil {
 		t.Fatal(err)
 	}
@@ -666,8 +667,8 @@ func TestAnInstanceThatDrainsPullsNoMore(t *testing.T) {
 		put(t, js, "data.vhf", fmt.Sprint(100+n))
 		want = append(want, fmt.Sprint(100+n))
 	}
-	eventually(t, "all are handled", func() bool { return len(first.all())+len(second.all()) == 51 })
-	eventually(t, "all are acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
+	await.Until(t, "all are handled", func() bool { return len(first.all())+len(second.all()) == 51 })
+	await.Until(t, "all are acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
 	if n := len(first.all()); n > 3 { // what it had asked for before
 		t.Errorf("the instance that drains has handled %d", n)
 	}
@@ -702,9 +703,9 @@ func TestSubscriptionsStartAndStop(t *testing.T) {
 		})
 		switch round % 3 {
 		case 0:
-			eventually(t, "it handles", func() bool { return slices.Contains(seen.all(), want[len(want)-5]) })
+			await.Until(t, "it handles", func() bool { return slices.Contains(seen.all(), want[len(want)-5]) })
 		case 1:
-			eventually(t, "it has begun", func() bool { return strings.Contains(i.log.String(), "bus connected") })
+			await.Until(t, "it has begun", func() bool { return strings.Contains(i.log.String(), "bus connected") })
 		}
 		if err := i.stop(); err != nil {
 			t.Fatalf("round %d: %v", round, err)
@@ -714,7 +715,7 @@ func TestSubscriptionsStartAndStop(t *testing.T) {
 		Subscribe(s, "data.vhf", func(_ context.Context, n int) error { seen.add(fmt.Sprint(n)); return nil }, SubscribeOptions{Name: "show", AckWait: time.Second})
 		return nil
 	})
-	eventually(t, "all are acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
+	await.Until(t, "all are acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
 	for _, v := range want {
 		if !slices.Contains(seen.all(), v) {
 			t.Errorf("%s was not handled", v)
@@ -747,16 +748,16 @@ func TestMessagesAreNotKeptForAnInstanceThatIsGone(t *testing.T) {
 	if err := b.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the bus is back", nc.IsConnected)
+	await.Until(t, "the bus is back", nc.IsConnected)
 	put(t, js, "data.vhf", "1")
-	eventually(t, "it goes on", func() bool { return seen.sorted() == "1" })
+	await.Until(t, "it goes on", func() bool { return seen.sorted() == "1" })
 	if err := i.stop(); err != nil {
 		t.Fatal(err)
 	}
 	put(t, js, "data.vhf", "2", "3", "4")
 	start(t, busEnv(t, b, "reader", "reader-2"), setup)
-	eventually(t, "another has the rest", func() bool { return seen.sorted() == "1 2 3 4" })
-	eventually(t, "all are acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
+	await.Until(t, "another has the rest", func() bool { return seen.sorted() == "1 2 3 4" })
+	await.Until(t, "all are acknowledged", func() bool { return unfinished(t, js, "reader_show") == 0 })
 	if s, err := js.Stream(t.Context(), "data_vhf"); err != nil || s.CachedInfo().State.Msgs != 4 {
 		t.Errorf("the queue holds %+v, %v; want 4 messages", s, err)
 	}
@@ -782,7 +783,7 @@ func TestTheLogOfAFailingHandlerDoesNotSayWhichMessage(t *testing.T) {
 			SubscribeOptions{Name: "show", Attempts: 2, Backoff: quick})
 		return nil
 	})
-	eventually(t, "both attempts are logged", func() bool { return len(i.log.records(t, "message is not handled")) == 2 })
+	await.Until(t, "both attempts are logged", func() bool { return len(i.log.records(t, "message is not handled")) == 2 })
 	r := i.log.records(t, "message is not handled")[1]
 	if r["sequence"] != 1.0 || r["attempt"] != 2.0 || r["consumer"] != "reader_show" || r["subject"] != "data.vhf" || r["error"] != "no room" {
 		t.Errorf("logged: %v", r)

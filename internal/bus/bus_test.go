@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // elsewhere runs the tests that open a bus with another server that keeps its store:
@@ -101,18 +102,6 @@ func issue(tb testing.TB, b *Bus, service, id string) Credentials {
 	return c
 }
 
-// until waits for a condition.
-func until(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			tb.Fatalf("waited 10 s in vain until %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
 func TestRequestThroughGatewayConnection(t *testing.T) {
 	b := open(t, shop())
 	c := issue(t, b, "tradeflow", "tradeflow-1")
@@ -122,7 +111,7 @@ func TestRequestThroughGatewayConnection(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "registered", func() bool {
+	await.Until(t, "registered", func() bool {
 		r, err := b.Registered("tradeflow-1")
 		if err != nil {
 			t.Fatal(err)
@@ -150,5 +139,5 @@ func TestRequestThroughGatewayConnection(t *testing.T) {
 	if err := b.Revoke("tradeflow-1"); err != nil {
 		t.Error(err)
 	}
-	until(t, "cut", func() bool { return !nc.IsConnected() })
+	await.Until(t, "cut", func() bool { return !nc.IsConnected() })
 }

@@ -18,6 +18,7 @@ import (
 	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/system"
 	"fairlead/internal/system/message"
+	"fairlead/test/await"
 )
 
 // door is an observatory with routes that publish to its queues.
@@ -32,7 +33,7 @@ func door(queues ...system.Queue) *system.System {
 // posted publishes as the door does.
 func posted(t *testing.T, b *Bus, m catalogue.Publication) catalogue.Stored {
 	t.Helper()
-	s, err := b.Publish(within(t), m)
+	s, err := b.Publish(await.Context(t), m)
 	if err != nil {
 		t.Fatalf("publish %s: %v", m.Subject, err)
 	}
@@ -57,7 +58,7 @@ func TestTheDoorStoresWhatSatisfiesTheType(t *testing.T) {
 	if s := posted(t, b, catalogue.Publication{Subject: "data.vhf", Header: nats.Header{"Trace": {"x"}}, Data: level(1)}); s != (catalogue.Stored{Stream: "data_vhf", Sequence: 1}) {
 		t.Errorf("stored as %+v", s)
 	}
-	_, err = b.Publish(within(t), catalogue.Publication{Subject: "data.vhf", Data: []byte(`{"level": "x"}`)})
+	_, err = b.Publish(await.Context(t), catalogue.Publication{Subject: "data.vhf", Data: []byte(`{"level": "x"}`)})
 	if f, ok := errors.AsType[*message.Fault](err); !ok || f.Pointer != "/level" || f.Type != "Level" {
 		t.Errorf("of another type: %v", err)
 	}
@@ -72,11 +73,11 @@ func TestTheDoorStoresWhatSatisfiesTheType(t *testing.T) {
 	}
 	for subject, want := range map[string]error{"data.none": catalogue.ErrNoQueue, "data.o": catalogue.ErrTooLarge} {
 		data := make([]byte, DefaultMaxPayload)
-		if _, err := b.Publish(within(t), catalogue.Publication{Subject: subject, Data: data}); !errors.Is(err, want) {
+		if _, err := b.Publish(await.Context(t), catalogue.Publication{Subject: subject, Data: data}); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", subject, err, want)
 		}
 	}
-	m, err := heard.NextMsgWithContext(within(t))
+	m, err := heard.NextMsgWithContext(await.Context(t))
 	if err != nil || m.Subject != "data.vhf" || string(m.Data) != `{"level": 1}` || m.Header.Get("Trace") != "x" || m.Header.Get("Nats-Sequence") != "1" {
 		t.Errorf("a subscriber heard %+v, %v", m, err)
 	}
@@ -87,7 +88,7 @@ func TestTheDoorStoresWhatSatisfiesTheType(t *testing.T) {
 			t.Errorf("counts of %s: %+v, want %+v", queue, got, want)
 		}
 	}
-	letters, err := catalogue.Read(within(t), b.catalogue.js, catalogue.DeadLetters, ">", 1, 10)
+	letters, err := catalogue.Read(await.Context(t), b.catalogue.js, catalogue.DeadLetters, ">", 1, 10)
 	if err != nil || len(letters) != 1 {
 		t.Fatalf("dead letters: %+v, %v", letters, err)
 	}
@@ -103,7 +104,7 @@ func together(t *testing.T, b *Bus, all []catalogue.Publication) []catalogue.Sto
 	var sending sync.WaitGroup
 	for i := range all {
 		sending.Go(func() {
-			s, err := b.Publish(within(t), all[i])
+			s, err := b.Publish(await.Context(t), all[i])
 			if err != nil {
 				t.Errorf("publish %d: %v", i, err)
 			}
@@ -141,13 +142,13 @@ func TestADuplicateGetsTheSameAnswerAndDoesNotFailItsNeighbours(t *testing.T) {
 						t.Errorf("%s and %s are both %+v", was, all[i].Data, s)
 					}
 					sequences[s.Sequence] = string(all[i].Data)
-					stored, err := catalogue.At(within(t), b.catalogue.js, "data_vhf", s.Sequence)
+					stored, err := catalogue.At(await.Context(t), b.catalogue.js, "data_vhf", s.Sequence)
 					if err != nil || stored == nil || stored.Sequence != s.Sequence || stored.Subject != "data.vhf" || string(stored.Data) != string(all[i].Data) {
 						t.Fatalf("%s was answered %+v, there is %+v, %v", all[i].Data, s, stored, err)
 					}
 				}
 			}
-			stored, err := catalogue.Read(within(t), b.catalogue.js, "data_vhf", "data.vhf", 1, 10_000)
+			stored, err := catalogue.Read(await.Context(t), b.catalogue.js, "data_vhf", "data.vhf", 1, 10_000)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -182,26 +183,26 @@ func TestMarkersOfKeysAreNoMessages(t *testing.T) {
 		posted(t, b, catalogue.Publication{Subject: "data.vhf", Data: level(i), Key: fmt.Sprint(i)})
 	}
 	for i := range 3 {
-		if m, err := heard.NextMsgWithContext(within(t)); err != nil || string(m.Data) != string(level(i)) || m.Subject != "data.vhf" {
+		if m, err := heard.NextMsgWithContext(await.Context(t)); err != nil || string(m.Data) != string(level(i)) || m.Subject != "data.vhf" {
 			t.Errorf("heard %+v, %v", m, err)
 		}
 	}
 	if s := state(t, b, "data.vhf"); s.Messages != 3 || s.Markers != 3 || s.Last != 6 {
 		t.Errorf("the queue holds %+v, want 3 messages and 3 markers", s)
 	}
-	if err := catalogue.Keep(within(t), b.catalogue.js, "data.vhf", 1); err != nil {
+	if err := catalogue.Keep(await.Context(t), b.catalogue.js, "data.vhf", 1); err != nil {
 		t.Fatal(err)
 	}
 	if s := state(t, b, "data.vhf"); s.Messages != 1 || s.Markers != 1 || s.First != 5 {
 		t.Errorf("with one kept the queue holds %+v", s)
 	}
-	if n, err := catalogue.Count(within(t), b.catalogue.js, "data_vhf", "data.vhf", time.Now().Add(time.Minute)); err != nil || n != 0 {
+	if n, err := catalogue.Count(await.Context(t), b.catalogue.js, "data_vhf", "data.vhf", time.Now().Add(time.Minute)); err != nil || n != 0 {
 		t.Errorf("%d messages came in the future, %v", n, err)
 	}
 	// Once the queue does not keep the message any more, it may come again.
-	s, err := b.catalogue.js.Stream(within(t), "data_vhf")
+	s, err := b.catalogue.js.Stream(await.Context(t), "data_vhf")
 	if err == nil {
-		err = s.Purge(within(t))
+		err = s.Purge(await.Context(t))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -218,7 +219,7 @@ func TestABurstBeyondTheBoundsIsTurnedAway(t *testing.T) {
 	large := make([]byte, 700<<10)
 	for range 200 {
 		sending.Go(func() {
-			switch _, err := b.Publish(within(t), catalogue.Publication{Subject: "data.vhf", Data: large}); {
+			switch _, err := b.Publish(await.Context(t), catalogue.Publication{Subject: "data.vhf", Data: large}); {
 			case err == nil:
 				stored.Add(1)
 			case errors.Is(err, catalogue.ErrFull):
@@ -267,20 +268,20 @@ func TestTheDoorPublishesWhileTheBusMoves(t *testing.T) {
 	more := func() {
 		t.Helper()
 		was := count.Load()
-		until(t, "20 more are stored", func() bool { return count.Load() >= was+20 })
+		await.Until(t, "20 more are stored", func() bool { return count.Load() >= was+20 })
 	}
 	more()
 	for range 2 {
-		if err := b.Suspend(within(t)); err != nil {
+		if err := b.Suspend(await.Context(t)); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.Resume(within(t)); err != nil {
+		if err := b.Resume(await.Context(t)); err != nil {
 			t.Fatal(err)
 		}
 		more()
 	}
 	former := b.Former()
-	if err := b.Suspend(within(t)); err != nil {
+	if err := b.Suspend(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	next, err := Open(t.Context(), Options{Dir: dir, System: "test", Model: sys, Former: former, Logger: slog.New(slog.DiscardHandler)})
@@ -295,7 +296,7 @@ func TestTheDoorPublishesWhileTheBusMoves(t *testing.T) {
 	if n := failed.Load(); n > 0 {
 		t.Errorf("%d of %d were not stored", n, n+count.Load())
 	}
-	stored, err := catalogue.Read(within(t), next.catalogue.js, "data_vhf", "data.vhf", 1, 1_000_000)
+	stored, err := catalogue.Read(await.Context(t), next.catalogue.js, "data_vhf", "data.vhf", 1, 1_000_000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -398,7 +399,7 @@ func TestOnePublisherHoldsAllBatchesOfAQueue(t *testing.T) {
 	refused := 0
 	for i := range 60 {
 		m := &nats.Msg{Subject: "data.vhf", Header: nats.Header{"Nats-Batch-Id": {strconv.Itoa(i)}, "Nats-Batch-Sequence": {"1"}}, Data: level(1)}
-		reply, err := nc.RequestMsgWithContext(within(t), m)
+		reply, err := nc.RequestMsgWithContext(await.Context(t), m)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"fairlead/test/await"
 )
 
 func TestOneInstanceCannotTakeAllConnections(t *testing.T) {
@@ -58,7 +60,7 @@ func TestOneInstanceCannotTakeAllConnections(t *testing.T) {
 	if most >= maxConnections {
 		t.Errorf("%d connections at once", most)
 	}
-	until(t, "the crowd is cut", func() bool {
+	await.Until(t, "the crowd is cut", func() bool {
 		z, err := b.server.Load().Connz(&server.ConnzOptions{Username: true, User: greedy.User, Limit: maxConnections})
 		return err == nil && len(z.Conns) == perInstance
 	})
@@ -78,7 +80,7 @@ func TestStrangersCannotTakeAllConnections(t *testing.T) {
 	}
 	// The server counts a connection as come before it lists it, so that for a
 	// moment fewer may be listed than stay.
-	until(t, "all came, and the crowd is cut", func() bool {
+	await.Until(t, "all came, and the crowd is cut", func() bool {
 		z, err := b.server.Load().Varz(nil)
 		n := b.server.Load().NumClients()
 		return err == nil && z.TotalConnections >= strangers+200 && strangers-10 <= n && n <= strangers+8 // and our own

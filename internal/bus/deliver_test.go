@@ -14,6 +14,7 @@ import (
 	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // consumersFor asks the node for consumers, as page-1.
@@ -23,7 +24,7 @@ func consumersFor(t *testing.T, nc *nats.Conn, req wire.SubscribeRequest) wire.S
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := nc.RequestWithContext(within(t), wire.SubjectSubscribe+"page-1", body)
+	m, err := nc.RequestWithContext(await.Context(t), wire.SubjectSubscribe+"page-1", body)
 	if err != nil {
 		t.Fatalf("ask for consumers: %v", err)
 	}
@@ -41,7 +42,7 @@ func next(t *testing.T, nc *nats.Conn, c wire.Consumer) (jetstream.Msg, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	consumer, err := js.Consumer(within(t), c.Stream, c.Name)
+	consumer, err := js.Consumer(await.Context(t), c.Stream, c.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +51,7 @@ func next(t *testing.T, nc *nats.Conn, c wire.Consumer) (jetstream.Msg, error) {
 
 func store(t *testing.T, b *Bus, data string) {
 	t.Helper()
-	if _, err := b.catalogue.js.Publish(within(t), "data.vhf", []byte(data)); err != nil {
+	if _, err := b.catalogue.js.Publish(await.Context(t), "data.vhf", []byte(data)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -71,7 +72,7 @@ func TestADurableSubscriptionGoesOnWhereItStopped(t *testing.T) {
 	if err != nil || string(m.Data()) != "one" || m.Subject() != "data.vhf" {
 		t.Fatalf("first message: %v, %v", m, err)
 	}
-	if err := m.DoubleAck(within(t)); err != nil {
+	if err := m.DoubleAck(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 
@@ -82,7 +83,7 @@ func TestADurableSubscriptionGoesOnWhereItStopped(t *testing.T) {
 	if _, err := b.Drain("page-1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.DoubleAck(within(t)); err != nil {
+	if err := m.DoubleAck(await.Context(t)); err != nil {
 		t.Errorf("acknowledge while it drains: %v", err)
 	}
 	if !refused(t, first, publish("$JS.API.CONSUMER.MSG.NEXT.data_vhf.page_show")) {
@@ -97,14 +98,14 @@ func TestADurableSubscriptionGoesOnWhereItStopped(t *testing.T) {
 	}
 
 	// The bus away and back: what was not acknowledged is given again, to whoever asks.
-	if err := b.Suspend(within(t)); err != nil {
+	if err := b.Suspend(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Resume(within(t)); err != nil {
+	if err := b.Resume(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	again := dial(t, second)
-	until(t, "the catalogue is back", func() bool { return b.catalogue.conn.IsConnected() && b.Healthy() == nil })
+	await.Until(t, "the catalogue is back", func() bool { return b.catalogue.conn.IsConnected() && b.Healthy() == nil })
 	store(t, b, "four")
 	if m, err = next(t, again, vhf); err != nil || string(m.Data()) != "four" {
 		t.Errorf("after the bus was away: %v, %v", m, err)
@@ -114,7 +115,7 @@ func TestADurableSubscriptionGoesOnWhereItStopped(t *testing.T) {
 func TestConsumersOutliveTheBus(t *testing.T) {
 	dir := t.TempDir()
 	sys := observatory(system.Queue{Name: "data.vhf"})
-	b, err := Open(within(t), Options{Dir: dir, Model: sys})
+	b, err := Open(await.Context(t), Options{Dir: dir, Model: sys})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,18 +128,18 @@ func TestConsumersOutliveTheBus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.DoubleAck(within(t)); err != nil {
+	if err := m.DoubleAck(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Suspend(within(t)); err != nil {
+	if err := b.Suspend(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	former := b.Former()
-	if err := b.Close(within(t)); err != nil {
+	if err := b.Close(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range []*Former{former, nil} {
-		b, err := Open(within(t), Options{Dir: dir, Model: sys, Former: f})
+		b, err := Open(await.Context(t), Options{Dir: dir, Model: sys, Former: f})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +162,7 @@ func TestConsumersOutliveTheBus(t *testing.T) {
 			t.Error(err)
 		}
 		nc.Close()
-		if err := b.Close(within(t)); err != nil {
+		if err := b.Close(await.Context(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -217,7 +218,7 @@ func TestARejectedMessageIsADeadLetterAndIsNotGivenAgain(t *testing.T) {
 	reject := func(req wire.RejectRequest) wire.RejectReply {
 		t.Helper()
 		body, _ := json.Marshal(req)
-		answer, err := nc.RequestWithContext(within(t), wire.SubjectReject+"page-1", body)
+		answer, err := nc.RequestWithContext(await.Context(t), wire.SubjectReject+"page-1", body)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -264,7 +265,7 @@ func TestAClientThatKnowsNothingOfDeadLettersHasThem(t *testing.T) {
 			t.Fatalf("given %v, %v; want %s", m, err, want)
 		}
 		if want == "good" {
-			err = m.DoubleAck(within(t))
+			err = m.DoubleAck(await.Context(t))
 		} else {
 			err = m.Nak()
 		}
@@ -272,7 +273,7 @@ func TestAClientThatKnowsNothingOfDeadLettersHasThem(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	until(t, "it is a dead letter", func() bool {
+	await.Until(t, "it is a dead letter", func() bool {
 		dead, err := catalogue.Read(t.Context(), b.catalogue.js, catalogue.DeadLetters, catalogue.Dead+"data.vhf", 0, 10)
 		if err != nil || len(dead) != 1 {
 			return false
@@ -280,11 +281,11 @@ func TestAClientThatKnowsNothingOfDeadLettersHasThem(t *testing.T) {
 		was, death, err := catalogue.Revive(dead[0].Header, dead[0].Data)
 		return err == nil && string(was.Data) == "poison" && death.Reason == "it was given 2 times and never acknowledged" && death.Consumer == "page_show"
 	})
-	until(t, "the advisory is done", func() bool {
+	await.Until(t, "the advisory is done", func() bool {
 		s, err := b.catalogue.js.Stream(t.Context(), "EXCEEDED")
 		return err == nil && s.CachedInfo().State.Msgs == 0
 	})
-	if err := b.Suspend(within(t)); err != nil { // it can be closed while it is away, too
+	if err := b.Suspend(await.Context(t)); err != nil { // it can be closed while it is away, too
 		t.Fatal(err)
 	}
 }
@@ -299,8 +300,8 @@ func TestAConsumerIsNotLostWhenWhoRewindsItLeaves(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.Rewind(ctx, "data.vhf", c.Name, "first") }()
-	until(t, "the former consumer is gone", func() bool {
-		_, err := b.catalogue.js.Consumer(within(t), c.Stream, c.Name)
+	await.Until(t, "the former consumer is gone", func() bool {
+		_, err := b.catalogue.js.Consumer(await.Context(t), c.Stream, c.Name)
 		return errors.Is(err, jetstream.ErrConsumerNotFound)
 	})
 	leave()

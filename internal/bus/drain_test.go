@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
+
+	"fairlead/test/await"
 )
 
 // member is an instance of tradeflow that answers and counts.
@@ -86,12 +88,12 @@ func TestDrainUnderLoad(t *testing.T) {
 		next := join(t, b, fmt.Sprintf("tradeflow-%d", i+1))
 		old := all[len(all)-1]
 		all = append(all, next)
-		until(t, "the new member was asked", func() bool { return next.got.Load() > 0 })
+		await.Until(t, "the new member was asked", func() bool { return next.got.Load() > 0 })
 		n, err := b.Drain(old.id)
 		if err != nil {
 			t.Fatal(err)
 		}
-		until(t, "the old member has answered all it was given", func() bool { return old.got.Load() >= n })
+		await.Until(t, "the old member has answered all it was given", func() bool { return old.got.Load() >= n })
 		if err := old.nc.Flush(); err != nil {
 			t.Fatal(err)
 		}
@@ -243,7 +245,7 @@ func TestDeliveredSurvivesReconnect(t *testing.T) {
 			}
 			want++
 		}
-		until(t, "counted", func() bool {
+		await.Until(t, "counted", func() bool {
 			r, err := b.Registered("tradeflow-1")
 			return err == nil && r.Delivered == want
 		})
@@ -257,7 +259,7 @@ func TestDeliveredSurvivesReconnect(t *testing.T) {
 			}
 		}
 		nc.Close()
-		until(t, "closed", func() bool {
+		await.Until(t, "closed", func() bool {
 			r, err := b.Registered("tradeflow-1")
 			return err == nil && !r.Connected
 		})
@@ -364,7 +366,7 @@ func TestManyInstances(t *testing.T) {
 			if err := nc.Flush(); err != nil {
 				t.Error(err)
 			}
-			until(t, "registered", func() bool {
+			await.Until(t, "registered", func() bool {
 				r, err := b.Registered(id)
 				return err == nil && r.Subscriptions == 1
 			})
@@ -374,7 +376,7 @@ func TestManyInstances(t *testing.T) {
 			if err := nc.Drain(); err != nil { // it answers all it was given
 				t.Error(err)
 			}
-			until(t, "closed", nc.IsClosed)
+			await.Until(t, "closed", nc.IsClosed)
 			if err := b.Revoke(id); err != nil {
 				t.Error(err)
 			}

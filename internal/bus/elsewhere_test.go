@@ -28,6 +28,7 @@ import (
 	"fairlead/internal/bus/link"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 	"fairlead/test/certificate"
 )
 
@@ -100,7 +101,7 @@ func (h *hub) start(tb testing.TB) {
 		tb.Fatal(err)
 	}
 	s.Start()
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(await.Patience) {
 		tb.Fatal("the hub does not start")
 	}
 	h.server = s // its ports stay the same from now on
@@ -167,7 +168,7 @@ func TestQueuesElsewhere(t *testing.T) {
 	h := newHub(t, nil)
 	sys := observatory(system.Queue{Name: "data.vhf", Type: "Level"}, system.Queue{Name: "activity.*"})
 	b := h.open(t, Options{Model: sys})
-	ctx := within(t)
+	ctx := await.Context(t)
 
 	receiver, nc := stream(t, b, "receiver")
 	heard, err := dial(t, issue(t, b, "page", "page-1")).SubscribeSync("data.vhf")
@@ -255,7 +256,7 @@ func TestPermissionsElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.Stream(within(t), "data_vhf"); err != nil {
+	if _, err := js.Stream(await.Context(t), "data_vhf"); err != nil {
 		t.Errorf("a service that may ask JetStream: %v", err)
 	}
 }
@@ -277,7 +278,7 @@ func TestADurableSubscriptionElsewhere(t *testing.T) {
 		if err != nil || string(m.Data()) != want {
 			t.Fatalf("got %v, %v, want %s", m, err, want)
 		}
-		if err := m.DoubleAck(within(t)); err != nil {
+		if err := m.DoubleAck(await.Context(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -308,7 +309,7 @@ func TestWhatIsAcknowledgedElsewhereIsNotAcknowledgedTwice(t *testing.T) {
 	if err := watch.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	c, err := js.CreateConsumer(within(t), "data_vhf", jetstream.ConsumerConfig{Durable: "theirs", AckPolicy: jetstream.AckExplicitPolicy})
+	c, err := js.CreateConsumer(await.Context(t), "data_vhf", jetstream.ConsumerConfig{Durable: "theirs", AckPolicy: jetstream.AckExplicitPolicy})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,17 +318,17 @@ func TestWhatIsAcknowledgedElsewhereIsNotAcknowledgedTwice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := m.DoubleAck(within(t)); err != nil {
+		if err := m.DoubleAck(await.Context(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// One that is used from here is acknowledged from here.
 	tools := dial(t, b.OperatorCredentials())
-	if m, err := next(t, tools, wire.Consumer{Stream: "data_vhf", Name: "theirs"}); err != nil || m.DoubleAck(within(t)) != nil {
+	if m, err := next(t, tools, wire.Consumer{Stream: "data_vhf", Name: "theirs"}); err != nil || m.DoubleAck(await.Context(t)) != nil {
 		t.Fatalf("pulled from here: %v", err)
 	}
 	// The gatekeeper passes on in order: had it passed on theirs, they would be there.
-	until(t, "what is acknowledged from here has come", func() bool { return acks.Load() >= 3 })
+	await.Until(t, "what is acknowledged from here has come", func() bool { return acks.Load() >= 3 })
 	if n := acks.Load(); n != 3 {
 		t.Errorf("%d messages acknowledge something, want 3", n)
 	}
@@ -349,7 +350,7 @@ func TestWhatStaysHere(t *testing.T) {
 		t.Fatal(err)
 	}
 	flush(t, stranger)
-	until(t, "a client elsewhere can ask a service", func() bool {
+	await.Until(t, "a client elsewhere can ask a service", func() bool {
 		_, err := stranger.Request("api.x", []byte("hello"), time.Second)
 		return err == nil
 	})
@@ -397,14 +398,14 @@ func TestTheServerElsewhereGoesAndComesBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.Publish(within(t), "data.vhf", []byte(`{"level": 1}`)); err != nil {
+	if _, err := js.Publish(await.Context(t), "data.vhf", []byte(`{"level": 1}`)); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Healthy(); err != nil {
 		t.Errorf("healthy: %v", err)
 	}
 	h.stop()
-	until(t, "the bus tells", func() bool { return b.Healthy() != nil && strings.Contains(told.String(), "cannot reach its store") })
+	await.Until(t, "the bus tells", func() bool { return b.Healthy() != nil && strings.Contains(told.String(), "cannot reach its store") })
 	if err := b.Healthy(); !strings.Contains(err.Error(), h.place().Name()) {
 		t.Errorf("it does not say where: %v", err)
 	}
@@ -417,7 +418,7 @@ func TestTheServerElsewhereGoesAndComesBack(t *testing.T) {
 		t.Errorf("services cannot ask each other meanwhile: %v", err)
 	}
 	h.start(t)
-	until(t, "the bus is linked again", func() bool {
+	await.Until(t, "the bus is linked again", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := js.Publish(ctx, "data.vhf", []byte(`{"level": 3}`))
@@ -457,7 +458,7 @@ func TestAnotherBusFollowsElsewhere(t *testing.T) {
 	if info, err := os.Stat(creds); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("credentials of the link: %v, %v", info, err)
 	}
-	if err := old.Suspend(within(t)); err != nil {
+	if err := old.Suspend(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(creds); !errors.Is(err, fs.ErrNotExist) {
@@ -465,19 +466,19 @@ func TestAnotherBusFollowsElsewhere(t *testing.T) {
 	}
 	next := h.open(t, Options{Dir: dir, Model: sys, Former: old.Former()})
 	old.Leave()
-	until(t, "a publisher goes on", func() bool {
+	await.Until(t, "a publisher goes on", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := js.Publish(ctx, "data.vhf", nil)
 		return err == nil
 	})
-	if err := next.Suspend(within(t)); err != nil {
+	if err := next.Suspend(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
-	if err := next.Resume(within(t)); err != nil {
+	if err := next.Resume(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "and after the bus was away", func() bool {
+	await.Until(t, "and after the bus was away", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := js.Publish(ctx, "data.vhf", nil)
@@ -646,29 +647,18 @@ func TestAClusterElsewhereLosesAServer(t *testing.T) {
 		}
 		return err == nil
 	}
-	patiently(t, "the cluster stores", publish)
+	await.Until(t, "the cluster stores", publish)
 	for range 20 {
 		publish()
 	}
 	h.stop()
-	patiently(t, "another server stores", publish)
-	patiently(t, "the count is known", func() bool {
+	await.Until(t, "another server stores", publish)
+	await.Until(t, "the count is known", func() bool {
 		all, err := catalogue.States(t.Context(), b.catalogue.js)
 		return err == nil && len(all) == 1 && all[0].Messages >= uint64(acknowledged)
 	})
 	if err := b.Healthy(); err != nil {
 		t.Error(err)
-	}
-}
-
-// patiently is until for what a cluster has to elect a leader for first, on a machine that
-// does much else.
-func patiently(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited a minute in vain until %s", what)
-		}
 	}
 }
 

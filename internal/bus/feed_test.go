@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // hearNext returns the next message that a feed hears.
@@ -48,7 +49,7 @@ func TestFeedHearsWhereMessagesAreStored(t *testing.T) {
 	forged.Data = []byte("1")
 	forged.Header.Set("Nats-Stream", "other")
 	forged.Header.Set("Nats-Sequence", "77")
-	if _, err := js.PublishMsg(within(t), forged); err != nil {
+	if _, err := js.PublishMsg(await.Context(t), forged); err != nil {
 		t.Fatal(err)
 	}
 	if m := hearNext(t, heard); m.Subject != "data.raw" || m.Stream != "data_raw" || m.Sequence != 1 || string(m.Data) != "1" || time.Since(m.Time) > time.Minute {
@@ -60,19 +61,19 @@ func TestFeedHearsWhereMessagesAreStored(t *testing.T) {
 	if m := hearNext(t, heard); m.Subject != "data.live" || m.Stream != "" || m.Sequence != 0 {
 		t.Errorf("a plain one: %+v", m)
 	}
-	streams, err := f.Streams(within(t), "data.>")
+	streams, err := f.Streams(await.Context(t), "data.>")
 	if err != nil || len(streams) != 1 || streams[0].Name != "data_raw" || streams[0].Last != 1 || streams[0].ID == 0 {
 		t.Errorf("the streams are %+v, %v", streams, err)
 	}
-	if other, err := f.Streams(within(t), "activity.>"); err != nil || len(other) != 0 {
+	if other, err := f.Streams(await.Context(t), "activity.>"); err != nil || len(other) != 0 {
 		t.Errorf("of another pattern there are %+v, %v", other, err)
 	}
 
 	// What may have been lost is told, once the bus is back.
-	if err := b.Suspend(within(t)); err != nil {
+	if err := b.Suspend(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Resume(within(t)); err != nil {
+	if err := b.Resume(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -91,7 +92,7 @@ func TestFeedReadsPages(t *testing.T) {
 	t.Cleanup(f.Close)
 	for i := range 20 {
 		subject := []string{"activity.vhf", "activity.mxt"}[i%2]
-		if _, err := f.js.Publish(within(t), subject, fmt.Append(nil, i)); err != nil {
+		if _, err := f.js.Publish(await.Context(t), subject, fmt.Append(nil, i)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -112,7 +113,7 @@ func TestFeedReadsPages(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p, err := f.Read(within(t), "activity_ALL", tt.filters, tt.after, tt.most)
+			p, err := f.Read(await.Context(t), "activity_ALL", tt.filters, tt.after, tt.most)
 			got := []string{}
 			for _, m := range p.Messages {
 				got = append(got, string(m.Data))
@@ -123,7 +124,7 @@ func TestFeedReadsPages(t *testing.T) {
 		})
 	}
 	left := 0
-	s, err := f.js.Stream(within(t), "activity_ALL")
+	s, err := f.js.Stream(await.Context(t), "activity_ALL")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +168,7 @@ func TestLoneMessageIsNotHeldBack(t *testing.T) {
 	for sub = range f.missed {
 	}
 	f.mu.Unlock()
-	until(t, "both are there", func() bool { n, _, err := sub.Pending(); return err == nil && n == 3 })
+	await.Until(t, "both are there", func() bool { n, _, err := sub.Pending(); return err == nil && n == 3 })
 	close(release)
 	if !<-more || <-more {
 		t.Error("of two messages, the first has none behind it or the last has one")

@@ -9,6 +9,7 @@ import (
 
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // TestRequestsOfOneUserHoldUpNobodyElse: each user waits for the own ones only, and what
@@ -42,7 +43,7 @@ func TestRequestsOfOneUserHoldUpNobodyElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := page.RequestWithContext(within(t), wire.SubjectSubscribe+"page-1", body)
+	m, err := page.RequestWithContext(await.Context(t), wire.SubjectSubscribe+"page-1", body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +54,7 @@ func TestRequestsOfOneUserHoldUpNobodyElse(t *testing.T) {
 	}
 	codes := map[int]int{}
 	for range many { // all are answered, whatever has come of them
-		m, err := answers.NextMsgWithContext(within(t))
+		m, err := answers.NextMsgWithContext(await.Context(t))
 		if err != nil {
 			t.Fatal(err)
 		}

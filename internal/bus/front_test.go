@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 	"fairlead/test/certificate"
 )
 
@@ -60,7 +61,7 @@ func TestOnlyUsersComeFromOutside(t *testing.T) {
 		}
 	}
 	setUsers(t, b)
-	until(t, "the user is cut", nc.IsClosed)
+	await.Until(t, "the user is cut", nc.IsClosed)
 }
 
 func TestUsersFromOutsideFollowToTheNextProcess(t *testing.T) {
@@ -86,7 +87,7 @@ func TestUsersFromOutsideFollowToTheNextProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer shut(t, next)
-	until(t, "it is back", func() bool { return nc.IsConnected() && next.Connections("tower") == 1 })
+	await.Until(t, "it is back", func() bool { return nc.IsConnected() && next.Connections("tower") == 1 })
 }
 
 func TestUsersFromOutsideComeBackAfterSuspend(t *testing.T) {
@@ -102,14 +103,14 @@ func TestUsersFromOutsideComeBackAfterSuspend(t *testing.T) {
 	if err := b.Suspend(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it is cut", func() bool { return !nc.IsConnected() })
+	await.Until(t, "it is cut", func() bool { return !nc.IsConnected() })
 	if at := b.Outside(); at != "" {
 		t.Errorf("a bus that is suspended listens at %s", at)
 	}
 	if err := b.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it is back", nc.IsConnected)
+	await.Until(t, "it is back", nc.IsConnected)
 	if err := nc.Flush(); err != nil {
 		t.Error(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // TestRealFullDisk fills a disk of 12 MiB with messages, by all ways into queues, and
@@ -127,7 +128,7 @@ func TestRealFullDisk(t *testing.T) {
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "there is space again", func() bool { return b.Healthy() == nil })
+	await.Until(t, "there is space again", func() bool { return b.Healthy() == nil })
 	all("with space again")
 	for name, way := range ways {
 		if err := way(); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // ask asks the node for consumers, as a user of the bus.
@@ -21,7 +22,7 @@ func (u *User) ask(t *testing.T, nc *nats.Conn, req wire.SubscribeRequest) wire.
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := nc.RequestWithContext(within(t), wire.SubjectSubscribe+u.Name, body)
+	m, err := nc.RequestWithContext(await.Context(t), wire.SubjectSubscribe+u.Name, body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +44,7 @@ func laboratory(t *testing.T, typ string) (b *Bus, lab User, nc *nats.Conn) {
 	setUsers(t, b, lab)
 	nc = dial(t, as(b, lab), nats.CustomInboxPrefix(UserInbox("lab")))
 	for _, subject := range []string{"orders.paid", "data.mxt"} {
-		if _, err := b.catalogue.js.Publish(within(t), subject, []byte(`{"level":1}`)); err != nil {
+		if _, err := b.catalogue.js.Publish(await.Context(t), subject, []byte(`{"level":1}`)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -90,12 +91,12 @@ func untouched(t *testing.T, b *Bus, attacker *nats.Conn, places []string, attac
 	flush(t, attacker)
 	// Whatever comes by the gatekeeper and the checker has come when these have.
 	for _, subject := range []string{"data.vhf", "data.vhf"} {
-		if _, err := b.catalogue.js.Publish(within(t), subject, []byte(`{"level":7}`)); err != nil {
+		if _, err := b.catalogue.js.Publish(await.Context(t), subject, []byte(`{"level":7}`)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	info := func() *jetstream.ConsumerInfo {
-		c, err := b.catalogue.js.Consumer(within(t), "data_mxt", "page_show")
+		c, err := b.catalogue.js.Consumer(await.Context(t), "data_mxt", "page_show")
 		if err != nil {
 			t.Fatalf("the consumer of another: %v", err)
 		}
@@ -126,7 +127,7 @@ func TestAPullIsNotAnsweredWhereItsAskerMayNotPublish(t *testing.T) {
 	for _, stored := range []int{0, 3 * len(places)} {
 		t.Run(fmt.Sprintf("stored=%d", stored), func(t *testing.T) {
 			for range stored {
-				if _, err := nc.RequestWithContext(within(t), "data.vhf", []byte("of no type")); err != nil {
+				if _, err := nc.RequestWithContext(await.Context(t), "data.vhf", []byte("of no type")); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -162,7 +163,7 @@ func TestAnAcknowledgementIsNotAnsweredElsewhere(t *testing.T) {
 	for _, word := range []string{"+ACK", "", "+NXT", `+NXT {"batch":1,"no_wait":true}`, "+WPI", "-NAK", "+TERM"} {
 		t.Run(word, func(t *testing.T) {
 			for range 2 * len(places) {
-				if _, err := nc.RequestWithContext(within(t), "data.vhf", []byte(`{"level":1}`)); err != nil {
+				if _, err := nc.RequestWithContext(await.Context(t), "data.vhf", []byte(`{"level":1}`)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -203,7 +204,7 @@ func TestAPublishIsNotAcknowledgedElsewhere(t *testing.T) {
 				t.Errorf("%d messages are stored", n)
 			}
 			// They came by another connection than what is stored.
-			until(t, "all are counted", func() bool { return b.Refused()["data.vhf"].Refused == uint64(2*len(places)) })
+			await.Until(t, "all are counted", func() bool { return b.Refused()["data.vhf"].Refused == uint64(2*len(places)) })
 		})
 	}
 }
@@ -256,7 +257,7 @@ func TestTheNodeAnswersAPartyOnlyInItsInboxes(t *testing.T) {
 			}
 		}
 		// What came before it is served.
-		if _, err := nc.RequestWithContext(within(t), wire.SubjectNames+lab.Name, nil); err != nil {
+		if _, err := nc.RequestWithContext(await.Context(t), wire.SubjectNames+lab.Name, nil); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -295,14 +296,14 @@ func TestClientsFindTheGatekeeperAfterTheBusWasAway(t *testing.T) {
 	c := lab.ask(t, nc, wire.SubscribeRequest{Subject: "data.vhf", Name: "c"})
 	nc.Close()
 	for range 20 {
-		if err := b.Suspend(within(t)); err != nil {
+		if err := b.Suspend(await.Context(t)); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.Resume(within(t)); err != nil {
+		if err := b.Resume(await.Context(t)); err != nil {
 			t.Fatal(err)
 		}
 		nc := dial(t, as(b, lab), nats.CustomInboxPrefix(UserInbox("lab")))
-		if _, err := nc.RequestWithContext(within(t), "$JS.API.CONSUMER.INFO."+c.Stream+"."+c.Name, nil); err != nil {
+		if _, err := nc.RequestWithContext(await.Context(t), "$JS.API.CONSUMER.INFO."+c.Stream+"."+c.Name, nil); err != nil {
 			t.Fatal(err)
 		}
 		nc.Close()

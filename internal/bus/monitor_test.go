@@ -6,6 +6,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"fairlead/test/await"
 )
 
 func TestMonitorAnswersAsNATSDoes(t *testing.T) {
@@ -93,7 +95,7 @@ func TestLoadCountsMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The server adds up what it has read after it has answered it.
-	until(t, "the messages are counted", func() bool {
+	await.Until(t, "the messages are counted", func() bool {
 		after, err := b.Load()
 		return err == nil && after.ReceivedMessages-before.ReceivedMessages == 5 && after.ReceivedBytes-before.ReceivedBytes >= 50 && after.Connections > 0
 	})

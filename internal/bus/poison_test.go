@@ -14,6 +14,7 @@ import (
 	"fairlead/internal/bus/delivery"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // rejectAs asks the node, as page-1, to make a message a dead letter.
@@ -23,7 +24,7 @@ func rejectAs(t *testing.T, nc *nats.Conn, ack string) wire.RejectReply {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := nc.RequestWithContext(within(t), wire.SubjectReject+"page-1", body)
+	m, err := nc.RequestWithContext(await.Context(t), wire.SubjectReject+"page-1", body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,10 +76,10 @@ func TestAMessageThatCanBeNoDeadLetterComesForEver(t *testing.T) {
 			"as large as may be", func(t *testing.T, c Credentials) {
 				t.Helper()
 				nc := dial(t, c)
-				if _, err := nc.RequestWithContext(within(t), "data.vhf", make([]byte, largest)); err != nil {
+				if _, err := nc.RequestWithContext(await.Context(t), "data.vhf", make([]byte, largest)); err != nil {
 					t.Fatal(err)
 				}
-				if m, err := nc.RequestWithContext(within(t), "data.vhf", make([]byte, nc.MaxPayload())); err != nil || !strings.Contains(string(m.Data), `"code":413`) {
+				if m, err := nc.RequestWithContext(await.Context(t), "data.vhf", make([]byte, nc.MaxPayload())); err != nil || !strings.Contains(string(m.Data), `"code":413`) {
 					t.Fatalf("one that is larger is answered %s, %v", m.Data, err)
 				}
 			}, largest, "",
@@ -87,7 +88,7 @@ func TestAMessageThatCanBeNoDeadLetterComesForEver(t *testing.T) {
 			"headers as large as may be", func(t *testing.T, c Credentials) {
 				t.Helper()
 				m := &nats.Msg{Subject: "data.vhf", Header: nats.Header{"X-Large": {strings.Repeat("x", 65_000)}}, Data: []byte("hello")}
-				if _, err := dial(t, c).RequestMsgWithContext(within(t), m); err != nil {
+				if _, err := dial(t, c).RequestMsgWithContext(await.Context(t), m); err != nil {
 					t.Fatal(err)
 				}
 			}, 5, "X-Large",
@@ -138,7 +139,7 @@ func TestALongSubjectOfADeadLetterBreaksTheNodesConnection(t *testing.T) {
 	long := "activity." + strings.Repeat("x", 4000)
 	js := b.catalogue.js
 	m := &catalogue.Message{Subject: long, Data: []byte("hello")}
-	if err := catalogue.Bury(within(t), js, m, catalogue.Death{Queue: "activity.*", Subject: long, Sequence: 1}, "id"); err != nil {
+	if err := catalogue.Bury(await.Context(t), js, m, catalogue.Death{Queue: "activity.*", Subject: long, Sequence: 1}, "id"); err != nil {
 		t.Fatal(err)
 	}
 	dead, err := catalogue.Read(t.Context(), js, catalogue.DeadLetters, catalogue.Dead+"activity.*", 0, 10)
@@ -174,7 +175,7 @@ func TestReadersThatAreGoneCountForEver(t *testing.T) {
 	}
 	// A durable one that is forgotten is gone at once.
 	consumersFor(t, nc, wire.SubscribeRequest{Subject: "data.vhf", Name: "show"})
-	if err := b.Forget(within(t), "data.vhf", "page_show"); err != nil {
+	if err := b.Forget(await.Context(t), "data.vhf", "page_show"); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(registry{b}.Owned("page")); n != 2 {
@@ -211,7 +212,7 @@ func TestMessagesOfAKilledInstanceWaitForTheirTime(t *testing.T) {
 	if err := b.GiveBack("page"); err != nil {
 		t.Fatal(err)
 	}
-	info, err := b.catalogue.js.Consumer(within(t), c.Stream, c.Name)
+	info, err := b.catalogue.js.Consumer(await.Context(t), c.Stream, c.Name)
 	if err != nil || info.CachedInfo().NumRedelivered != 1 {
 		t.Errorf("given again %d times, %v", info.CachedInfo().NumRedelivered, err)
 	}

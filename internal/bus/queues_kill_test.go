@@ -14,6 +14,7 @@ import (
 
 	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 const (
@@ -104,7 +105,7 @@ func TestKilledUnderLoadAQueueKeepsWhatItAcknowledged(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { shut(t, b) })
-	stored, err := catalogue.Read(within(t), b.catalogue.js, "data_vhf", ">", 1, roundSize)
+	stored, err := catalogue.Read(await.Context(t), b.catalogue.js, "data_vhf", ">", 1, roundSize)
 	if err != nil {
 		t.Fatal(err)
 	}

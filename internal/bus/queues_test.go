@@ -16,6 +16,7 @@ import (
 
 	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // observatory is a system like the svom stack: a receiver publishes, a page hears.
@@ -72,13 +73,6 @@ func state(t *testing.T, b *Bus, queue string) catalogue.State {
 	return catalogue.State{}
 }
 
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // refusal returns the error that a publisher got of the checker, nil for none.
 func refusal(err error) *jetstream.APIError {
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == catalogue.RefusedCode {
@@ -99,36 +93,36 @@ func TestAQueueStoresOnlyWhatSatisfiesItsType(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	ack, err := js.Publish(within(t), "data.vhf", []byte(`{"level": 1}`), jetstream.WithMsgID("one"))
+	ack, err := js.Publish(await.Context(t), "data.vhf", []byte(`{"level": 1}`), jetstream.WithMsgID("one"))
 	if err != nil || ack.Stream != "data_vhf" || ack.Sequence != 1 || ack.Duplicate {
 		t.Fatalf("a valid message: %+v, %v", ack, err)
 	}
-	if ack, err = js.Publish(within(t), "data.vhf", []byte(`{"level": 1}`), jetstream.WithMsgID("one")); err != nil || !ack.Duplicate || ack.Sequence != 1 {
+	if ack, err = js.Publish(await.Context(t), "data.vhf", []byte(`{"level": 1}`), jetstream.WithMsgID("one")); err != nil || !ack.Duplicate || ack.Sequence != 1 {
 		t.Errorf("the same again: %+v, %v, want a duplicate", ack, err)
 	}
-	_, err = js.Publish(within(t), "data.vhf", []byte(`{"level": "high"}`))
+	_, err = js.Publish(await.Context(t), "data.vhf", []byte(`{"level": "high"}`))
 	if r := refusal(err); r == nil || r.Code != catalogue.RefusedStatus || r.Description != "data.vhf: is no Level: /level must be a whole number, is a string" {
 		t.Errorf("a message of another type: %v", err)
 	}
 	// A client that asks and knows nothing of JetStream is told the same.
-	reply, err := nc.RequestWithContext(within(t), "data.vhf", []byte(`hello`))
+	reply, err := nc.RequestWithContext(await.Context(t), "data.vhf", []byte(`hello`))
 	if err != nil || !strings.Contains(string(reply.Data), `"code":422`) {
 		t.Errorf("a plain request: %v", err)
 	}
-	if ack, err = js.Publish(within(t), "data.raw", []byte("anything")); err != nil || ack.Stream != "data_raw" {
+	if ack, err = js.Publish(await.Context(t), "data.raw", []byte("anything")); err != nil || ack.Stream != "data_raw" {
 		t.Errorf("a queue without a type: %+v, %v", ack, err)
 	}
 	if err := nc.Publish("data.vhf", []byte("nobody waits for an answer")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = js.Publish(within(t), "data.vhf", []byte(`{"level": 2}`)); err != nil {
+	if _, err = js.Publish(await.Context(t), "data.vhf", []byte(`{"level": 2}`)); err != nil {
 		t.Fatal(err)
 	}
 	if s := state(t, b, "data.vhf"); s.Messages != 2 || s.Last != 2 {
 		t.Errorf("the queue holds %+v, want 2 messages", s)
 	}
 	for _, want := range []string{`{"level": 1}`, "anything", `{"level": 2}`} {
-		m, err := heard.NextMsgWithContext(within(t))
+		m, err := heard.NextMsgWithContext(await.Context(t))
 		if err != nil || string(m.Data) != want {
 			t.Fatalf("a subscriber heard %+v, %v; want %s", m, err, want)
 		}
@@ -196,15 +190,15 @@ func TestWhatBecomesOfAMessageOfAnotherType(t *testing.T) {
 	m.Header.Set("Trace", "abc")
 	m.Header.Set(jetstream.MsgIDHeader, "id-1")
 	m.Header.Set("Fairlead-Dead-Reason", "forged")
-	ack, err := js.PublishMsg(within(t), m)
+	ack, err := js.PublishMsg(await.Context(t), m)
 	if err != nil || ack.Stream != catalogue.DeadLetters || ack.Sequence != 1 {
 		t.Fatalf("to quarantine: %+v, %v", ack, err)
 	}
-	if ack, err = js.Publish(within(t), "data.o", []byte("1")); err != nil || ack.Stream != "data_o" {
+	if ack, err = js.Publish(await.Context(t), "data.o", []byte("1")); err != nil || ack.Stream != "data_o" {
 		t.Errorf("observed: %+v, %v", ack, err)
 	}
 	for _, want := range []string{`"fate":"quarantined"`, `"fate":"stored"`} {
-		if a, err := advisories.NextMsgWithContext(within(t)); err != nil || !strings.Contains(string(a.Data), want) {
+		if a, err := advisories.NextMsgWithContext(await.Context(t)); err != nil || !strings.Contains(string(a.Data), want) {
 			t.Errorf("advisory %v, %v; want %s", a, err, want)
 		}
 	}
@@ -216,7 +210,7 @@ func TestWhatBecomesOfAMessageOfAnotherType(t *testing.T) {
 	}
 
 	// The copy is full, and says why.
-	letters, err := catalogue.Read(within(t), b.catalogue.js, catalogue.DeadLetters, catalogue.Dead+"data.q", 1, 10)
+	letters, err := catalogue.Read(await.Context(t), b.catalogue.js, catalogue.DeadLetters, catalogue.Dead+"data.q", 1, 10)
 	if err != nil || len(letters) != 1 {
 		t.Fatalf("dead letters: %+v, %v", letters, err)
 	}
@@ -230,17 +224,17 @@ func TestWhatBecomesOfAMessageOfAnotherType(t *testing.T) {
 	}
 
 	// Replayed, it is refused as before and stays; once the type allows it, it is stored.
-	if _, err := catalogue.Replay(within(t), b.catalogue.js, 1); refusal(err) == nil {
+	if _, err := catalogue.Replay(await.Context(t), b.catalogue.js, 1); refusal(err) == nil {
 		t.Errorf("a replay of what is no better: %v", err)
 	}
 	queues[0].Type = ""
 	if err := b.Apply(observatory(queues...)); err != nil {
 		t.Fatal(err)
 	}
-	if ack, err := catalogue.Replay(within(t), b.catalogue.js, 1); err != nil || ack.Stream != "data_q" {
+	if ack, err := catalogue.Replay(await.Context(t), b.catalogue.js, 1); err != nil || ack.Stream != "data_q" {
 		t.Errorf("a replay: %+v, %v", ack, err)
 	}
-	if letters, err := catalogue.Read(within(t), b.catalogue.js, catalogue.DeadLetters, ">", 1, 10); err != nil || len(letters) != 0 {
+	if letters, err := catalogue.Read(await.Context(t), b.catalogue.js, catalogue.DeadLetters, ">", 1, 10); err != nil || len(letters) != 0 {
 		t.Errorf("dead letters after the replay: %+v, %v", letters, err)
 	}
 }
@@ -258,7 +252,7 @@ func TestAChangeOfTheFileKeepsTheMessages(t *testing.T) {
 	b := open(t, observatory(system.Queue{Name: "data.vhf"}))
 	js, _ := stream(t, b, "receiver")
 	send := func(data string) error {
-		_, err := js.Publish(within(t), "data.vhf", []byte(data))
+		_, err := js.Publish(await.Context(t), "data.vhf", []byte(data))
 		return err
 	}
 	apply := func(queues ...system.Queue) error { return b.Apply(observatory(queues...)) }
@@ -331,10 +325,10 @@ func TestMessagesAreStoredInTheOrderInWhichTheyCame(t *testing.T) {
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if ack, err := js.Publish(within(t), "data.vhf", []byte(`"last"`)); err != nil || ack.Sequence != n+1 {
+	if ack, err := js.Publish(await.Context(t), "data.vhf", []byte(`"last"`)); err != nil || ack.Sequence != n+1 {
 		t.Fatalf("the last: %+v, %v", ack, err)
 	}
-	stored, err := catalogue.Read(within(t), b.catalogue.js, "data_vhf", ">", 1, n)
+	stored, err := catalogue.Read(await.Context(t), b.catalogue.js, "data_vhf", ">", 1, n)
 	if err != nil || len(stored) != n {
 		t.Fatalf("read %d, %v", len(stored), err)
 	}
@@ -384,21 +378,21 @@ func TestNothingIsStoredUncheckedWhileTheBusMoves(t *testing.T) {
 	enough := func(b *Bus) {
 		t.Helper()
 		was := b.Refused()["data.vhf"].Accepted
-		until(t, "five more are accepted", func() bool { return b.Refused()["data.vhf"].Accepted >= was+5 })
+		await.Until(t, "five more are accepted", func() bool { return b.Refused()["data.vhf"].Accepted >= was+5 })
 	}
 	enough(b)
 	for range 3 {
-		if err := b.Suspend(within(t)); err != nil {
+		if err := b.Suspend(await.Context(t)); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.Resume(within(t)); err != nil {
+		if err := b.Resume(await.Context(t)); err != nil {
 			t.Fatal(err)
 		}
 		enough(b)
 	}
 	// To another process, as an upgrade does.
 	former := b.Former()
-	if err := b.Suspend(within(t)); err != nil {
+	if err := b.Suspend(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	next, err := Open(t.Context(), Options{Dir: dir, System: "test", Model: sys, Former: former, Logger: slog.New(slog.DiscardHandler)})
@@ -409,7 +403,7 @@ func TestNothingIsStoredUncheckedWhileTheBusMoves(t *testing.T) {
 	enough(next)
 	stop()
 	sending.Wait()
-	stored, err := catalogue.Read(within(t), next.catalogue.js, "data_vhf", ">", 1, 1_000_000)
+	stored, err := catalogue.Read(await.Context(t), next.catalogue.js, "data_vhf", ">", 1, 1_000_000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -440,7 +434,7 @@ func TestAnAtomicBatchGoesThroughTheChecker(t *testing.T) {
 			var err error
 			switch i {
 			case 0, len(data) - 1:
-				reply, err = nc.RequestMsgWithContext(within(t), m)
+				reply, err = nc.RequestMsgWithContext(await.Context(t), m)
 			default:
 				err = nc.PublishMsg(m)
 			}

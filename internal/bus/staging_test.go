@@ -20,6 +20,7 @@ import (
 	"fairlead/internal/bus/backup"
 	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // staged opens a bus with a queue whose batches are staged in a folder that stands for
@@ -76,7 +77,7 @@ func TestBatchesAreStagedInMemoryWhileTheBusRuns(t *testing.T) {
 	}
 	check("when the store was mended")
 	former := b.Former()
-	if err := b.Suspend(within(t)); err != nil {
+	if err := b.Suspend(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	gone := func(when string) {
@@ -86,11 +87,11 @@ func TestBatchesAreStagedInMemoryWhileTheBusRuns(t *testing.T) {
 		}
 	}
 	gone("after a suspension")
-	if err := b.Resume(within(t)); err != nil {
+	if err := b.Resume(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	check("after a resumption")
-	if err := b.Suspend(within(t)); err != nil {
+	if err := b.Suspend(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	next, err := Open(t.Context(), Options{Dir: dir, System: "test", Model: door(system.Queue{Name: "data.vhf"}), memory: memory, Former: former})
@@ -122,8 +123,8 @@ func TestFolderInMemoryVanishes(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	until(t, "messages with keys are stored", func() bool {
-		s, err := b.Publish(within(t), catalogue.Publication{Subject: "data.vhf", Data: level(2), Key: "2"})
+	await.Until(t, "messages with keys are stored", func() bool {
+		s, err := b.Publish(await.Context(t), catalogue.Publication{Subject: "data.vhf", Data: level(2), Key: "2"})
 		return err == nil && s.Sequence == 4
 	})
 	if took := time.Since(began); took > 5*stagingGlance || !inMemory(dir, memory) || b.Healthy() != nil {
@@ -301,7 +302,7 @@ func torn(t *testing.T, dir, memory string, whole bool) {
 			m.Header.Set("Nats-Batch-Id", "the batch")
 			m.Header.Set("Nats-Batch-Sequence", strconv.Itoa(n))
 			if last != nil {
-				if reply, err := b.catalogue.conn.RequestMsgWithContext(within(t), last); err != nil || len(reply.Data) > 0 {
+				if reply, err := b.catalogue.conn.RequestMsgWithContext(await.Context(t), last); err != nil || len(reply.Data) > 0 {
 					t.Fatalf("%+v, %v", reply, err)
 				}
 			}
@@ -318,7 +319,7 @@ func torn(t *testing.T, dir, memory string, whole bool) {
 	}
 	hash := filepath.Base(filepath.Dir(filepath.Dir(files[0])))
 	last.Header.Set("Nats-Batch-Commit", "1")
-	if reply, err := b.catalogue.conn.RequestMsgWithContext(within(t), last); err != nil || !strings.Contains(string(reply.Data), `"count":6`) {
+	if reply, err := b.catalogue.conn.RequestMsgWithContext(await.Context(t), last); err != nil || !strings.Contains(string(reply.Data), `"count":6`) {
 		t.Fatalf("%s, %v", reply.Data, err)
 	}
 	after := size()
@@ -354,7 +355,7 @@ func TestABatchThatWasCutOffIsWholeOrGone(t *testing.T) {
 			torn(t, dir, memory, whole)
 			for i := range 2 { // the second finds nothing to do
 				b := staged(t, dir, memory)
-				stored, err := catalogue.Read(within(t), b.catalogue.js, "data_vhf", "data.vhf", 1, 100)
+				stored, err := catalogue.Read(await.Context(t), b.catalogue.js, "data_vhf", "data.vhf", 1, 100)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -386,9 +387,9 @@ func TestWhatWasDeletedIsNotRolledBack(t *testing.T) {
 	dir, memory := t.TempDir(), t.TempDir()
 	b := staged(t, dir, memory)
 	posted(t, b, catalogue.Publication{Subject: "data.vhf", Data: level(1), Key: "1"})
-	s, err := b.catalogue.js.Stream(within(t), "data_vhf")
+	s, err := b.catalogue.js.Stream(await.Context(t), "data_vhf")
 	if err == nil {
-		err = s.DeleteMsg(within(t), 2)
+		err = s.DeleteMsg(await.Context(t), 2)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -406,16 +407,16 @@ func TestBackupOfAQueueWhoseBatchesAreInMemory(t *testing.T) {
 	b := staged(t, dir, memory)
 	posted(t, b, catalogue.Publication{Subject: "data.vhf", Data: level(1), Key: "1"})
 	open := &nats.Msg{Subject: catalogue.Accepted + "data.vhf", Header: nats.Header{"Nats-Batch-Id": {"open"}, "Nats-Batch-Sequence": {"1"}}, Data: level(2)}
-	if _, err := b.catalogue.conn.RequestMsgWithContext(within(t), open); err != nil {
+	if _, err := b.catalogue.conn.RequestMsgWithContext(await.Context(t), open); err != nil {
 		t.Fatal(err)
 	}
 	var file bytes.Buffer
-	wrote, err := backup.Write(within(t), b.catalogue.conn, &file, "test", time.Now().Truncate(time.Second), func(backup.Progress) {})
+	wrote, err := backup.Write(await.Context(t), b.catalogue.conn, &file, "test", time.Now().Truncate(time.Second), func(backup.Progress) {})
 	if err != nil || wrote.Messages() != 2 {
 		t.Fatalf("wrote %+v, %v", wrote, err)
 	}
 	fresh := filepath.Join(t.TempDir(), "fresh")
-	if _, err := backup.Restore(within(t), &file, fresh, func(backup.Progress) {}); err != nil {
+	if _, err := backup.Restore(await.Context(t), &file, fresh, func(backup.Progress) {}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(batchesOf(fresh)); !errors.Is(err, fs.ErrNotExist) {

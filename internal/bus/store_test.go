@@ -17,6 +17,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sys/unix"
+
+	"fairlead/test/await"
 )
 
 // fullDir names the store of the child process whose files may not grow: the
@@ -113,7 +115,7 @@ func exerciseFullDisk(ctx context.Context, b *Bus) error {
 	if err := limitFiles(32 << 10); err != nil {
 		return err
 	}
-	if !await(func() bool { return publish(soon) != nil && b.Healthy() != nil }) {
+	if !await.Condition(func() bool { return publish(soon) != nil && b.Healthy() != nil }) {
 		return errors.New("healthy on a full disk, or the limit of the files' size has no effect")
 	}
 	if err := check("on a full disk"); err != nil {
@@ -137,7 +139,7 @@ func exerciseFullDisk(ctx context.Context, b *Bus) error {
 	if stuck == nil {
 		return errors.New("the server mends its store by itself: mendStore can go")
 	}
-	if !await(func() bool { return b.Healthy() == nil }) {
+	if !await.Condition(func() bool { return b.Healthy() == nil }) {
 		return fmt.Errorf("not mended: %w", b.Healthy())
 	}
 	if err := publish(late); err != nil {
@@ -159,16 +161,6 @@ func limitFiles(size uint64) error {
 		return err
 	}
 	return unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: min(size, now.Max), Max: now.Max})
-}
-
-// await reports whether the condition came true.
-func await(ok func() bool) bool {
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			return false
-		}
-	}
-	return true
 }
 
 func TestReopenStoreWhilePublishing(t *testing.T) {
@@ -239,7 +231,7 @@ func TestReopenStoreWhilePublishing(t *testing.T) {
 		t.Errorf("answered twice: %s", m.Data)
 	}
 	// One that each opening left behind would make ten.
-	until(t, "goroutines ended", func() bool { return runtime.NumGoroutine() < goroutines+10 })
+	await.Until(t, "goroutines ended", func() bool { return runtime.NumGoroutine() < goroutines+10 })
 }
 
 func TestStoreThatTheServerGaveUpIsOpenedAgain(t *testing.T) {
@@ -260,7 +252,7 @@ func TestStoreThatTheServerGaveUpIsOpenedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.server.Load().Warnf("Filesystem permission denied while writing msg, disabling JetStream: %v", os.ErrPermission)
-	until(t, "healthy", func() bool { return b.Healthy() == nil })
+	await.Until(t, "healthy", func() bool { return b.Healthy() == nil })
 	if _, err := js.Publish(t.Context(), "s", nil); err != nil {
 		t.Error(err)
 	}

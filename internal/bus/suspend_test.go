@@ -14,6 +14,7 @@ import (
 
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 func suspendModel() *system.System {
@@ -51,15 +52,6 @@ func echo(t *testing.T, c Credentials, group string, pause time.Duration) <-chan
 	return again
 }
 
-func wait(t *testing.T, what string, ch <-chan struct{}) {
-	t.Helper()
-	select {
-	case <-ch:
-	case <-time.After(10 * time.Second):
-		t.Fatalf("it did not come to pass: %s", what)
-	}
-}
-
 func mustIssue(t *testing.T, b *Bus, service, id string) Credentials {
 	t.Helper()
 	c, err := b.Issue(service, id)
@@ -72,17 +64,10 @@ func mustIssue(t *testing.T, b *Bus, service, id string) Credentials {
 // awaitSubscribed waits until api-1 is on the bus with its subscriptions.
 func awaitSubscribed(t *testing.T, b *Bus) {
 	t.Helper()
-	limit := time.After(10 * time.Second)
-	for {
-		if reg, err := b.Registered("api-1"); err == nil && reg.Subscriptions > 0 {
-			return
-		}
-		select {
-		case <-limit:
-			t.Fatal("it has not subscribed again")
-		case <-time.After(time.Millisecond):
-		}
-	}
+	await.Until(t, "it has subscribed again", func() bool {
+		reg, err := b.Registered("api-1")
+		return err == nil && reg.Subscriptions > 0
+	})
 }
 
 // TestAnotherBusFollows ends a bus and opens another one of the same store, as
@@ -136,8 +121,8 @@ func TestAnotherBusFollows(t *testing.T) {
 	if next.URL() != old.URL() {
 		t.Errorf("it is at %s, was at %s", next.URL(), old.URL())
 	}
-	wait(t, "the instance is back", returned)
-	wait(t, "the gateway's connection of the old process is back", back)
+	await.From(t, "the instance is back", returned)
+	await.From(t, "the gateway's connection of the old process is back", back)
 	awaitSubscribed(t, next)
 	next.Deliver()
 	if m, err := gate.Request("api.x", []byte("2"), time.Second); err != nil || string(m.Data) != "2" {
@@ -197,8 +182,8 @@ func TestResume(t *testing.T) {
 		if err := b.Resume(ctx); err != nil {
 			t.Fatal(err)
 		}
-		wait(t, "the instance is back", returned)
-		wait(t, "the operator is back", back)
+		await.From(t, "the instance is back", returned)
+		await.From(t, "the operator is back", back)
 		awaitSubscribed(t, b)
 		b.Deliver()
 		if _, err := operator.Request("api.x", nil, time.Second); err != nil {
@@ -262,7 +247,7 @@ func TestRequestsBetweenServicesAreKept(t *testing.T) {
 				if err := b.Resume(ctx); err != nil {
 					t.Fatal(err)
 				}
-				wait(t, "the caller is back", noticed)
+				await.From(t, "the caller is back", noticed)
 				turn <- struct{}{}
 				awaitSubscribed(t, b)
 				b.Deliver("api")
@@ -308,7 +293,7 @@ func TestRepliesAreKept(t *testing.T) {
 	if err := b.Resume(ctx); err != nil {
 		t.Fatal(err)
 	}
-	wait(t, "the one who answers is back", back)
+	await.From(t, "the one who answers is back", back)
 	close(answer)
 	awaitSubscribed(t, b)
 	b.Deliver()
@@ -419,7 +404,7 @@ func TestDeliveryLosesNoRequest(t *testing.T) {
 		if err := b.Resume(ctx); err != nil {
 			t.Fatal(err)
 		}
-		wait(t, "the caller is back", noticed)
+		await.From(t, "the caller is back", noticed)
 		awaitSubscribed(t, b)
 		quiet.Unlock()
 		<-time.After(time.Duration(i) * 100 * time.Microsecond) // they ask, and the keeper gets some of it

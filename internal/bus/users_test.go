@@ -9,6 +9,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // guest is a user of the shop.
@@ -99,13 +100,13 @@ func TestUserIsCutWhenRevoked(t *testing.T) {
 	conns := map[string]*nats.Conn{}
 	for _, u := range []User{tower, ship, stays} {
 		conns[u.Name] = dial(t, as(b, u), nats.NoReconnect())
-		until(t, u.Name+" is counted", func() bool { return b.Connections(u.Name) == 1 })
+		await.Until(t, u.Name+" is counted", func() bool { return b.Connections(u.Name) == 1 })
 	}
 	changed := ship
 	changed.Password = "another"
 	setUsers(t, b, changed, hashed)
 	for _, name := range []string{"tower", "ship"} {
-		until(t, name+" is cut", conns[name].IsClosed)
+		await.Until(t, name+" is cut", conns[name].IsClosed)
 	}
 	if err := conns["stays"].Flush(); err != nil {
 		t.Errorf("the user that stays was cut: %v", err)
@@ -125,7 +126,7 @@ func TestUserIsCutWhenExpired(t *testing.T) {
 	if _, err := nats.Connect(b.URL(), nats.UserInfo(past.Name, past.Password)); !errors.Is(err, nats.ErrAuthorization) {
 		t.Errorf("connect as a user that has expired: %v", err)
 	}
-	until(t, "cut", nc.IsClosed)
+	await.Until(t, "cut", nc.IsClosed)
 	if time.Now().Before(tower.Expires) {
 		t.Error("cut too early")
 	}
@@ -142,7 +143,7 @@ func TestUserThatExpiresWhileOthersChange(t *testing.T) {
 	for time.Now().Before(tower.Expires.Add(10 * time.Millisecond)) {
 		setUsers(t, b, tower, guest("ship"))
 	}
-	until(t, "cut", nc.IsClosed)
+	await.Until(t, "cut", nc.IsClosed)
 }
 
 func TestUsersAreThereAfterSuspend(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fairlead/internal/control"
+	"fairlead/test/await"
 )
 
 func TestCloseWhileStreaming(t *testing.T) {
@@ -164,11 +165,12 @@ func TestStartStopStress(t *testing.T) {
 		served := make(chan error, 1)
 		go func() { served <- s.Serve() }()
 		before := answered.Load()
-		for deadline := time.Now().Add(5 * time.Second); answered.Load() == before && time.Now().Before(deadline); {
+		await.Until(t, "a call is answered", func() bool {
 			if c, err := control.Dial(dir); err == nil {
 				_, _ = status(t.Context(), c)
 			}
-		}
+			return answered.Load() > before
+		})
 		if err := errors.Join(s.Close(), <-served); err != nil {
 			t.Error(err)
 		}

@@ -21,6 +21,7 @@ import (
 	"fairlead/internal/gateway/hop"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 func networks(tb testing.TB, list ...string) []netip.Prefix {
@@ -174,11 +175,11 @@ func TestTrustedProxyNamesTheClient(t *testing.T) {
 	if h.Get("X-Forwarded-Proto") != "https" || h.Get("X-Forwarded-Host") != "shop.example" {
 		t.Errorf("the service was told %v", h)
 	}
-	eventually(t, "the access log names the client", func() bool { return strings.Contains(d.log.String(), `"client":"203.0.113.9"`) })
+	await.Until(t, "the access log names the client", func() bool { return strings.Contains(d.log.String(), `"client":"203.0.113.9"`) })
 	if n := d.Refused()["address"]; n != 6 {
 		t.Errorf("%d refusals by address were counted", n)
 	}
-	eventually(t, "the access log says why", func() bool { return strings.Contains(d.log.String(), `"error":"address: `) })
+	await.Until(t, "the access log says why", func() bool { return strings.Contains(d.log.String(), `"error":"address: `) })
 }
 
 // knock asks on a new connection and returns all that comes back. The gateway may
@@ -216,7 +217,7 @@ func TestBansHoldOnKeptConnections(t *testing.T) {
 	if len(d.Bans()) != 1 {
 		t.Error("the ban is not listed")
 	}
-	eventually(t, "the access log says why", func() bool { return strings.Contains(d.log.String(), "ban: 127.0.0.0/8 a secret reason") })
+	await.Until(t, "the access log says why", func() bool { return strings.Contains(d.log.String(), "ban: 127.0.0.0/8 a secret reason") })
 	d.SetBans([]Ban{{Prefix: netip.MustParsePrefix("127.0.0.0/8"), Until: time.Now().Add(-time.Second)}})
 	if get() != 200 || len(d.Bans()) != 0 {
 		t.Error("a ban that is over holds")
@@ -252,7 +253,7 @@ func TestBansCutWhatIsOpen(t *testing.T) {
 	}
 	defer res.Body.Close()
 	_, socket := d.rawWebSocket()
-	eventually(t, "both are open", func() bool { return d.lasting.Len() == 2 })
+	await.Until(t, "both are open", func() bool { return d.lasting.Len() == 2 })
 	d.SetBans([]Ban{{Prefix: netip.MustParsePrefix("203.0.113.0/24")}})
 	if d.lasting.Len() != 2 {
 		t.Error("the ban of another ends them")
@@ -264,7 +265,7 @@ func TestBansCutWhatIsOpen(t *testing.T) {
 	if b, _ := io.ReadAll(res.Body); len(b) > 0 {
 		t.Errorf("the stream got %q", b)
 	}
-	eventually(t, "none is open", func() bool { return d.lasting.Len() == 0 })
+	await.Until(t, "none is open", func() bool { return d.lasting.Len() == 0 })
 	if f := d.Pools()[0].Faults; f.Broken != 0 {
 		t.Error("it counts against the service")
 	}
@@ -360,7 +361,7 @@ func TestRatesAnswer429(t *testing.T) {
 	if n := d.Refused()["rate"]; n != 2 {
 		t.Errorf("%d refusals by rate were counted", n)
 	}
-	eventually(t, "the access log says why", func() bool { return strings.Contains(d.log.String(), `"error":"rate: by route`) })
+	await.Until(t, "the access log says why", func() bool { return strings.Contains(d.log.String(), `"error":"rate: by route`) })
 }
 
 func TestRatesByTokenFollowTheUser(t *testing.T) {

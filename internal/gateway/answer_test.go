@@ -19,6 +19,7 @@ import (
 
 	"fairlead/internal/gateway/encode"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 func decoded(t *testing.T, coding, body string) string {
@@ -166,7 +167,7 @@ func TestAnswersAreCompressed(t *testing.T) {
 	})
 	t.Run("the log counts what went out", func(t *testing.T) {
 		_, body := d.do("GET", "/logged", nil, headers("Accept-Encoding", "gzip"))
-		eventually(t, "the line", func() bool { return strings.Contains(d.log.String(), `"/logged"`) })
+		await.Until(t, "the line", func() bool { return strings.Contains(d.log.String(), `"/logged"`) })
 		_, line, _ := strings.Cut(d.log.String(), `"/logged"`)
 		if !strings.Contains(line, fmt.Sprintf(`"bytes":%d,`, len(body))) {
 			t.Errorf("%d bytes went out, the log says %.100q", len(body), line)

@@ -25,6 +25,7 @@ import (
 	"fairlead/internal/gateway/token/tokentest"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // busGateway is a gateway without a listener in front of a bus.
@@ -263,7 +264,7 @@ func TestBridgeWaitsForAnInstance(t *testing.T) {
 			g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
 			done := make(chan *httptest.ResponseRecorder, 1)
 			go func() { done <- g.do(method, "/x", "") }()
-			bustest.Eventually(t, "the request to wait", func() bool {
+			await.Until(t, "the request to wait", func() bool {
 				p := g.pools["flows"]
 				p.mu.Lock()
 				defer p.mu.Unlock()
@@ -289,7 +290,7 @@ func TestBridgeSubscribedLaterThanReady(t *testing.T) {
 	done := make(chan *httptest.ResponseRecorder, 1)
 	before := g.server.NumSubscriptions()
 	go func() { done <- g.do("POST", "/x", "") }()
-	bustest.Eventually(t, "the request to be sent", func() bool { return g.server.NumSubscriptions() > before })
+	await.Until(t, "the request to be sent", func() bool { return g.server.NumSubscriptions() > before })
 	nc := bustest.Connect(t, g.server)
 	bustest.Subscribe(t, nc, "flows.x", func(m *nats.Msg) { bustest.Respond(t, m, "1") })
 	if w := <-done; w.Code != 200 {
@@ -423,7 +424,7 @@ func TestBridgeDisconnected(t *testing.T) {
 	g.ready("i1")
 	g.server.Shutdown()
 	g.server.WaitForShutdown()
-	bustest.Eventually(t, "the connection to end", func() bool { return !g.opts.Bus.IsConnected() })
+	await.Until(t, "the connection to end", func() bool { return !g.opts.Bus.IsConnected() })
 	if w := g.do("GET", "/x", ""); w.Code != 503 || w.Header().Get("Retry-After") == "" {
 		t.Fatalf("answer is %d", w.Code)
 	}

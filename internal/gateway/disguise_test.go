@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 func TestPathParametersDoNotLeadPastAGuard(t *testing.T) {
@@ -258,5 +259,5 @@ func TestOneClientHoldsNoMoreStreamsThanConnections(t *testing.T) {
 	}
 	close(hold)
 	held.Wait()
-	eventually(t, "places are given back", func() bool { return ask("/") == 200 })
+	await.Until(t, "places are given back", func() bool { return ask("/") == 200 })
 }

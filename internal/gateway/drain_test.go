@@ -15,6 +15,7 @@ import (
 
 	"fairlead/internal/gateway/lasting"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // drainSoon drains an instance whose time is over at once.
@@ -118,7 +119,7 @@ func TestCloseFrameWaitsForTheEndOfAFrame(t *testing.T) {
 	d.SetEndpoints("ws", nil)
 	drained := make(chan error, 1)
 	go func() { drained <- d.drainSoon("ws", "ws-1") }()
-	eventually(t, "the drain to end the tunnel", func() bool {
+	await.Until(t, "the drain to end the tunnel", func() bool {
 		d.mu.Lock()
 		e := d.instances["ws-1"]
 		d.mu.Unlock()
@@ -247,7 +248,7 @@ func TestDrainEndsStreams(t *testing.T) {
 			d.SetEndpoints("api", nil)
 			drained := make(chan error, 1)
 			go func() { drained <- d.drainSoon("api", "api-1") }()
-			eventually(t, "the drain to end the stream", func() bool {
+			await.Until(t, "the drain to end the stream", func() bool {
 				d.mu.Lock()
 				e := d.instances["api-1"]
 				d.mu.Unlock()

@@ -21,6 +21,7 @@ import (
 
 	"fairlead/internal/gateway/certs"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 func TestSecureURL(t *testing.T) {
@@ -147,7 +148,7 @@ func TestRedirectListener(t *testing.T) {
 			t.Error("HSTS over plain HTTP, which browsers ignore")
 		}
 	}
-	eventually(t, "redirects are in the access log", func() bool { return strings.Contains(s.log.String(), `"status":301`) })
+	await.Until(t, "redirects are in the access log", func() bool { return strings.Contains(s.log.String(), `"status":301`) })
 }
 
 func TestEveryProtocolThroughTheDoor(t *testing.T) {
@@ -227,8 +228,8 @@ func TestEveryProtocolThroughTheDoor(t *testing.T) {
 			}
 			leave()
 			res.Body.Close()
-			eventually(t, "nothing is open", func() bool { return s.Open().Requests == 0 })
-			eventually(t, "the protocol is in the access log", func() bool { return strings.Contains(s.log.String(), `"proto":"`+name+`"`) })
+			await.Until(t, "nothing is open", func() bool { return s.Open().Requests == 0 })
+			await.Until(t, "the protocol is in the access log", func() bool { return strings.Contains(s.log.String(), `"proto":"`+name+`"`) })
 		})
 	}
 }
@@ -267,7 +268,7 @@ func TestWebSocketThroughTLS(t *testing.T) {
 	if err != nil || !bytes.Equal(back, sent) {
 		t.Errorf("%d of %d bytes came back, %v", len(back), len(sent), err)
 	}
-	eventually(t, "the tunnel is over", func() bool { return s.Open() == Open{} })
+	await.Until(t, "the tunnel is over", func() bool { return s.Open() == Open{} })
 }
 
 func TestUpgradeIsNotOfferedOverHTTP2(t *testing.T) {
@@ -325,7 +326,7 @@ func TestMalformedRequestGetsAProblem(t *testing.T) {
 	if !strings.HasPrefix(got, "HTTP/1.1 400 ") || !strings.Contains(got, "application/problem+json") || !strings.Contains(got, "X-Request-Id: ") {
 		t.Errorf("answered %q", got)
 	}
-	eventually(t, "it is in the access log", func() bool {
+	await.Until(t, "it is in the access log", func() bool {
 		return strings.Contains(d.log.String(), `"status":400`) && strings.Contains(d.log.String(), `"client":"127.0.0.1"`)
 	})
 }

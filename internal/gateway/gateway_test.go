@@ -197,21 +197,6 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-// eventually polls until cond holds.
-func eventually(tb testing.TB, what string, cond func() bool) {
-	tb.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	limit := time.After(5 * time.Second)
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-limit:
-			tb.Fatalf("timed out waiting: %s", what)
-		}
-	}
-}
-
 func text(s string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, s) }
 }

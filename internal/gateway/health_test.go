@@ -15,6 +15,7 @@ import (
 
 	"fairlead/internal/gateway/balance"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // poolOf is a pool with so many endpoints that nobody listens on.
@@ -134,7 +135,7 @@ func TestWhatCountsAsAFault(t *testing.T) {
 		io.Copy(io.Discard, res.Body)
 		res.Body.Close()
 	}
-	eventually(t, "a cut answer to count", func() bool { return d.Pools()[0].Faults.Broken == 2 })
+	await.Until(t, "a cut answer to count", func() bool { return d.Pools()[0].Faults.Broken == 2 })
 }
 
 func TestSlowStart(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // clientAuthority signs certificates of clients.
@@ -121,7 +122,7 @@ func TestServicesLearnWhoHoldsTheClientsCertificate(t *testing.T) {
 			})
 		}
 	}
-	eventually(t, "the access log names the holder", func() bool {
+	await.Until(t, "the access log names the holder", func() bool {
 		return strings.Contains(s.log.String(), `"certificate":"CN=scanner-7,O=Example"`)
 	})
 	if strings.Contains(s.log.String(), "forged") {

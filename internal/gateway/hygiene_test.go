@@ -15,6 +15,7 @@ import (
 	"fairlead/internal/gateway/upstream"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // mirror answers with the head it got.
@@ -329,7 +330,7 @@ func TestAccessLogLine(t *testing.T) {
 		t.Fatal(res.Status)
 	}
 	d.do("GET", "/nowhere", nil, nil)
-	eventually(t, "two lines", func() bool { return strings.Count(d.log.String(), "\n") == 2 })
+	await.Until(t, "two lines", func() bool { return strings.Count(d.log.String(), "\n") == 2 })
 	var lines []map[string]any
 	for dec := json.NewDecoder(strings.NewReader(d.log.String())); dec.More(); {
 		var line map[string]any

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 func TestExternalService(t *testing.T) {
@@ -29,9 +30,9 @@ func TestExternalService(t *testing.T) {
 		t.Errorf("%s %q", res.Status, body)
 	}
 	apply(one.Listener.Addr().String(), two.Listener.Addr().String())
-	eventually(t, "both to be there", func() bool { return len(d.Pools()[0].Endpoints) == 2 })
+	await.Until(t, "both to be there", func() bool { return len(d.Pools()[0].Endpoints) == 2 })
 	one.Close()
-	eventually(t, "the one that ended to leave", func() bool { return len(d.Pools()[0].Endpoints) == 1 })
+	await.Until(t, "the one that ended to leave", func() bool { return len(d.Pools()[0].Endpoints) == 1 })
 	if res, body := d.do("GET", "/", nil, nil); body != "two" {
 		t.Errorf("%s %q", res.Status, body)
 	}
@@ -81,6 +82,6 @@ func TestExternalInstanceComesBackAtItsAddress(t *testing.T) {
 			t.Errorf("%s %q", res.Status, body)
 		}
 		s.Close()
-		eventually(t, "it to leave", func() bool { return len(d.Pools()[0].Endpoints) == 0 })
+		await.Until(t, "it to leave", func() bool { return len(d.Pools()[0].Endpoints) == 0 })
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"fairlead/internal/gateway/meter"
 	"fairlead/internal/gateway/upstream"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 func TestLeastOutstandingTakesTurns(t *testing.T) {
@@ -128,7 +129,7 @@ func TestRequestWaitsForAnInstance(t *testing.T) {
 	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, nil)
 	ep := serviceOf(t, "api-1", text("here"))
 	go func() {
-		eventually(t, "the request to wait", func() bool {
+		await.Until(t, "the request to wait", func() bool {
 			d.mu.Lock()
 			p := d.pools["api"]
 			d.mu.Unlock()
@@ -256,7 +257,7 @@ func TestStaleConnectionsAreNotUsed(t *testing.T) {
 		if res, _ := d.do("POST", "/", strings.NewReader("x"), nil); res.StatusCode != http.StatusOK {
 			t.Fatal(res.Status)
 		}
-		eventually(t, "the end to arrive", func() bool { return u.Live() == 0 })
+		await.Until(t, "the end to arrive", func() bool { return u.Live() == 0 })
 	}
 }
 
@@ -304,7 +305,7 @@ func TestClientThatLeavesFreesTheService(t *testing.T) {
 	<-arrived
 	c.Close()
 	<-left
-	eventually(t, "the log", func() bool { return strings.Contains(d.log.String(), `"status":499`) })
+	await.Until(t, "the log", func() bool { return strings.Contains(d.log.String(), `"status":499`) })
 	if d.Failed("api") != 0 {
 		t.Error("counts as the service's failure")
 	}
@@ -833,7 +834,7 @@ func TestSwapUnderLoad(t *testing.T) {
 			}
 		}
 	}
-	eventually(t, "some load", func() bool { return served.Load() > 200 })
+	await.Until(t, "some load", func() bool { return served.Load() > 200 })
 	cancel()
 	wg.Wait()
 }

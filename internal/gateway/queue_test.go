@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 func TestQueueIsFirstInFirstOut(t *testing.T) {
@@ -138,7 +139,7 @@ func TestConcurrencyOfAPool(t *testing.T) {
 	}
 	<-arrived
 	<-arrived
-	eventually(t, "one to wait", func() bool { return d.Pools()[0].Queued == 1 })
+	await.Until(t, "one to wait", func() bool { return d.Pools()[0].Queued == 1 })
 	res, _ := d.do("GET", "/", nil, nil)
 	if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" {
 		t.Errorf("beyond the queue: %s %v", res.Status, res.Header)

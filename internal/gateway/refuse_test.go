@@ -6,6 +6,7 @@ import (
 
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // What the engine refuses is answered and logged like everything else.
@@ -31,7 +32,7 @@ func TestMalformedRequestsAreAnsweredAndLogged(t *testing.T) {
 			if !ok || !wire.ValidRequestID(id) {
 				t.Fatalf("no request id in %.400q", got)
 			}
-			eventually(t, "the log line", func() bool { return strings.Contains(d.log.String(), id) })
+			await.Until(t, "the log line", func() bool { return strings.Contains(d.log.String(), id) })
 			for line := range strings.SplitSeq(d.log.String(), "\n") {
 				if strings.Contains(line, id) && (!strings.Contains(line, `"status":`+tt.status) || !strings.Contains(line, tt.logged)) {
 					t.Errorf("logged %.400s", line)

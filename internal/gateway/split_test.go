@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // answering is an instance that answers with its own id.
@@ -100,7 +101,7 @@ func TestAServiceWithoutInstancesGetsNothingWhileAnotherHasSome(t *testing.T) {
 			done <- res.Status
 		}()
 	}
-	eventually(t, "requests to wait", func() bool { return d.open.Load() == 4 })
+	await.Until(t, "requests to wait", func() bool { return d.open.Load() == 4 })
 	d.SetEndpoints("api", []Endpoint{api})
 	for range 4 {
 		if status := <-done; status != "200 OK" {

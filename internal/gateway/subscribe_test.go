@@ -16,6 +16,7 @@ import (
 
 	"fairlead/internal/gateway/live"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // air is a bus of a test that keeps nothing.
@@ -258,5 +259,5 @@ func TestSubscribersAreCounted(t *testing.T) {
 	}
 	_ = a.CloseNow()
 	_ = b.CloseNow()
-	eventually(t, "they have left", func() bool { return d.Subscribers()["/live"] == 0 })
+	await.Until(t, "they have left", func() bool { return d.Subscribers()["/live"] == 0 })
 }

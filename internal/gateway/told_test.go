@@ -13,6 +13,7 @@ import (
 	"fairlead/internal/gateway/bridge/bustest"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // The tests of this file are about what clients are told when no service answers.
@@ -115,7 +116,7 @@ func TestStoppedServiceIsTold(t *testing.T) {
 // waitFor waits until n requests wait for an instance.
 func waitFor(tb testing.TB, g *Gateway, service string, n int) {
 	tb.Helper()
-	eventually(tb, "requests to wait", func() bool {
+	await.Until(tb, "requests to wait", func() bool {
 		g.mu.Lock()
 		p := g.pools[service]
 		g.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 
 	"fairlead/internal/bus"
 	"fairlead/internal/control"
+	"fairlead/test/await"
 )
 
 // hub is a NATS server that something else runs; users of its leaf nodes log in with a
@@ -42,7 +43,7 @@ func newHub(t *testing.T) hub {
 		s.Shutdown()
 		s.WaitForShutdown()
 	})
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(await.Patience) {
 		t.Fatal("the hub does not start")
 	}
 	at := url.URL{Scheme: "nats", User: url.UserPassword("small", "hunter2"), Host: net.JoinHostPort("127.0.0.1", fmt.Sprint(o.LeafNode.Port))}
@@ -115,7 +116,7 @@ func TestSystemOnABusElsewhere(t *testing.T) {
 		t.Errorf("the state was forgotten: revision %d", st.Revision)
 	}
 	h.Shutdown()
-	eventually(t, func() bool { return n.Status().BusFault != "" })
+	await.Until(t, "the fault of the bus is told", func() bool { return n.Status().BusFault != "" })
 	if _, err := verb[[]control.Queue](f, control.VerbQueues, nil); err == nil || !strings.Contains(err.Error(), "queues cannot be reached") {
 		t.Errorf("queues of a server that is gone: %v", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"fairlead/test/await"
 )
 
 func TestLockNamesTheLivingHolder(t *testing.T) {
@@ -90,7 +92,7 @@ func TestZombieIsNotAlive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() bool { return startTicks(p.Pid) == 0 }) // ended, not yet waited for
+	await.Until(t, "it ends, and is not yet waited for", func() bool { return startTicks(p.Pid) == 0 })
 	if _, err := p.Wait(); err != nil {
 		t.Fatal(err)
 	}

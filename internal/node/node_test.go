@@ -20,6 +20,7 @@ import (
 	"fairlead/internal/control"
 	"fairlead/internal/system"
 	"fairlead/service"
+	"fairlead/test/await"
 )
 
 // The test binary plays every part: the test, the keeper, and the instances.
@@ -220,7 +221,7 @@ func TestSystemAnswersOverTheBusAndOverHTTP(t *testing.T) {
 	if len(st.Services) != 1 || st.Services[0].Ready != 2 || st.Revision != 1 || st.System != "small" {
 		t.Errorf("status is %+v", st)
 	}
-	eventually(t, func() bool { // the bus's counts are some milliseconds old
+	await.Until(t, "the requests are counted", func() bool { // the bus's counts are some milliseconds old
 		var served uint64
 		for _, i := range n.Status().Services[0].Instance {
 			served += i.Requests
@@ -356,7 +357,7 @@ func TestVerbsWaitUntilTheSystemHasStarted(t *testing.T) {
 	t.Cleanup(func() { _ = n.Stop(context.Background()) })
 	started := make(chan error, 1)
 	go func() { started <- n.Start(context.Background()) }()
-	eventually(t, func() bool { return len(f.told(control.EventBuilding)) > 0 })
+	await.Until(t, "it builds", func() bool { return len(f.told(control.EventBuilding)) > 0 })
 	waits := make(chan string, 8)
 	done := make(chan error, 1)
 	go func() {
@@ -389,7 +390,7 @@ func TestDownEndsAStart(t *testing.T) {
 	f.node = n
 	started := make(chan error, 1)
 	go func() { started <- n.Start(context.Background()) }()
-	eventually(t, func() bool { return len(f.told(control.EventBuilding)) > 0 })
+	await.Until(t, "it builds", func() bool { return len(f.told(control.EventBuilding)) > 0 })
 	must[control.DownReply](t)(verb[control.DownReply](f, control.VerbDown, control.Empty{}))
 	if err := <-started; !errors.Is(err, ErrDown) {
 		t.Errorf("start ended with %v, want ErrDown", err)
@@ -734,28 +735,12 @@ func (f *fixture) load() (stop func()) {
 	}
 	more := func() {
 		before := sent.Load()
-		eventually(f.t, func() bool { return sent.Load() > before+200 })
+		await.Until(f.t, "more is sent", func() bool { return sent.Load() > before+200 })
 	}
 	more()
 	return func() {
 		more()
 		cancel()
 		wg.Wait()
-	}
-}
-
-// eventually waits for a condition.
-func eventually(t *testing.T, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatal("the condition did not come true in 30 s")
-		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/control"
+	"fairlead/test/await"
 	"fairlead/test/certificate"
 )
 
@@ -84,7 +85,7 @@ func TestUsersComeInFromOutside(t *testing.T) {
 	t.Setenv("TOWER", "second password")
 	must[control.ReloadReply](t)(verb[control.ReloadReply](f, control.VerbReload, control.ReloadRequest{}))
 	for way, nc := range conns {
-		eventually(t, nc.IsClosed)
+		await.Until(t, way+" is cut", nc.IsClosed)
 		if nc, err := f.ways(address, "first password")[way](); err == nil {
 			nc.Close()
 			t.Errorf("%s: the former password is taken", way)

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/control"
+	"fairlead/test/await"
 )
 
 func TestUsersOfTheBusSurviveARestart(t *testing.T) {
@@ -41,7 +42,7 @@ func TestUsersOfTheBusSurviveARestart(t *testing.T) {
 	if gone.Name != "tower" {
 		t.Errorf("%+v was revoked", gone)
 	}
-	eventually(t, nc.IsClosed)
+	await.Until(t, "the revoked user is cut", nc.IsClosed)
 	if _, err := connect(); !errors.Is(err, nats.ErrAuthorization) {
 		t.Errorf("connect after the revocation: %v", err)
 	}

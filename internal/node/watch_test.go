@@ -8,6 +8,7 @@ import (
 
 	"fairlead/internal/control"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // source writes a file of the fixture's folder.
@@ -60,7 +61,7 @@ secrets: {TOKEN`)
 	before := ids()
 
 	f.source("src/a", "two")
-	eventually(t, func() bool { is := ids(); return is["echo"] != before["echo"] && is["echo"] != "" })
+	await.Until(t, "echo is replaced", func() bool { is := ids(); return is["echo"] != before["echo"] && is["echo"] != "" })
 	if is := ids(); is["other"] != before["other"] {
 		t.Errorf("a service that nobody touched was replaced: %v, %v", before, is)
 	}
@@ -71,7 +72,7 @@ secrets: {TOKEN`)
 	// A failed build leaves the old one serving and shows why.
 	before = ids()
 	f.source("src/a", "broken")
-	eventually(t, func() bool { return f.toldText(control.EventWarning, "build echo") })
+	await.Until(t, "the failed build is told", func() bool { return f.toldText(control.EventWarning, "build echo") })
 	if code, _ := f.get("/http"); code != 200 || ids()["echo"] != before["echo"] {
 		t.Errorf("after a failed build: %d, %v, %v", code, before, ids())
 	}
@@ -81,11 +82,11 @@ secrets: {TOKEN`)
 
 	// A changed file is applied; one with a fault is not.
 	f.source("src/a", "three")
-	eventually(t, func() bool { return ids()["echo"] != before["echo"] && ids()["echo"] != "" })
+	await.Until(t, "echo is replaced", func() bool { return ids()["echo"] != before["echo"] && ids()["echo"] != "" })
 	f.edit("routes:\n", "routes:\n  GET /also: {request: echo.say}\n")
-	eventually(t, func() bool { code, _ := f.get("/also"); return code == 200 })
+	await.Until(t, "the new route answers", func() bool { code, _ := f.get("/also"); return code == 200 })
 	f.edit("GET /also:", "GET /also: {}\n  GET /more:")
-	eventually(t, func() bool { return f.toldText(control.EventWarning, "exactly one of") })
+	await.Until(t, "the fault is told", func() bool { return f.toldText(control.EventWarning, "exactly one of") })
 	if code, _ := f.get("/also"); code != 200 {
 		t.Errorf("the file with a fault was applied: %d", code)
 	}
@@ -94,7 +95,7 @@ secrets: {TOKEN`)
 	f.edit("GET /also: {}\n  GET /more:", "GET /also:")
 	before = ids()
 	f.source("other/b", "two")
-	eventually(t, func() bool { return ids()["other"] != before["other"] && ids()["other"] != "" })
+	await.Until(t, "other is replaced", func() bool { return ids()["other"] != before["other"] && ids()["other"] != "" })
 	if is := ids(); is["echo"] != before["echo"] {
 		t.Errorf("a service that nobody touched was replaced: %v, %v", before, is)
 	}

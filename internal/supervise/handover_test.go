@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"fairlead/internal/supervise/process"
+	"fairlead/test/await"
 )
 
 // successor is a supervisor that has adopted what w ran, with a host of its own.
@@ -78,7 +79,7 @@ func TestAdopted(t *testing.T) {
 	}) {
 		t.Errorf("instances were\n%+v, are\n%+v", before, after)
 	}
-	eventually(t, "all are admitted", func() bool { return len(next.host.serving()) == 4 })
+	await.Until(t, "all are admitted", func() bool { return len(next.host.serving()) == 4 })
 	if events := next.seen(); len(events) > 0 {
 		t.Errorf("events of what did not change: %+v", events)
 	}
@@ -102,7 +103,7 @@ func TestAdopted(t *testing.T) {
 	if err := syscall.Kill(victim.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "another idle takes traffic", func() bool {
+	await.Until(t, "another idle takes traffic", func() bool {
 		i := next.instance(t, "idle")
 		return i.ID != victim.ID && i.State == Ready && i.Restarts == 1
 	})
@@ -120,7 +121,7 @@ func TestAdoptedTwice(t *testing.T) {
 	if err := w.Launch(t.Context(), []Spec{spec("idle", 1, "idle"), httpSpec("later", 1, "exit-when", flag)}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "one is ready, one waits", func() bool {
+	await.Until(t, "one is ready, one waits", func() bool {
 		all := w.Instances()
 		return len(all) == 2 && all[0].State == Ready && all[1].State == Backoff
 	})
@@ -132,7 +133,7 @@ func TestAdoptedTwice(t *testing.T) {
 	if err := os.WriteFile(flag, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "both are ready", func() bool {
+	await.Until(t, "both are ready", func() bool {
 		return third.instance(t, "idle").State == Ready && third.instance(t, "later").State == Ready
 	})
 	if a, b := w.KeeperPID(), third.KeeperPID(); a != b {
@@ -172,7 +173,7 @@ func TestFrozen(t *testing.T) {
 	if err := syscall.Kill(victim.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is reaped", func() bool {
+	await.Until(t, "it is reaped", func() bool {
 		_, err := process.Read(victim.PID)
 		return err != nil
 	})
@@ -181,7 +182,7 @@ func TestFrozen(t *testing.T) {
 	}
 	w.Thaw()
 	_ = link.Close()
-	eventually(t, "there is a successor", func() bool {
+	await.Until(t, "there is a successor", func() bool {
 		i := w.instance(t, "port")
 		return i.ID != victim.ID && i.State == Ready
 	})
@@ -195,7 +196,7 @@ func TestFreezeWaitsForWhoGoes(t *testing.T) {
 	w.await(t)
 	done := make(chan error, 1)
 	go func() { done <- w.Scale(t.Context(), "hang", 0) }()
-	eventually(t, "it drains", func() bool { return w.instance(t, "hang").State == Draining })
+	await.Until(t, "it drains", func() bool { return w.instance(t, "hang").State == Draining })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, _, err := w.Freeze(ctx); !errors.Is(err, ErrUnsteady) {
@@ -223,7 +224,7 @@ func TestKeeperOfAnotherEnds(t *testing.T) {
 	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "another keeper runs another instance", func() bool {
+	await.Until(t, "another keeper runs another instance", func() bool {
 		k := next.KeeperPID()
 		return k != 0 && k != old && next.instance(t, "idle").State == Ready
 	})

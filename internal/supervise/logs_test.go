@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"fairlead/internal/supervise/process"
+	"fairlead/test/await"
 )
 
 func TestLogsFollowTheServiceThroughARestart(t *testing.T) {
@@ -44,10 +45,10 @@ func TestLogsFollowTheServiceThroughARestart(t *testing.T) {
 	}
 	old := w.Instances()
 	for _, i := range old {
-		eventually(t, i.ID+" began", wrote(i.ID, "begin"))
+		await.Until(t, i.ID+" began", wrote(i.ID, "begin"))
 	}
 	syscall.Kill(old[0].PID, syscall.SIGUSR1)
-	eventually(t, "a new line comes", wrote(old[0].ID, "used"))
+	await.Until(t, "a new line comes", wrote(old[0].ID, "used"))
 	if _, err := w.Restart(t.Context(), "s"); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +57,7 @@ func TestLogsFollowTheServiceThroughARestart(t *testing.T) {
 		if i.ID == old[1].ID {
 			want = "asked to end"
 		}
-		eventually(t, i.ID+" wrote "+want, wrote(i.ID, want))
+		await.Until(t, i.ID+" wrote "+want, wrote(i.ID, want))
 	}
 	cancel()
 	if err := <-done; err != nil {

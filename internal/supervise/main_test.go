@@ -314,16 +314,3 @@ var testBinary = sync.OnceValue(func() string {
 	}
 	return path
 })
-
-// eventually waits for a condition.
-func eventually(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	limit := time.After(20 * time.Second)
-	for !ok() {
-		select {
-		case <-limit:
-			tb.Fatalf("it did not come to pass: %s", what)
-		case <-time.After(2 * time.Millisecond):
-		}
-	}
-}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fairlead/internal/supervise/process"
+	"fairlead/test/await"
 )
 
 // nodeMain is a node that a test kills.
@@ -108,7 +109,7 @@ func TestNodeIsKilled(t *testing.T) {
 		t.Error("the folder is not locked while the keeper ends the instances")
 	}
 	var lock *os.File
-	eventually(t, "the folder can be locked again", func() bool {
+	await.Until(t, "the folder can be locked again", func() bool {
 		var err error
 		lock, err = lockFolder(dir)
 		return err == nil
@@ -118,7 +119,7 @@ func TestNodeIsKilled(t *testing.T) {
 	if left := marked(t, dataID); len(left) != 0 {
 		t.Errorf("left behind: %+v", left)
 	}
-	eventually(t, "the keeper has ended", func() bool { s, err := process.Read(keeperPID); return err != nil || s.Dead() })
+	await.Until(t, "the keeper has ended", func() bool { s, err := process.Read(keeperPID); return err != nil || s.Dead() })
 }
 
 func TestNodeAndKeeperAreKilled(t *testing.T) {
@@ -128,7 +129,7 @@ func TestNodeAndKeeperAreKilled(t *testing.T) {
 	syscall.Kill(keeperPID, syscall.SIGKILL)
 	node.Process.Kill()
 	node.Wait()
-	eventually(t, "the direct children died with the keeper", func() bool { return len(marked(t, dataID)) == 5 })
+	await.Until(t, "the direct children died with the keeper", func() bool { return len(marked(t, dataID)) == 5 })
 	// The next run finds those that had gone their own ways.
 	w := newWorld(t, func(o *Options) { o.Dir = dir })
 	if w.dataID != dataID {
@@ -189,7 +190,7 @@ func TestKeeperIsKilled(t *testing.T) {
 	old := w.KeeperPID()
 	begin := time.Now()
 	syscall.Kill(old, syscall.SIGKILL)
-	eventually(t, "all serve again under another keeper", func() bool {
+	await.Until(t, "all serve again under another keeper", func() bool {
 		serving := w.host.serving()
 		for _, i := range before {
 			if _, still := serving[i.ID]; still {

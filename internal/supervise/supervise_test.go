@@ -18,6 +18,7 @@ import (
 
 	"fairlead/internal/supervise/process"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // launch starts specs and waits until they are ready.
@@ -231,7 +232,7 @@ func TestRestartStopFirstThatFailsIsTriedAgain(t *testing.T) {
 		t.Errorf("the instance that was not replaced is gone: %v", w.of("web"))
 	}
 	os.WriteFile(gate, nil, 0o600)
-	eventually(t, "a new instance is ready", func() bool { return len(w.host.serving()) == 2 })
+	await.Until(t, "a new instance is ready", func() bool { return len(w.host.serving()) == 2 })
 	w.await(t)
 }
 
@@ -329,13 +330,13 @@ func TestForeignListenerOnThePortIsNotBelieved(t *testing.T) {
 	if err := w.Launch(t.Context(), []Spec{httpSpec("deaf", 1, "deaf")}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the instance runs", func() bool { i := w.Instances(); return len(i) == 1 && i[0].PID != 0 })
+	await.Until(t, "the instance runs", func() bool { i := w.Instances(); return len(i) == 1 && i[0].PID != 0 })
 	thief, err := net.Listen("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer thief.Close()
-	eventually(t, "status says who holds the port", func() bool {
+	await.Until(t, "status says who holds the port", func() bool {
 		return strings.Contains(w.instance(t, "deaf").Reason, "is held by a process that is not of the instance")
 	})
 	if s := w.instance(t, "deaf").State; s != Starting {
@@ -350,7 +351,7 @@ func TestRegisteredOnTheBus(t *testing.T) {
 	if err := w.Launch(t.Context(), []Spec{s}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "status says what is missing", func() bool {
+	await.Until(t, "status says what is missing", func() bool {
 		all := w.Instances()
 		return len(all) == 1 && all[0].Reason == "has not connected to the bus"
 	})
@@ -371,7 +372,7 @@ func TestWhatNeverWasReadyDoesNotDrain(t *testing.T) {
 	if err := w.Launch(t.Context(), []Spec{late, spec("coming", 1, "idle")}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is tried again", func() bool {
+	await.Until(t, "it is tried again", func() bool {
 		fell := func(e Event) bool { return e.Kind != Backoff }
 		return len(slices.DeleteFunc(w.seen(), fell)) > 1
 	})
@@ -415,9 +416,9 @@ func TestEndsAndIsStartedAgain(t *testing.T) {
 	before := w.instance(t, "web")
 	begin := time.Now()
 	syscall.Kill(before.PID, syscall.SIGKILL)
-	eventually(t, "the host is told", func() bool { return slices.Contains(w.host.said(), "gone "+before.ID) })
+	await.Until(t, "the host is told", func() bool { return slices.Contains(w.host.said(), "gone "+before.ID) })
 	t.Logf("gone was told after %v", time.Since(begin))
-	eventually(t, "there are two again", func() bool { return len(w.host.serving()) == 2 })
+	await.Until(t, "there are two again", func() bool { return len(w.host.serving()) == 2 })
 	after := w.instance(t, "web")
 	if after.ID == before.ID || after.Restarts != 1 {
 		t.Errorf("its successor is %+v", after)
@@ -437,7 +438,7 @@ func TestUnhealthyIsReplaced(t *testing.T) {
 	w.launch(t, s)
 	before := w.instance(t, "web")
 	fetch(t, before.Endpoint, "/break")
-	eventually(t, "another one serves", func() bool {
+	await.Until(t, "another one serves", func() bool {
 		for id := range w.host.serving() {
 			return id != before.ID
 		}
@@ -467,7 +468,7 @@ func TestExitsAtOnceUntilItFails(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `exited with code 3: "panic: cannot go on"; 4 times in a row, next try in`) {
 		t.Errorf("await says %v", err)
 	}
-	eventually(t, "it is tried further", func() bool {
+	await.Until(t, "it is tried further", func() bool {
 		n := 0
 		for _, e := range w.seen() {
 			if e.Kind == Starting {
@@ -634,7 +635,7 @@ func TestChange(t *testing.T) {
 		}
 		fresh := c.Ready()[0]
 		syscall.Kill(fresh.PID, syscall.SIGKILL)
-		eventually(t, "it is gone", func() bool { return slices.Contains(w.host.said(), "gone "+fresh.ID) })
+		await.Until(t, "it is gone", func() bool { return slices.Contains(w.host.said(), "gone "+fresh.ID) })
 		if _, err := c.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -735,7 +736,7 @@ func TestTreeOfAnInstanceThatDiedIsEnded(t *testing.T) {
 	w.launch(t, httpSpec("fork", 1, "fork"))
 	i := w.instance(t, "fork")
 	syscall.Kill(i.PID, syscall.SIGKILL)
-	eventually(t, "its successor serves", func() bool { s := w.host.serving(); return len(s) == 1 && s[i.ID].ID == "" })
+	await.Until(t, "its successor serves", func() bool { s := w.host.serving(); return len(s) == 1 && s[i.ID].ID == "" })
 	table, err := process.All()
 	if err != nil {
 		t.Fatal(err)

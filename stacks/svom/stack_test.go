@@ -30,6 +30,7 @@ import (
 
 	"fairlead/stacks/svom/message"
 	"fairlead/stacks/svom/notice"
+	"fairlead/test/await"
 	"fairlead/test/stage"
 )
 
@@ -148,18 +149,6 @@ func (s *stack) ask(t *testing.T, method, path, body string, header ...string) (
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(b)
-}
-
-// eventually waits for a condition.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(time.Minute); !ok(); <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("it did not come to pass: %s", what)
-		}
-	}
 }
 
 // input are notices as they come: the real ones where there are some, and invented
@@ -283,7 +272,7 @@ func (s *stack) testWrong(t *testing.T) {
 
 func (s *stack) testHeartbeats(t *testing.T) {
 	for subject, name := range map[string]string{"activity.infrastructure": "VHF_RECEIVER", "activity.core_program": "BURSTS"} {
-		eventually(t, name+" has told that it runs", func() bool {
+		await.Until(t, name+" has told that it runs", func() bool {
 			out, _ := s.run(t, "queue", subject, "peek")
 			return strings.Contains(out, name)
 		})
@@ -392,7 +381,7 @@ func (s *stack) testNotices(t *testing.T) {
 
 			All []notice.Notice
 		}
-		eventually(t, fmt.Sprintf("burst %s has %d notices", id, len(ids)), func() bool {
+		await.Until(t, fmt.Sprintf("burst %s has %d notices", id, len(ids)), func() bool {
 			status, body := s.ask(t, http.MethodGet, "/api/bursts/"+id, "")
 			if status == http.StatusNotFound {
 				return false
@@ -414,7 +403,7 @@ func (s *stack) testNotices(t *testing.T) {
 		}
 	}
 	told := map[string]int{}
-	eventually(t, "what follows from every notice was told", func() bool {
+	await.Until(t, "what follows from every notice was told", func() bool {
 		told = s.told(t)
 		for id, ids := range want {
 			if told[id] < len(ids) {
@@ -545,7 +534,7 @@ func (s *stack) testNatsio(t *testing.T) {
 	if out, ok := s.run(t, "upgrade"); !ok {
 		t.Fatalf("upgrade: %s", out)
 	}
-	eventually(t, "the client is connected again", nc.IsConnected)
+	await.Until(t, "the client is connected again", nc.IsConnected)
 	// The first is acknowledged; the others come again.
 	for _, numbers := range [][]int{{0, 1, 2}, {1, 2}} {
 		c, err := js.Consumer(t.Context(), granted.Consumers[0].Stream, granted.Consumers[0].Consumer)

@@ -229,7 +229,7 @@ func (p *Page) Until(t *testing.T, condition string) {
 		const look = () => { if (%s) done(true); else if (Date.now() > end) done(false); else requestAnimationFrame(look); };
 		look();
 	})`, condition)
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		var is bool
 		// In the middle of a navigation there is nothing to evaluate in.
 		if err := p.JS(t, wait, &is); err == nil && is {

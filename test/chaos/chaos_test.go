@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"fairlead/test/await"
 	"fairlead/test/stage"
 )
 
@@ -360,7 +361,7 @@ func (w *world) kill() error {
 				if err := syscall.Kill(i.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 					return err
 				}
-				stage.Eventually(w.T, "a killed instance has ended", func() bool { return !stage.Alive(i.PID) })
+				await.Until(w.T, "a killed instance has ended", func() bool { return !stage.Alive(i.PID) })
 				w.mu.Lock()
 				w.kills[len(w.kills)-1].to = time.Now()
 				w.mu.Unlock()

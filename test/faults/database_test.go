@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"fairlead/internal/control"
+	"fairlead/test/await"
 	"fairlead/test/stage"
 )
 
@@ -79,7 +80,7 @@ func TestDatabaseLocked(t *testing.T) {
 	a.refused(t, 504, "did not answer in time")
 	waiting := make(chan answer)
 	go func() { waiting <- w.ask("POST", "/notes", `{"text": "patient"}`, "Content-Type", media) }()
-	stage.Eventually(t, "the writer waits at the service", func() bool {
+	await.Until(t, "the writer waits at the service", func() bool {
 		return requests(w.Service("notes")) >= 8 // 1 + 5 + 1 + 1
 	})
 	if err := tx.Rollback(); err != nil {
@@ -187,7 +188,7 @@ func TestDatabaseDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Start()
-	stage.Eventually(t, "status says why the service does not run", func() bool {
+	await.Until(t, "status says why the service does not run", func() bool {
 		_, out := w.Command("status")
 		return containsAll(out, `open database "notes"`, "not a database")
 	})

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"fairlead/test/stage"
+	"fairlead/test/await"
 )
 
 // TestServiceDiesDuringARequest: what may be repeated is, and its client sees
@@ -75,7 +75,7 @@ routes:
 			} else {
 				a.refused(t, tt.status, tt.detail)
 			}
-			stage.Eventually(t, "the dead one is replaced", func() bool { return last() == before+1 })
+			await.Until(t, "the dead one is replaced", func() bool { return last() == before+1 })
 		})
 	}
 	for method, status := range map[string]int{"GET": 200, "POST": 502} {

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"fairlead/test/await"
 	"fairlead/test/stage"
 )
 
@@ -74,7 +75,7 @@ type answer struct {
 
 func (a answer) String() string { return fmt.Sprintf("%d %s", a.status, a.body) }
 
-var client = &http.Client{Timeout: stage.Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+var client = &http.Client{Timeout: await.Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
 
 // ask sends a request through the door; header lists names and values.
 func (w *world) ask(method, path, body string, header ...string) answer {

@@ -20,7 +20,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/wire"
-	"fairlead/test/stage"
+	"fairlead/test/await"
 )
 
 // guarded has the commerce system's own service for tokens.
@@ -284,7 +284,7 @@ func TestForgedIdentity(t *testing.T) {
 		for what, value := range values {
 			m := nats.NewMsg("clerk.who")
 			m.Header.Set(wire.HeaderIdentity, value)
-			reply, err := nc.RequestMsg(m, stage.Patience)
+			reply, err := nc.RequestMsg(m, await.Patience)
 			if err != nil || reply.Header.Get(wire.HeaderErrorCode) != "401" || reply.Header.Get(wire.HeaderError) != "the identity is not valid" {
 				t.Errorf("%s: %v %v, want 401", what, reply, err)
 			}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"fairlead/internal/control"
+	"fairlead/test/await"
 	"fairlead/test/stage"
 )
 
@@ -89,7 +90,7 @@ func downed(t *testing.T, w *world, st control.Status) {
 func nodeKilled(t *testing.T, w *world, st control.Status) {
 	t.Helper()
 	w.Kill()
-	stage.Eventually(t, "the keeper has ended all that ran, and itself", func() bool { return len(w.Processes()) == 0 && !stage.Alive(st.KeeperPID) })
+	await.Until(t, "the keeper has ended all that ran, and itself", func() bool { return len(w.Processes()) == 0 && !stage.Alive(st.KeeperPID) })
 }
 
 func keeperKilled(t *testing.T, w *world, st control.Status) {
@@ -98,7 +99,7 @@ func keeperKilled(t *testing.T, w *world, st control.Status) {
 	if err := syscall.Kill(st.KeeperPID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	stage.Eventually(t, "nothing of the old instances is left", func() bool {
+	await.Until(t, "nothing of the old instances is left", func() bool {
 		now := w.Processes()
 		for pid := range before {
 			if _, still := now[pid]; still && pid != st.PID {
@@ -107,7 +108,7 @@ func keeperKilled(t *testing.T, w *world, st control.Status) {
 		}
 		return true
 	})
-	stage.Eventually(t, "there is another keeper", func() bool {
+	await.Until(t, "there is another keeper", func() bool {
 		now, err := w.Status()
 		return err == nil && now.KeeperPID != 0 && now.KeeperPID != st.KeeperPID
 	})
@@ -126,7 +127,7 @@ func bothKilled(t *testing.T, w *world, st control.Status) {
 		t.Fatal(err)
 	}
 	w.Kill()
-	stage.Eventually(t, "the instances ended with the keeper", func() bool {
+	await.Until(t, "the instances ended with the keeper", func() bool {
 		now := w.Processes()
 		for _, i := range st.Services[0].Instance {
 			if _, still := now[i.PID]; still {

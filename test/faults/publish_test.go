@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"fairlead/test/stage"
+	"fairlead/test/await"
 )
 
 const publishing = `
@@ -120,7 +120,7 @@ func TestKilledWhileClientsPublishNoReceiptIsWrong(t *testing.T) {
 				}
 			})
 		}
-		stage.Eventually(t, "100 messages are acknowledged", func() bool {
+		await.Until(t, "100 messages are acknowledged", func() bool {
 			mu.Lock()
 			defer mu.Unlock()
 			return count >= 100

@@ -14,7 +14,7 @@ import (
 
 	"fairlead/internal/control"
 	"fairlead/service"
-	"fairlead/test/stage"
+	"fairlead/test/await"
 )
 
 const collecting = `
@@ -87,7 +87,7 @@ func TestKilledWhileMessagesAreHandledNoneIsLost(t *testing.T) {
 		}
 		return none
 	}
-	stage.Eventually(t, "all are collected", func() bool { return len(missing()) == 0 })
+	await.Until(t, "all are collected", func() bool { return len(missing()) == 0 })
 
 	queue := func() (q control.Queue) {
 		code, out := w.Command("queue", "data.vhf", "--json")
@@ -96,7 +96,7 @@ func TestKilledWhileMessagesAreHandledNoneIsLost(t *testing.T) {
 		}
 		return q
 	}
-	stage.Eventually(t, "all is acknowledged, and the poison is a dead letter", func() bool {
+	await.Until(t, "all is acknowledged, and the poison is a dead letter", func() bool {
 		q := queue()
 		return len(q.Consumers) == 1 && q.Consumers[0].Name == "collector_collect" && q.Consumers[0].Lag == 0 && q.Consumers[0].Unacked == 0 && q.Dead == 1
 	})
@@ -109,7 +109,7 @@ func TestKilledWhileMessagesAreHandledNoneIsLost(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "collector_collect gets") {
 		t.Errorf("replay: %d %s", code, out)
 	}
-	stage.Eventually(t, "all are collected once more", func() bool { return len(strings.Fields(w.Read("collected"))) >= before+len(sent) })
+	await.Until(t, "all are collected once more", func() bool { return len(strings.Fields(w.Read("collected"))) >= before+len(sent) })
 	for _, tt := range []struct{ args, want string }{
 		{"forget collector_collect", "is in use"},
 		{"forget nobody", "its consumers are collector_collect"},

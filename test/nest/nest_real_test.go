@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"fairlead/test/await"
 )
 
 // running is the system of fairlead.yaml, run by the binary.
@@ -196,15 +198,10 @@ func TestRealNestServicesBehindTheDoor(t *testing.T) {
 		})
 	}
 	t.Run("the event arrived", func(t *testing.T) {
-		deadline := time.Now().Add(10 * time.Second)
-		for { // two instances count for themselves; the queue group picks one of them
-			if _, body := r.do("GET", "/users/count", "", ""); body == "1" {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatal("no instance has got the event")
-			}
-		}
+		await.Until(t, "an instance has got the event", func() bool {
+			_, body := r.do("GET", "/users/count", "", "") // two instances count for themselves; the queue group picks one of them
+			return body == "1"
+		})
 	})
 	t.Run("headers that reach the service", func(t *testing.T) {
 		_, body := r.do("GET", "/who", "", "", "X-Request-Id", "abc-12345678", "X-Forged", "1", "Fairlead-Identity", "forged", "fairlead_identity", "forged")
@@ -298,16 +295,10 @@ func (r *running) load(t *testing.T) (stop func() (sent, failed int64)) {
 			})
 		}
 	})
-	for deadline := time.Now().Add(30 * time.Second); sent.Load() < 100; {
-		if time.Now().After(deadline) {
-			t.Fatal("no load")
-		}
-		<-time.After(10 * time.Millisecond)
-	}
+	await.Until(t, "there is load", func() bool { return sent.Load() >= 100 })
 	return func() (int64, int64) {
-		for before := sent.Load(); sent.Load() < before+100; {
-			<-time.After(10 * time.Millisecond)
-		}
+		before := sent.Load()
+		await.Until(t, "there is more load", func() bool { return sent.Load() >= before+100 })
 		cancel()
 		wg.Wait()
 		return sent.Load(), failed.Load()

@@ -23,6 +23,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"fairlead/internal/cli"
+	"fairlead/test/await"
 )
 
 func TestMain(m *testing.M) {
@@ -88,39 +89,27 @@ func TestScripts(t *testing.T) {
 			return os.Mkdir(filepath.Join(e.WorkDir, "home"), 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"await": await, "get": get, "occupy": occupy, "nobody": nobody, "apart": apart,
+			"await": untilShown, "get": get, "occupy": occupy, "nobody": nobody, "apart": apart,
 		},
 	})
 }
 
-const patience = 15 * time.Second
-
-// await PATTERN COMMAND... runs a command again and again until what it writes
+// untilShown is the command await PATTERN COMMAND...: it runs a command again and again until what it writes
 // matches.
-func await(ts *testscript.TestScript, neg bool, args []string) {
+func untilShown(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: await pattern command...")
 	}
 	re, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
-	for end := time.Now().Add(patience); ; {
+	var out string
+	if !await.Condition(func() bool {
 		_ = ts.Exec(args[1], args[2:]...)
-		out := ts.ReadFile("stdout") + ts.ReadFile("stderr")
-		if re.MatchString(out) {
-			return
-		}
-		if time.Now().After(end) {
-			ts.Fatalf("%v never showed %q, at last:\n%s", args[1:], args[0], out)
-		}
-		pause(20 * time.Millisecond)
+		out = ts.ReadFile("stdout") + ts.ReadFile("stderr")
+		return re.MatchString(out)
+	}) {
+		ts.Fatalf("%v never showed %q, at last:\n%s", args[1:], args[0], out)
 	}
-}
-
-// pause lets the machine do other things between two looks at a condition.
-func pause(d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	<-t.C
 }
 
 // apart lets the time pass after which a second signal is not the first one
@@ -129,7 +118,7 @@ func apart(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: apart")
 	}
-	pause(150 * time.Millisecond)
+	time.Sleep(150 * time.Millisecond)
 }
 
 // get PATH PATTERN asks the door of the system in the working folder until the
@@ -143,21 +132,21 @@ func get(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(ts.Exec("fairlead", "status", "--json"))
 	var st struct{ Address string }
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &st))
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: await.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	var got string
-	for end := time.Now().Add(patience); time.Now().Before(end); pause(20 * time.Millisecond) {
+	if !await.Condition(func() bool {
 		resp, err := client.Get(st.Address + args[0])
 		if err != nil {
 			got = err.Error()
-			continue
+			return false
 		}
 		body, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		if got = fmt.Sprintf("%d %s", resp.StatusCode, body); err == nil && re.MatchString(got) {
-			return
-		}
+		got = fmt.Sprintf("%d %s", resp.StatusCode, body)
+		return err == nil && re.MatchString(got)
+	}) {
+		ts.Fatalf("GET %s never gave %q, at last: %s", args[0], args[1], got)
 	}
-	ts.Fatalf("GET %s never gave %q, at last: %s", args[0], args[1], got)
 }
 
 // occupy NAME listens on a port of the loopback until the script ends, and
@@ -180,7 +169,7 @@ func nobody(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: nobody")
 	}
 	var left []string
-	for end := time.Now().Add(patience); time.Now().Before(end); pause(20 * time.Millisecond) {
+	if !await.Condition(func() bool {
 		left = nil
 		all, err := filepath.Glob("/proc/[0-9]*")
 		ts.Check(err)
@@ -191,9 +180,8 @@ func nobody(ts *testscript.TestScript, neg bool, args []string) {
 				left = append(left, dir+" "+string(bytes.ReplaceAll(cmd, []byte{0}, []byte(" "))))
 			}
 		}
-		if len(left) == 0 {
-			return
-		}
+		return len(left) == 0
+	}) {
+		ts.Fatalf("processes are left behind:\n%s", strings.Join(left, "\n"))
 	}
-	ts.Fatalf("processes are left behind:\n%s", strings.Join(left, "\n"))
 }

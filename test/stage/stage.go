@@ -20,11 +20,8 @@ import (
 	"time"
 
 	"fairlead/internal/control"
+	"fairlead/test/await"
 )
-
-// Patience is how long anything may take that a test waits for; a verb, which may
-// have to wait for drains, gets twice as long.
-const Patience = 25 * time.Second
 
 // Build runs `go build` with some arguments.
 func Build(args ...string) error {
@@ -32,22 +29,6 @@ func Build(args ...string) error {
 		return fmt.Errorf("build %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
 	return nil
-}
-
-// Eventually waits for a condition, and fails the test if that does not come.
-func Eventually(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	limit := time.NewTimer(Patience)
-	defer limit.Stop()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-limit.C:
-			tb.Fatalf("it did not come to pass: %s", what)
-		}
-	}
 }
 
 // System is a folder with a system in it, which may run.
@@ -135,7 +116,7 @@ func (s *System) Written() string {
 // Ready waits until every instance takes traffic.
 func (s *System) Ready() (st control.Status) {
 	s.T.Helper()
-	Eventually(s.T, "all is ready", func() bool {
+	await.Until(s.T, "all is ready", func() bool {
 		var err error
 		st, err = s.Status()
 		select {
@@ -189,7 +170,7 @@ func Call[Req, Rep any](s *System, verb string, req Req) (Rep, error) {
 	if err != nil {
 		return none, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*await.Patience)
 	defer cancel()
 	return control.Call[Req, Rep](ctx, c, verb, req, func(control.Event) {})
 }
@@ -197,7 +178,7 @@ func Call[Req, Rep any](s *System, verb string, req Req) (Rep, error) {
 // Command runs a verb of the command and returns its exit code and output.
 func (s *System) Command(args ...string) (int, string) {
 	s.T.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.T.Context()), 2*Patience) // a cleanup runs verbs, too
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.T.Context()), 2*await.Patience) // a cleanup runs verbs, too
 	defer cancel()
 	out, err := exec.CommandContext(ctx, s.Program, append([]string{"-C", s.Dir}, args...)...).CombinedOutput()
 	if err == nil {
@@ -215,7 +196,7 @@ func (s *System) Wait() int {
 	s.T.Helper()
 	select {
 	case <-s.Ended:
-	case <-time.After(Patience):
+	case <-time.After(await.Patience):
 		s.T.Fatalf("up does not end:\n%s", s.Written())
 	}
 	code := s.Up.ProcessState.ExitCode()
@@ -236,7 +217,7 @@ func (s *System) End() {
 		_ = s.Up.Process.Signal(syscall.SIGTERM) // as above
 		select {
 		case <-s.Ended:
-		case <-time.After(Patience):
+		case <-time.After(await.Patience):
 			_ = s.Up.Process.Kill() // as above
 			<-s.Ended
 			s.T.Error("up did not end when asked to")

@@ -17,6 +17,7 @@ import (
 
 	"fairlead/internal/control"
 	"fairlead/service"
+	"fairlead/test/await"
 	"fairlead/test/stage"
 )
 
@@ -113,7 +114,7 @@ func front(s *service.Service) error {
 				case <-time.After(time.Millisecond):
 				}
 				id, begun := fmt.Sprintf("%s-%d", name, n), time.Now()
-				ctx, cancel := context.WithTimeout(s.Context(), stage.Patience) // a slow machine loses nothing
+				ctx, cancel := context.WithTimeout(s.Context(), await.Patience) // a slow machine loses nothing
 				err := do(ctx, id)
 				cancel()
 				r.took(begun, list, id, err)
@@ -176,7 +177,7 @@ func newAsking(t *testing.T, env ...string) *asking {
 	t.Helper()
 	a := &asking{
 		w:      &world{stage.New(t, one, asksText)},
-		client: &http.Client{Timeout: stage.Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 16}},
+		client: &http.Client{Timeout: await.Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 16}},
 	}
 	t.Cleanup(a.w.end)
 	a.w.start(env...)
@@ -208,7 +209,7 @@ func (a *asking) more() {
 		return len(a.Asked)
 	}
 	from := count()
-	stage.Eventually(a.w.T, "more is asked", func() bool { return count() >= from+200 })
+	await.Until(a.w.T, "more is asked", func() bool { return count() >= from+200 })
 }
 
 // end stops the load and checks that nothing failed, that what was asked was done once,
@@ -290,7 +291,7 @@ func TestServicesAskOnAfterAFailure(t *testing.T) {
 func (w *world) checkHandled(published []string) {
 	w.T.Helper()
 	var q control.Queue
-	stage.Eventually(w.T, "all that was stored is acknowledged", func() bool {
+	await.Until(w.T, "all that was stored is acknowledged", func() bool {
 		list, err := stage.Call[control.Empty, []control.Queue](w.System, control.VerbQueues, control.Empty{})
 		if err != nil || len(list) != 1 || len(list[0].Consumers) != 1 {
 			return false

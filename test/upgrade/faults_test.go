@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fairlead/internal/control"
+	"fairlead/test/await"
 	"fairlead/test/stage"
 )
 
@@ -45,7 +46,7 @@ func TestWhileAnotherChangeGoesOn(t *testing.T) {
 		_, err := stage.Call[control.ServiceRequest, control.Receipt](w.System, control.VerbRestart, control.ServiceRequest{Service: "echo"})
 		restarted <- err
 	}()
-	stage.Eventually(t, "an instance drains", func() bool {
+	await.Until(t, "an instance drains", func() bool {
 		st, err := w.Status()
 		if err != nil {
 			return false
@@ -103,7 +104,7 @@ func TestStepsThatFail(t *testing.T) {
 			if err := echoes(c); err != nil {
 				t.Errorf("a WebSocket of before: %v", err)
 			}
-			stage.Eventually(t, "the bus is asked again", func() bool { return l.once(http.DefaultClient, "GET", "/bus") == "" })
+			await.Until(t, "the bus is asked again", func() bool { return l.once(http.DefaultClient, "GET", "/bus") == "" })
 			l.endAfter(tt.how == "kill" && tt.step == "door")
 			if now := w.instances(); !maps.Equal(before, now) {
 				t.Errorf("instances were %v, are %v", before, now)
@@ -168,7 +169,7 @@ func TestKills(t *testing.T) {
 		if code := w.Up.ProcessState.ExitCode(); code != 137 && code != 1 {
 			t.Errorf("it ended with %d", code)
 		}
-		stage.Eventually(t, "nothing is left", func() bool { return len(w.Processes()) == 0 })
+		await.Until(t, "nothing is left", func() bool { return len(w.Processes()) == 0 })
 		w.start()
 	})
 	t.Run("the former process while the next one takes over", func(t *testing.T) {
@@ -196,7 +197,7 @@ func TestKills(t *testing.T) {
 			t.Error("a killed process answered")
 		}
 		<-w.Ended // as after any crash
-		stage.Eventually(t, "nothing is left", func() bool { return len(w.Processes()) == 0 })
+		await.Until(t, "nothing is left", func() bool { return len(w.Processes()) == 0 })
 		w.start()
 	})
 }

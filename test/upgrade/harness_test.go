@@ -25,6 +25,7 @@ import (
 
 	"fairlead/internal/control"
 	"fairlead/service"
+	"fairlead/test/await"
 	"fairlead/test/stage"
 )
 
@@ -180,7 +181,7 @@ func (w *world) end() {
 		_ = w.Up.Process.Signal(syscall.SIGTERM) // it may just have ended
 		w.Wait()
 	}
-	stage.Eventually(w.T, "nothing is left of "+w.Dir, func() bool { return len(w.Processes()) == 0 })
+	await.Until(w.T, "nothing is left of "+w.Dir, func() bool { return len(w.Processes()) == 0 })
 }
 
 // instances returns the process ids by instance.
@@ -221,8 +222,8 @@ type load struct {
 // over one for each request.
 func (w *world) begin() *load {
 	l := &load{w: w, stop: make(chan struct{})}
-	kept := &http.Client{Timeout: stage.Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
-	fresh := &http.Client{Timeout: stage.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	kept := &http.Client{Timeout: await.Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	fresh := &http.Client{Timeout: await.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	l.client = kept
 	for _, kind := range []struct{ method, path string }{
 		{"GET", "/"}, {"POST", "/"}, {"GET", "/bus"}, {"POST", "/bus"}, {"POST", "/other"}, {"POST", "/publish"}, {"POST", "/once"},

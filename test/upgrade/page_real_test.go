@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"fairlead/test/stage"
+	"fairlead/test/await"
 )
 
 const page = `<!doctype html><meta charset="utf-8"><title>live</title>
@@ -73,7 +73,7 @@ func TestRealPageGoesOn(t *testing.T) {
 			browse(t, w.URL+"/")
 			links := func(n int) {
 				t.Helper()
-				stage.Eventually(t, "the page is connected", func() bool {
+				await.Until(t, "the page is connected", func() bool {
 					h.mu.Lock()
 					defer h.mu.Unlock()
 					return h.links >= n
@@ -87,12 +87,12 @@ func TestRealPageGoesOn(t *testing.T) {
 			links(2)
 			_ = syscall.Kill(w.Ready().PID, syscall.SIGKILL) // the stand-in ends with it
 			w.Wait()
-			stage.Eventually(t, "nothing is left", func() bool { return len(w.Processes()) == 0 })
+			await.Until(t, "nothing is left", func() bool { return len(w.Processes()) == 0 })
 			w.start()
 			links(3)
 			last := p.end()
 			problem := ""
-			stage.Eventually(t, "the page has been told everything", func() bool {
+			await.Until(t, "the page has been told everything", func() bool {
 				problem = h.wrong(func(int) bool { return true }, last)
 				return problem == ""
 			})

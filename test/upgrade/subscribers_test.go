@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fairlead/internal/control"
+	"fairlead/test/await"
 	"fairlead/test/stage"
 )
 
@@ -287,7 +288,7 @@ func TestSubscribersComeBack(t *testing.T) {
 		door := w.URL
 		clients.Go(func() { h.follow(ctx, door, kind.path, kind.socket) })
 	}
-	stage.Eventually(t, "all are connected", func() bool {
+	await.Until(t, "all are connected", func() bool {
 		for _, s := range list {
 			s.mu.Lock()
 			n := s.links
@@ -304,7 +305,7 @@ func TestSubscribersComeBack(t *testing.T) {
 		p.mu.Lock()
 		from := p.last
 		p.mu.Unlock()
-		stage.Eventually(t, "more is published", func() bool {
+		await.Until(t, "more is published", func() bool {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			return p.last >= from+n
@@ -326,13 +327,13 @@ func TestSubscribersComeBack(t *testing.T) {
 	st := w.Ready()
 	_ = syscall.Kill(st.PID, syscall.SIGKILL) // the stand-in ends with it
 	w.Wait()
-	stage.Eventually(t, "nothing is left", func() bool { return len(w.Processes()) == 0 })
+	await.Until(t, "nothing is left", func() bool { return len(w.Processes()) == 0 })
 	w.start()
 	reached(200)
 	last := p.end()
 	for i, s := range list {
 		problem := ""
-		stage.Eventually(t, "subscriber "+strconv.Itoa(i)+", "+s.name+", has been told everything", func() bool {
+		await.Until(t, "subscriber "+strconv.Itoa(i)+", "+s.name+", has been told everything", func() bool {
 			problem = s.wrong(s.want, last)
 			return !strings.Contains(problem, "missing")
 		})

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"fairlead/internal/control"
+	"fairlead/test/await"
 	"fairlead/test/stage"
 )
 
@@ -63,7 +64,7 @@ func TestUnderLoad(t *testing.T) {
 	if err := echoes(w.socket()); err != nil {
 		t.Error(err)
 	}
-	stage.Eventually(t, "only the stand-in, the keeper, its instances and the last node run", func() bool {
+	await.Until(t, "only the stand-in, the keeper, its instances and the last node run", func() bool {
 		list := w.Processes()
 		return len(list) == 2+len(before) && standsIn(w.Up.Process.Pid)
 	})
@@ -97,14 +98,14 @@ func TestOpenRequestsFinish(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
 	l := &load{w: w}
-	client := &http.Client{Timeout: stage.Patience}
+	client := &http.Client{Timeout: await.Patience}
 	results := make(chan string, 6)
 	for _, path := range []string{"/slow?for=7s", "/bus/slow/2s", "/bus/slow/8s"} {
 		for _, method := range []string{"GET", "POST"} {
 			go func() { results <- l.once(client, method, path) }()
 		}
 	}
-	stage.Eventually(t, "they are open", func() bool {
+	await.Until(t, "they are open", func() bool {
 		st, err := w.Status()
 		if err != nil {
 			return false
@@ -154,7 +155,7 @@ func TestChangeWhileTheFormerProcessFinishes(t *testing.T) {
 func TestLogsGoOn(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), stage.Patience)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, one, "-C", w.Dir, "logs", "-f", "echo")
 	out, err := os.Create(filepath.Join(t.TempDir(), "logs.txt"))
@@ -182,13 +183,13 @@ func TestLogsGoOn(t *testing.T) {
 		if problem := l.once(http.DefaultClient, "GET", "/say?text="+text); problem != "" {
 			t.Fatal(problem)
 		}
-		stage.Eventually(t, "it shows "+text, func() bool { return strings.Contains(shown(), "said "+text) })
+		await.Until(t, "it shows "+text, func() bool { return strings.Contains(shown(), "said "+text) })
 		if i == 0 {
 			if _, err := w.upgrade(two); err != nil {
 				t.Fatal(err)
 			}
 			http.DefaultClient.CloseIdleConnections()
-			stage.Eventually(t, "the former process has finished", func() bool { return standsIn(w.Up.Process.Pid) })
+			await.Until(t, "the former process has finished", func() bool { return standsIn(w.Up.Process.Pid) })
 		}
 	}
 	if n := strings.Count(shown(), "said before"); n != 1 {
@@ -223,7 +224,7 @@ func TestSystemd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer socket.Close()
-	_ = socket.SetReadDeadline(time.Now().Add(stage.Patience))
+	_ = socket.SetReadDeadline(time.Now().Add(await.Patience))
 	next := func() string {
 		buf := make([]byte, 256)
 		n, err := socket.Read(buf)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"fairlead/test/await"
 )
 
 // BenchmarkMessages sends messages of 128 bytes from one client to another, and waits
@@ -84,7 +86,7 @@ func ownTLS(b *testing.B, s *stand) string {
 		b.Fatal(err)
 	}
 	own.Start()
-	if !own.ReadyForConnections(5 * time.Second) {
+	if !own.ReadyForConnections(await.Patience) {
 		b.Fatal("the server does not start")
 	}
 	b.Cleanup(func() {

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 	"fairlead/test/certificate"
 )
 
@@ -46,7 +47,7 @@ func newStand(tb testing.TB) *stand {
 		tb.Fatal(err)
 	}
 	s.Start()
-	if !s.ReadyForConnections(5 * time.Second) {
+	if !s.ReadyForConnections(await.Patience) {
 		tb.Fatal("the server does not start")
 	}
 	f := New(Options{
@@ -141,28 +142,12 @@ func TestServeCarriesWhatIsSecuredElsewhere(t *testing.T) {
 	speaks(t, nc, 100_000)
 	nc.Close()
 	<-served
-	if n := s.server.NumClients(); n != 0 && !within(func() bool { return s.server.NumClients() == 0 }) {
-		t.Errorf("the server has %d clients", n)
-	}
+	await.Until(t, "the server has no client", func() bool { return s.server.NumClients() == 0 })
 }
 
 type provider func() (net.Conn, error)
 
 func (p provider) InProcessConn() (net.Conn, error) { return p() }
-
-func within(ok func() bool) bool {
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	limit := time.After(5 * time.Second)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-limit:
-			return false
-		}
-	}
-	return true
-}
 
 func TestWrongPasswordIsRefused(t *testing.T) {
 	s := newStand(t)
@@ -170,9 +155,7 @@ func TestWrongPasswordIsRefused(t *testing.T) {
 	if err == nil || !strings.Contains(strings.ToLower(err.Error()), "authorization violation") {
 		t.Errorf("%v", err)
 	}
-	if !within(func() bool { return s.strangers.waiting() == 0 }) {
-		t.Errorf("%d places stay taken", s.strangers.waiting())
-	}
+	await.Until(t, "no place stays taken", func() bool { return s.strangers.waiting() == 0 })
 }
 
 func TestStrangersCostTheServerNothing(t *testing.T) {
@@ -192,9 +175,7 @@ func TestStrangersCostTheServerNothing(t *testing.T) {
 		}
 		defer c.Close()
 	}
-	if !within(func() bool { return s.strangers.waiting() > 0 }) {
-		t.Error("nobody came")
-	}
+	await.Until(t, "somebody comes", func() bool { return s.strangers.waiting() > 0 })
 	if n := s.server.NumClients(); n != 0 {
 		t.Errorf("the server has %d clients", n)
 	}
@@ -220,9 +201,7 @@ func TestOneAddressKeepsAllOthersOut(t *testing.T) {
 					}
 					defer c.Close()
 				}
-				if !within(func() bool { return s.strangers.waiting() == strangersOfOne }) {
-					t.Errorf("%d places are taken", s.strangers.waiting())
-				}
+				await.Until(t, "all places of one address are taken", func() bool { return s.strangers.waiting() == strangersOfOne })
 			}
 			got := 0
 			for i := range maxStrangers {
@@ -247,13 +226,11 @@ func TestOneAddressKeepsAllOthersOut(t *testing.T) {
 			leave()
 		})
 	}
-	if !within(func() bool {
+	await.Until(t, "the counts of connections and places are right", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.count == 0 && s.strangers.waiting() == 0 && len(s.strangers.of) == 0
-	}) {
-		t.Errorf("%d connections are counted, %d places taken", s.count, s.strangers.waiting())
-	}
+	})
 }
 
 func TestCutWhenListenerGoes(t *testing.T) {
@@ -273,9 +250,7 @@ func TestCutWhenListenerGoes(t *testing.T) {
 	if err := s.Listen(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if !within(nc.IsClosed) {
-		t.Error("the client is still connected")
-	}
+	await.Until(t, "the client is cut", nc.IsClosed)
 	if s.Address() != "" {
 		t.Errorf("it still listens at %s", s.Address())
 	}
@@ -287,9 +262,7 @@ func TestBannedClientsAreCut(t *testing.T) {
 	var all atomic.Bool
 	all.Store(true)
 	s.SetBanned(func(a netip.Addr) bool { return all.Load() && a == netip.MustParseAddr("127.0.0.1") })
-	if !within(nc.IsClosed) {
-		t.Error("it was not cut")
-	}
+	await.Until(t, "the client is cut", nc.IsClosed)
 	if _, err := nats.Connect("nats://"+s.Address(), s.opts...); err == nil {
 		t.Error("it came back")
 	}
@@ -375,11 +348,9 @@ func TestListenersComeAndGo(t *testing.T) {
 	}
 	close(done)
 	clients.Wait()
-	if !within(func() bool {
+	await.Until(t, "the counts of connections and places are right", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.count == len(s.conns) && s.strangers.waiting() == 0
-	}) {
-		t.Errorf("%d connections are counted, %d places taken", s.count, s.strangers.waiting())
-	}
+	})
 }

@@ -16,6 +16,7 @@ import (
 	"fairlead/internal/gateway/bridge/bustest"
 	"fairlead/internal/gateway/data"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // instances are those of a service that are ready.
@@ -95,7 +96,7 @@ func (b *testBridge) ready(ids ...string) {
 // waits waits until a request waits for an instance.
 func (b *testBridge) waits() {
 	b.tb.Helper()
-	bustest.Eventually(b.tb, "the request to wait for an instance", func() bool {
+	await.Until(b.tb, "the request to wait for an instance", func() bool {
 		b.flows.mu.Lock()
 		defer b.flows.mu.Unlock()
 		return b.flows.waiting == 1
@@ -305,7 +306,7 @@ func TestResendsAreBounded(t *testing.T) {
 	}
 	b.Lost("flows", "other")
 	tr := b.table.traffic["flows"]
-	bustest.Eventually(t, "the last wish to be refused", func() bool {
+	await.Until(t, "the last wish to be refused", func() bool {
 		b.table.mu.Lock()
 		defer b.table.mu.Unlock()
 		return !tr.first.resend
@@ -325,7 +326,7 @@ func TestResendsAreBounded(t *testing.T) {
 	tr.budget = 0
 	b.table.mu.Unlock()
 	b.Lost("flows", "other")
-	bustest.Eventually(t, "the wish to be refused", func() bool {
+	await.Until(t, "the wish to be refused", func() bool {
 		b.table.mu.Lock()
 		defer b.table.mu.Unlock()
 		return !tr.last.resend
@@ -357,7 +358,7 @@ func TestWokenForNothingSendsNothing(t *testing.T) {
 		c := b.table.traffic["flows"].first
 		c.rouse()
 		b.table.mu.Unlock()
-		bustest.Eventually(t, "the wake-up to be taken", func() bool { return len(c.wake) == 0 })
+		await.Until(t, "the wake-up to be taken", func() bool { return len(c.wake) == 0 })
 	}
 	bustest.Respond(t, m, "1")
 	if r := <-done; !r.is("1") || len(h.Held) != 0 {
@@ -376,7 +377,7 @@ func TestLastWordsCount(t *testing.T) {
 	b.ready()
 	b.Lost("flows", "i1")
 	bustest.Respond(t, m, `"done"`)
-	bustest.Eventually(t, "the reply", func() bool {
+	await.Until(t, "the reply", func() bool {
 		b.table.mu.Lock()
 		defer b.table.mu.Unlock()
 		first := b.table.traffic["flows"].first
@@ -468,7 +469,7 @@ func TestSettle(t *testing.T) {
 	}
 	settled := make(chan error, 1)
 	go func() { settled <- b.Settle(context.Background(), "flows") }()
-	bustest.Eventually(t, "somebody to wait", func() bool {
+	await.Until(t, "somebody to wait", func() bool {
 		b.table.mu.Lock()
 		defer b.table.mu.Unlock()
 		return len(b.table.traffic["flows"].settlers) == 1
@@ -543,7 +544,7 @@ func TestDisconnected(t *testing.T) {
 	}
 	b.server.Shutdown()
 	b.server.WaitForShutdown()
-	bustest.Eventually(t, "the connection to end", func() bool { return !b.conn.IsConnected() })
+	await.Until(t, "the connection to end", func() bool { return !b.conn.IsConnected() })
 	if r := b.do("GET", ""); !errors.Is(r.err, errDown) {
 		t.Fatalf("got %+v", r)
 	}
@@ -639,5 +640,5 @@ func TestStartStop(t *testing.T) {
 		wg.Wait()
 		b.Close()
 	}
-	bustest.Eventually(t, "the subscriptions to end", func() bool { return nc.NumSubscriptions() == 0 })
+	await.Until(t, "the subscriptions to end", func() bool { return nc.NumSubscriptions() == 0 })
 }

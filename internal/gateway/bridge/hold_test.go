@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/gateway/bridge/bustest"
+	"fairlead/test/await"
 )
 
 func TestHold(t *testing.T) {
@@ -20,7 +21,7 @@ func TestHold(t *testing.T) {
 
 	b.Hold()
 	get, post := b.begin("GET", ""), b.begin("POST", "")
-	bustest.Eventually(t, "both are in the bridge", func() bool {
+	await.Until(t, "both are in the bridge", func() bool {
 		b.table.mu.Lock()
 		defer b.table.mu.Unlock()
 		return b.table.open == 3

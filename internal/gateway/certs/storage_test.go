@@ -18,6 +18,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"fairlead/test/await"
 )
 
 // driver is a storage under test.
@@ -89,7 +91,7 @@ func startBus(tb testing.TB) func() jetstream.KeyValue {
 	check(tb, err)
 	ns.Start()
 	tb.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
-	if !ns.ReadyForConnections(10 * time.Second) {
+	if !ns.ReadyForConnections(await.Patience) {
 		tb.Fatal("the bus does not start")
 	}
 	return func() jetstream.KeyValue {

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"fairlead/test/await"
 )
 
 // meaning is what a backend makes of requests: what nginx passes on must be what
@@ -212,7 +214,7 @@ http {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	eventually(t, "nginx to listen", func() bool {
+	await.Until(t, "nginx to listen", func() bool {
 		c, err := net.Dial("tcp", addr)
 		if err != nil {
 			return false

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"fairlead/test/await"
 )
 
 // door is a listening server of a test.
@@ -80,20 +82,6 @@ func (d *door) raw(request string) string {
 func echo(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	fmt.Fprintf(w, "%s %s host=%s length=%d te=%v body=%q trailer=%v err=%v", r.Method, r.RequestURI, r.Host, r.ContentLength, r.TransferEncoding, body, r.Trailer, err)
-}
-
-func eventually(tb testing.TB, what string, cond func() bool) {
-	tb.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	limit := time.After(5 * time.Second)
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-limit:
-			tb.Fatalf("timed out waiting: %s", what)
-		}
-	}
 }
 
 func TestKeepAliveAndPipelining(t *testing.T) {
@@ -344,7 +332,7 @@ func TestHijackHandsOverWhatWasRead(t *testing.T) {
 	})
 	c := d.dial()
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\nahead")
-	eventually(t, "the hijack", func() bool { return d.Counts().Requests == 1 && d.Counts().Open == 0 })
+	await.Until(t, "the hijack", func() bool { return d.Counts().Requests == 1 && d.Counts().Open == 0 })
 	io.WriteString(c, " and later")
 	c.CloseWrite()
 	if got, err := io.ReadAll(c); string(got) != "5 ahead and later" {
@@ -436,7 +424,7 @@ func TestDeadlinesOfAHandler(t *testing.T) {
 		})
 		c := d.dial()
 		io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhe")
-		eventually(t, "the request", func() bool { return d.Counts().Requests == 1 })
+		await.Until(t, "the request", func() bool { return d.Counts().Requests == 1 })
 		timer := time.NewTimer(after + 300*time.Millisecond)
 		<-timer.C
 		io.WriteString(c, "llo\r\n0\r\n\r\n")
@@ -510,7 +498,7 @@ func TestRetireAndShutdownLoseNothing(t *testing.T) {
 	}
 	exchange(idler, "/")
 	io.WriteString(slow, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-	eventually(t, "all", func() bool { n := d.Counts(); return n.Open == 4 && n.Idle == 3 && n.Requests == 3 })
+	await.Until(t, "all", func() bool { n := d.Counts(); return n.Open == 4 && n.Idle == 3 && n.Requests == 3 })
 	d.Retire()
 	if res := exchange(first, "/"); !res.Close {
 		t.Error("does not say that it closes")
@@ -599,7 +587,7 @@ func TestStartServeStopStress(t *testing.T) {
 				}
 			})
 		}
-		eventually(t, "some requests", func() bool { return s.Counts().Requests > 20 })
+		await.Until(t, "some requests", func() bool { return s.Counts().Requests > 20 })
 		l.Close()
 		if err := s.Shutdown(t.Context()); err != nil {
 			t.Error(err)

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"fairlead/test/await"
 )
 
 // serveTLS starts a server behind TLS and returns a function that connects to it.
@@ -86,10 +88,10 @@ func TestTLS(t *testing.T) {
 		if got, err := io.ReadAll(res.Body); string(got) != data || err != nil {
 			t.Fatalf("%d bytes, %v", len(got), err)
 		}
-		eventually(t, "the connection to idle", func() bool { return s.Counts().Idle == 1 })
+		await.Until(t, "the connection to idle", func() bool { return s.Counts().Idle == 1 })
 	}
 	io.WriteString(c, "GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
-	eventually(t, "the request", func() bool { return s.Counts().Requests == 4 })
+	await.Until(t, "the request", func() bool { return s.Counts().Requests == 4 })
 	c.Close()
 	<-left
 }
@@ -147,7 +149,7 @@ func TestSlowClientHoldsUpNoOther(t *testing.T) {
 	})
 	slow := d.dial()
 	io.WriteString(slow, "GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
-	eventually(t, "the large answer", func() bool { return d.Counts().Requests == 1 })
+	await.Until(t, "the large answer", func() bool { return d.Counts().Requests == 1 })
 	for range 20 {
 		if got := d.raw("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); !strings.HasSuffix(got, "quick") {
 			t.Fatalf("%q", got)

@@ -120,21 +120,6 @@ func get(tb testing.TB, c *http.Client, url string) (int, string) {
 	return res.StatusCode, string(body)
 }
 
-// eventually polls until cond holds.
-func eventually(tb testing.TB, what string, cond func() bool) {
-	tb.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	limit := time.After(5 * time.Second)
-	for !cond() {
-		select {
-		case <-tick.C:
-		case <-limit:
-			tb.Fatalf("timed out waiting: %s", what)
-		}
-	}
-}
-
 // dial connects to the i-th listener.
 func (d *doors) dial(i int) net.Conn {
 	d.t.Helper()

@@ -19,6 +19,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 func plain(address string) system.Listener { return system.Listener{Address: address} }
@@ -124,12 +125,12 @@ func TestHTTP3(t *testing.T) {
 	if err != nil || !strings.HasSuffix(string(body), "body="+big) {
 		t.Errorf("%v, %d bytes", err, len(body))
 	}
-	eventually(t, "the QUIC connection is counted", func() bool { return d.Connections() == 1 })
+	await.Until(t, "the QUIC connection is counted", func() bool { return d.Connections() == 1 })
 	// Without http3 the port is given back, and the same TCP listener goes on.
 	l.HTTP3 = false
 	at := d.at(0)
 	d.listen(l)
-	eventually(t, "the UDP port is free", func() bool {
+	await.Until(t, "the UDP port is free", func() bool {
 		c, err := net.ListenPacket("udp", at)
 		if err == nil {
 			c.Close()
@@ -227,7 +228,7 @@ func TestChangesUnderLoadFailNothing(t *testing.T) {
 		}
 		d.listen(next...)
 		seen := done.Load()
-		eventually(t, "requests after the change", func() bool { return done.Load() > seen+10 || failed.Load() > 0 })
+		await.Until(t, "requests after the change", func() bool { return done.Load() > seen+10 || failed.Load() > 0 })
 	}
 	close(quit)
 	load.Wait()
@@ -302,7 +303,7 @@ func TestRemovedListenerFinishesWhatIsOpen(t *testing.T) {
 		t.Fatalf("%q %v", head, err)
 	}
 	d.listen(plain("127.0.0.1:0"))
-	eventually(t, "nobody accepts", func() bool {
+	await.Until(t, "nobody accepts", func() bool {
 		c, err := net.Dial("tcp", gone)
 		if err == nil {
 			c.Close()
@@ -320,7 +321,7 @@ func TestRemovedListenerFinishesWhatIsOpen(t *testing.T) {
 	if body, _ := io.ReadAll(res.Body); string(body) != "whole" || !res.Close {
 		t.Errorf("got %q, close %t", body, res.Close)
 	}
-	eventually(t, "the removed listener is forgotten", func() bool { servers, _ := d.all(); return len(servers) == 1 })
+	await.Until(t, "the removed listener is forgotten", func() bool { servers, _ := d.all(); return len(servers) == 1 })
 }
 
 func TestConnectionsOfOneClientAreLimited(t *testing.T) {
@@ -370,7 +371,7 @@ func TestConnectionsOfOneClientAreLimited(t *testing.T) {
 		}
 	}
 	last.Close()
-	eventually(t, "places are given back", func() bool { return d.Connections() == 8 })
+	await.Until(t, "places are given back", func() bool { return d.Connections() == 8 })
 	if n := strings.Count(log.String(), refusalTexts[refusedClient]); n != 1 {
 		t.Errorf("told %d times: %s", n, log.String())
 	}
@@ -384,7 +385,7 @@ func TestAllConnectionsAreLimited(t *testing.T) {
 	d.room.mu.Unlock()
 	first := d.dial(0)
 	d.dial(0)
-	eventually(t, "two are open", func() bool { return d.Connections() == 2 })
+	await.Until(t, "two are open", func() bool { return d.Connections() == 2 })
 	if got, err := io.ReadAll(d.dial(0)); len(got) > 0 {
 		t.Errorf("the third got %q, %v", got, err)
 	}
@@ -392,7 +393,7 @@ func TestAllConnectionsAreLimited(t *testing.T) {
 		t.Errorf("refused %v", got)
 	}
 	first.Close()
-	eventually(t, "one is open", func() bool { return d.Connections() == 1 })
+	await.Until(t, "one is open", func() bool { return d.Connections() == 1 })
 	if status, _ := get(t, d.client("http/1.1"), "http://"+d.at(0)+"/"); status != 200 {
 		t.Errorf("status %d", status)
 	}
@@ -455,12 +456,12 @@ func TestAnotherProcessTakesTheSocketsOver(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "requests to the old one", func() bool { return done.Load() > 20 })
+	await.Until(t, "requests to the old one", func() bool { return done.Load() > 20 })
 	next := newDoors(t, who("new"), Options{Inherited: sockets})
 	next.listen(list...)
 	old.Retire()
 	seen := done.Load()
-	eventually(t, "requests to the new one", func() bool { return done.Load() > seen+50 || failed.Load() > 0 })
+	await.Until(t, "requests to the new one", func() bool { return done.Load() > seen+50 || failed.Load() > 0 })
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if err := old.Stop(ctx); err != nil {
@@ -483,7 +484,7 @@ func TestAnotherProcessTakesTheSocketsOver(t *testing.T) {
 	tr := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: next.roots}}
 	defer tr.Close()
 	h3 := &http.Client{Transport: tr, Timeout: 2 * time.Second}
-	eventually(t, "HTTP/3 in the new process", func() bool {
+	await.Until(t, "HTTP/3 in the new process", func() bool {
 		res, err := h3.Get("https://" + at[2] + "/")
 		if err != nil {
 			return false
@@ -519,7 +520,7 @@ func TestGoAwayOnHTTP2(t *testing.T) {
 		t.Fatalf("%d connections", d.Connections())
 	}
 	d.Retire()
-	eventually(t, "the client leaves", func() bool { return d.Connections() == 0 })
+	await.Until(t, "the client leaves", func() bool { return d.Connections() == 0 })
 }
 
 func TestSilentConnectionsEnd(t *testing.T) {
@@ -530,7 +531,7 @@ func TestSilentConnectionsEnd(t *testing.T) {
 			t.Errorf("listener %d: %v", i, err)
 		}
 	}
-	eventually(t, "they are gone", func() bool { return d.Connections() == 0 })
+	await.Until(t, "they are gone", func() bool { return d.Connections() == 0 })
 }
 
 func TestStartStopStress(t *testing.T) {

@@ -28,6 +28,7 @@ import (
 	"fairlead/internal/gateway/token/tokentest"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 func newJWT(tb testing.TB, cfg system.JWT, i *tokentest.Issuer) *Authenticator {
@@ -237,18 +238,6 @@ func newClock(c0 time.Time) *clock {
 func (c *clock) now() time.Time          { return time.Unix(0, c.at.Load()) }
 func (c *clock) advance(d time.Duration) { c.at.Add(int64(d)) }
 
-// eventually waits for what another goroutine does.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(10 * time.Second); !done(); <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
 func TestAuthKeysRotate(t *testing.T) {
 	oldPriv, oldKey := tokentest.Key(t, "old")
 	newPriv, newKey := tokentest.Key(t, "new")
@@ -282,7 +271,7 @@ func TestAuthKeysRotate(t *testing.T) {
 	i.Publish(newKey)
 	c.advance(2 * keysFresh)
 	check("old key until the set was fetched", oldToken, nil)
-	eventually(t, "the fetched set to count", func() bool {
+	await.Until(t, "the fetched set to count", func() bool {
 		_, err := a.Authenticate(t.Context(), tokentest.Request(oldToken))
 		return errors.Is(err, errKey)
 	})

@@ -21,6 +21,7 @@ import (
 
 	"fairlead/internal/supervise/logfile"
 	"fairlead/internal/supervise/process"
+	"fairlead/test/await"
 )
 
 func TestMain(m *testing.M) {
@@ -303,8 +304,7 @@ func TestLaunchThatNobodyWaitsFor(t *testing.T) {
 			p.Stop(0)
 		}
 	}
-	limit := time.After(10 * time.Second)
-	for {
+	await.Until(t, "no process is left that nobody knows", func() bool {
 		table, err := process.All()
 		if err != nil {
 			t.Fatal(err)
@@ -312,15 +312,8 @@ func TestLaunchThatNobodyWaitsFor(t *testing.T) {
 		c.mu.Lock()
 		waiting := len(c.pending) + len(c.processes)
 		c.mu.Unlock()
-		if waiting == 0 && len(table.Marked(process.Mark{Data: c.opts.DataID}, nil, nil)) == 0 {
-			return
-		}
-		select {
-		case <-limit:
-			t.Fatal("a process was left running that nobody knows")
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
+		return waiting == 0 && len(table.Marked(process.Mark{Data: c.opts.DataID}, nil, nil)) == 0
+	})
 }
 
 func TestFloodIsBounded(t *testing.T) {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"fairlead/test/await"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -229,7 +231,7 @@ func TestFollowNeitherLosesNorRepeats(t *testing.T) {
 			p.Close()
 		})
 	}
-	limit := time.After(20 * time.Second)
+	limit := time.After(await.Patience)
 	for range writers * count {
 		select {
 		case l := <-got:

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"fairlead/test/await"
 )
 
 func TestParseStat(t *testing.T) {
@@ -190,21 +192,15 @@ func TestEndAsksFirst(t *testing.T) {
 		return slices.DeleteFunc(table.Alive(), func(s Stat) bool { return s.PID != id.PID || s.Start != id.Start }), err
 	}
 	// Until the shell has set its trap, the signal simply ends it.
-	limit := time.After(10 * time.Second)
-	for caught := false; !caught; {
+	await.Until(t, "the shell sets its trap", func() bool {
 		status, err := os.ReadFile("/proc/" + strconv.Itoa(id.PID) + "/status")
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, rest, _ := strings.Cut(string(status), "SigCgt:\t")
-		caught = len(rest) > 16 && strings.ContainsAny(rest[12:13], "4567cdef")
-		select {
-		case <-limit:
-			t.Fatal("the shell sets no trap")
-		case <-time.After(time.Millisecond):
-		}
-	}
-	if err := End(t.Context(), 10*time.Second, find); err != nil {
+		return len(rest) > 16 && strings.ContainsAny(rest[12:13], "4567cdef")
+	})
+	if err := End(t.Context(), await.Patience, find); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(file); err != nil {

@@ -10,22 +10,6 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Eventually waits until ok, at most 10 s.
-func Eventually(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	limit := time.NewTimer(10 * time.Second)
-	defer limit.Stop()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-limit.C:
-			tb.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
 // Server runs a NATS server on a loopback port.
 func Server(tb testing.TB) *server.Server {
 	tb.Helper()
@@ -38,7 +22,7 @@ func Server(tb testing.TB) *server.Server {
 		s.Shutdown()
 		s.WaitForShutdown()
 	})
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(time.Minute) {
 		tb.Fatal("server does not start")
 	}
 	return s
