@@ -21,11 +21,14 @@ func (r *reader) check(doc *document.Node) {
 	slices.SortFunc(r.routes, func(a, b *routed) int { return cmp.Compare(a.key.Key, b.key.Key) })
 	if len(r.routes) > 0 {
 		r.sys.Routes = make([]Route, 0, len(r.routes))
+		r.sys.written = make([][]document.Leaf, 0, len(r.routes))
 	}
 	for _, t := range r.routes {
 		r.checkTarget(t)
 		r.sys.Routes = append(r.sys.Routes, t.route)
+		r.sys.written = append(r.sys.written, t.key.Leaves())
 	}
+	r.sys.markHTTP()
 	r.checkAuth()
 	r.checkACME(doc.Member("gateway").Member("tls").Member("acme"))
 	if forward := r.sys.Gateway.Auth.Forward; forward != nil {
@@ -53,6 +56,24 @@ func (r *reader) check(doc *document.Node) {
 		if owner != nil && owner.Scalar() && r.services[owner.Text] == nil {
 			r.refer("services", owner.At, owner.Path, unknownService, wording.Quote(owner.Text), wording.Suggest(owner.Text, names(r.services), "declare it under services"))
 		}
+	}
+}
+
+// markHTTP marks the services that speak HTTP: a route leads there, or they are asked
+// for their health so.
+func (s *System) markHTTP() {
+	reached := map[string]bool{}
+	if forward := s.Gateway.Auth.Forward; forward != nil {
+		reached[forward.Service] = true
+	}
+	for i := range s.Routes {
+		for _, t := range s.Routes[i].Targets {
+			reached[t.Service] = true
+		}
+	}
+	for i := range s.Services {
+		svc := &s.Services[i]
+		svc.HTTP = svc.Healthcheck.HTTP != "" || svc.Healthcheck.TCP || reached[svc.Name]
 	}
 }
 
@@ -149,7 +170,7 @@ func (r *reader) checkTarget(t *routed) {
 	}
 }
 
-// reached records that the gateway sends requests to a service over HTTP.
+// reached tells that the gateway would send requests to a service that there is not.
 func (r *reader) reached(service string, at document.Place, path string) {
 	if service == "" {
 		r.rec.add(at, path, emptyValue, "name a service")
@@ -158,9 +179,6 @@ func (r *reader) reached(service string, at document.Place, path string) {
 	if r.services[service] == nil {
 		r.refer("services", at, path, unknownService, wording.Quote(service), wording.Suggest(service, names(r.services), "declare it under services"))
 		return
-	}
-	if s, ok := r.sys.Service(service); ok {
-		s.HTTP = true
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"reflect"
 	"slices"
+
+	"fairlead/internal/system/document"
 )
 
 // ChangeKind says what became of a value.
@@ -33,14 +35,77 @@ type Change struct {
 //
 // The file holds no secret's value, so no Change does.
 func Diff(older, newer *System) []Change {
+	older, newer = orNothing(older), orNothing(newer)
+	changes := diff(nil, older.flat, newer.flat)
+	changes = diffRoutes(changes, older, newer)
+	slices.SortFunc(changes, func(a, b Change) int { return cmp.Compare(a.Path, b.Path) })
+	return changes
+}
+
+func orNothing(s *System) *System {
+	if s == nil {
+		return &System{}
+	}
+	return s
+}
+
+// flatten returns what a document holds by path, but the routes.
+func flatten(doc *document.Node) map[string]string {
+	flat := map[string]string{}
+	for _, m := range doc.Items {
+		if m.Key == "routes" && m.Kind == document.Mapping && len(m.Items) > 0 {
+			continue
+		}
+		place(flat, document.Join("", m.Key), m.Leaves())
+	}
+	return flat
+}
+
+// place puts leaves below a path.
+func place(flat map[string]string, path string, leaves []document.Leaf) {
+	for _, l := range leaves {
+		at := path
+		if l.Path != "" {
+			at += "." + l.Path
+		}
+		flat[at] = l.Value
+	}
+}
+
+// diffRoutes appends what differs between routes, of which most are the same ones.
+func diffRoutes(changes []Change, older, newer *System) []Change {
 	before, after := map[string]string{}, map[string]string{}
-	if older != nil {
-		before = older.flat
+	gone := func(i int) { place(before, document.Join("routes", older.Routes[i].Key), older.written[i]) }
+	come := func(i int) { place(after, document.Join("routes", newer.Routes[i].Key), newer.written[i]) }
+	i, j := 0, 0
+	for i < len(older.Routes) && j < len(newer.Routes) {
+		switch cmp.Compare(older.Routes[i].Key, newer.Routes[j].Key) {
+		case -1:
+			gone(i)
+			i++
+		case 1:
+			come(j)
+			j++
+		default:
+			if was, is := older.written[i], newer.written[j]; len(was) != len(is) || len(was) > 0 && &was[0] != &is[0] {
+				gone(i)
+				come(j)
+			}
+			i++
+			j++
+		}
 	}
-	if newer != nil {
-		after = newer.flat
+	for ; i < len(older.Routes); i++ {
+		gone(i)
 	}
-	var changes []Change
+	for ; j < len(newer.Routes); j++ {
+		come(j)
+	}
+	return diff(changes, before, after)
+}
+
+// diff appends what differs between two documents.
+func diff(changes []Change, before, after map[string]string) []Change {
 	for p, was := range before {
 		switch is, has := after[p]; {
 		case !has:
@@ -54,7 +119,6 @@ func Diff(older, newer *System) []Change {
 			changes = append(changes, Change{Kind: Added, Path: p, New: is})
 		}
 	}
-	slices.SortFunc(changes, func(a, b Change) int { return cmp.Compare(a.Path, b.Path) })
 	return changes
 }
 

@@ -24,6 +24,10 @@ type Options struct {
 	// writes them, as [System.Files] had them; those on the disk are not read then.
 	// nil: the disk is read.
 	Files map[string][]byte
+	// Before is what the same file was when it was read last, nil if it was not. It is
+	// left as it is, and makes no difference but in time: what did not change is not
+	// read again.
+	Before *System
 }
 
 // EnvironmentError says that the file does not declare the environment that was
@@ -88,21 +92,27 @@ func Load(path string, opts Options) (*System, error) {
 // The file as it stands and each of its environments are checked, whichever is
 // chosen.
 func Parse(name string, src []byte, dir string, opts Options) (*System, error) {
+	file := absolute(dir, filepath.Base(name))
+	if filepath.IsAbs(name) {
+		file = filepath.Clean(name)
+	}
+	if before := opts.Before; before != nil && before.File == file && before.Dir == dir {
+		if sys, ok := before.again(src, opts); ok {
+			return sys, nil
+		}
+	}
 	rec := newRecorder(name, src)
 	doc := document.Read(src, rec.fault)
 	if !hasSections(doc, rec) {
 		return nil, rec.sorted()
-	}
-	file := absolute(dir, filepath.Base(name))
-	if filepath.IsAbs(name) {
-		file = filepath.Clean(name)
 	}
 	base, environments := split(doc, rec)
 	files, stored := opts.Files, opts.Files != nil
 	if !stored {
 		files = map[string][]byte{}
 	}
-	chosen := read(base, "", dir, files, stored, rec)
+	passes := []*reader{read(base, "", dir, files, stored, rec)}
+	chosen := passes[0].sys
 	var all []string
 	for _, e := range environments {
 		all = append(all, e.Key)
@@ -110,8 +120,9 @@ func Parse(name string, src []byte, dir string, opts Options) (*System, error) {
 		merged := document.Merge(base, e, func(lost *document.Node) {
 			rec.add(lost.KeyAt, lost.Path, removesNothing, lostAdvice(base, e, lost))
 		})
-		if sys := read(merged, e.Key, dir, files, stored, rec); e.Key == opts.Environment {
-			chosen = sys
+		r := read(merged, e.Key, dir, files, stored, rec)
+		if passes = append(passes, r); e.Key == opts.Environment {
+			chosen = r.sys
 		}
 	}
 	rec.pass = ""
@@ -123,6 +134,9 @@ func Parse(name string, src []byte, dir string, opts Options) (*System, error) {
 		return nil, &EnvironmentError{Name: opts.Environment, Known: all}
 	}
 	chosen.File, chosen.Source, chosen.Environments, chosen.Files = file, src, all, files
+	if !stored {
+		remember(chosen, doc, environments, passes)
+	}
 	return chosen, nil
 }
 
@@ -142,15 +156,15 @@ func hasSections(doc *document.Node, rec *recorder) bool {
 }
 
 // read reads one merged document.
-func read(doc *document.Node, environment, dir string, files map[string][]byte, stored bool, rec *recorder) *System {
+func read(doc *document.Node, environment, dir string, files map[string][]byte, stored bool, rec *recorder) *reader {
 	r := &reader{
-		rec: rec, dir: dir, sys: &System{Dir: dir, Environment: environment, flat: doc.Flatten()},
+		rec: rec, dir: dir, sys: &System{Dir: dir, Environment: environment, flat: flatten(doc)},
 		services: map[string]*document.Node{}, secrets: map[string]*document.Node{}, databases: map[string]*document.Node{},
 		types: map[string]*document.Node{}, files: files, stored: stored,
-		owners: map[string]string{}, meant: map[string]bool{},
+		owners: map[string]string{}, meant: map[string]bool{}, disk: map[string]fs.FileMode{},
 	}
 	r.read(doc)
-	return r.sys
+	return r
 }
 
 // split takes the environments out of the document and returns those that can be

@@ -3,6 +3,8 @@ package system
 import (
 	"net/netip"
 	"time"
+
+	"fairlead/internal/system/document"
 )
 
 // System is everything one fairlead.yaml describes, after the chosen environment
@@ -35,8 +37,12 @@ type System struct {
 	// their paths as it writes them, kept for the same reason.
 	Files map[string][]byte
 
-	// flat is the merged document as path -> value, for Diff.
-	flat map[string]string
+	// flat is the merged document but the routes as path -> value, and written are
+	// those, in the order of Routes, for Diff.
+	flat    map[string]string
+	written [][]document.Leaf
+
+	reading *reading // nil if the file cannot be read in parts
 }
 
 // Gateway is the one door.

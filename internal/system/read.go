@@ -2,6 +2,7 @@ package system
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,6 +35,8 @@ type reader struct {
 	// with stored there are no others.
 	files  map[string][]byte
 	stored bool
+	// disk are the types of what was looked at on the disk, by their paths.
+	disk map[string]fs.FileMode
 
 	answers []answer
 	routes  []*routed
@@ -361,7 +364,7 @@ func (r *reader) file(n *document.Node, dir bool) string {
 	if !ok {
 		return ""
 	}
-	info, err := os.Stat(path)
+	info, err := r.stat(path)
 	switch {
 	case err != nil && dir:
 		r.rec.add(n.At, n.Path, notFound, wording.Quote(n.Text), "make the folder, or correct the path; it starts at the folder of this file")
@@ -373,6 +376,15 @@ func (r *reader) file(n *document.Node, dir bool) string {
 		r.rec.add(n.At, n.Path, badPath, "must be a regular file, "+wording.Quote(n.Text)+" is none", "name the file")
 	}
 	return path
+}
+
+// stat looks at a path, and notes what is there.
+func (r *reader) stat(path string) (fs.FileInfo, error) {
+	info, err := os.Stat(path)
+	if err == nil {
+		r.disk[path] = info.Mode().Type()
+	}
+	return info, err
 }
 
 // path reads a path and makes it absolute.

@@ -1,7 +1,6 @@
 package system
 
 import (
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -258,7 +257,7 @@ func (r *reader) readFiles(n *document.Node) *Files {
 		r.rec.add(fallback.At, fallback.Path, badPath, "is not a file in the folder", "name a file that is served, as in index.html")
 	} else if ok {
 		out.Fallback = filepath.ToSlash(filepath.Clean(s))
-		if info, err := os.Stat(filepath.Join(out.Dir, s)); out.Dir != "" && (err != nil || !info.Mode().IsRegular()) {
+		if info, err := r.stat(filepath.Join(out.Dir, s)); out.Dir != "" && (err != nil || !info.Mode().IsRegular()) {
 			r.rec.add(fallback.At, fallback.Path, notFound, wording.Quote(s), "make the file, or correct the name; it starts at dir")
 		}
 	}

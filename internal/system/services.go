@@ -2,7 +2,6 @@ package system
 
 import (
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -72,7 +71,6 @@ func (r *reader) readService(n *document.Node) (Service, bool) {
 		return out, false
 	}
 	out.Healthcheck = r.readHealthcheck(f["healthcheck"])
-	out.HTTP = out.Healthcheck.HTTP != "" || out.Healthcheck.TCP
 	update := r.fields(f["update"], updateSchema)
 	out.Drain = r.duration(update["drain"], defaultDrain, 0, 24*time.Hour)
 	out.Pool = r.readPool(f["pool"])
@@ -148,7 +146,7 @@ func (r *reader) readWatch(n *document.Node, def string) []string {
 		if !ok {
 			continue
 		}
-		if _, err := os.Stat(path); err != nil {
+		if _, err := r.stat(path); err != nil {
 			r.rec.add(item.At, item.Path, notFound, wording.Quote(item.Text), "make it, or correct the path; it starts at the folder of this file")
 			continue
 		}

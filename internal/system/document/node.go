@@ -50,6 +50,8 @@ type Node struct {
 	Key   string // of a member of a mapping
 	KeyAt Place  // of that key; of a list's item: same as at
 	Path  string // in the file: environments.production.services.api
+
+	words int // of a whole document that was read line by line, else 0
 }
 
 // Member returns the value of a key, nil if there is none or n is nil or no mapping.
@@ -152,23 +154,27 @@ func withoutNulls(n *Node, lost func(*Node)) *Node {
 	return Merge(&empty, n, lost)
 }
 
-// Flatten returns the scalars and lists of a document by path, each written in one way.
-func (n *Node) Flatten() map[string]string {
-	flat := map[string]string{}
+// Leaf is a scalar or a list, written in one way, or a map that holds nothing.
+type Leaf struct {
+	Path  string // from the node that was asked; "" for that itself
+	Value string
+}
+
+// Leaves returns what a node holds, in the file's order.
+func (n *Node) Leaves() []Leaf {
+	var leaves []Leaf
 	var walk func(path string, n *Node)
 	walk = func(path string, n *Node) {
 		if n.Kind != Mapping || len(n.Items) == 0 {
-			flat[path] = canonical(n)
+			leaves = append(leaves, Leaf{path, canonical(n)})
 			return
 		}
 		for _, m := range n.Items {
 			walk(Join(path, m.Key), m)
 		}
 	}
-	for _, m := range n.Items {
-		walk(Join("", m.Key), m)
-	}
-	return flat
+	walk("", n)
+	return leaves
 }
 
 // canonical writes a value in one way: scalars as they are, the rest as JSON, the

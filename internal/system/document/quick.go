@@ -23,6 +23,9 @@ func quickly(src string) (*Node, bool) {
 		return nil, false
 	}
 	root, ok := q.blockMap("")
+	if ok {
+		root.words = q.words
+	}
 	return root, ok && q.done && q.words <= MaxWords
 }
 

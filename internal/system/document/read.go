@@ -25,6 +25,9 @@ const (
 	MaxKeys  = 5_000   // of one block map
 )
 
+// bom may stand before a document.
+var bom = []byte("\ufeff")
+
 // Read reads a document. What is wrong with it is told to tell in the order in which it
 // is found, which is not that of the places. Read returns nil if src cannot be judged
 // further; then something was told. A document that holds nothing is a node of the kind
@@ -39,7 +42,7 @@ func Read(src []byte, tell func(Fault)) *Node {
 		r.add(firstInvalid(src), "", notText)
 		return nil
 	}
-	src = bytes.TrimPrefix(src, []byte("\ufeff"))
+	src = bytes.TrimPrefix(src, bom)
 	if root, ok := quickly(string(src)); ok {
 		return root
 	}

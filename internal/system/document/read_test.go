@@ -203,7 +203,7 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 		if n != nil {
-			n.Flatten()
+			n.Leaves()
 			n.Plain()
 		}
 	})

@@ -162,6 +162,9 @@ func relate(p, q Pattern) Relation {
 	return Crossed
 }
 
+// Meet reports whether two routes cannot stand in one file: they are not [Apart].
+func Meet(p, q *Pattern) bool { return relate(*p, *q) != Apart }
+
 func methodsMeet(a, b string) bool {
 	return a == "" || b == "" || a == b || a == "GET" && b == "HEAD" || a == "HEAD" && b == "GET"
 }
