@@ -24,8 +24,11 @@ type door struct {
 	start func(b *bench, w *doorway) error
 	// configure writes a configuration with as many routes, and those to more besides.
 	configure func(w *doorway, routes int, more []string) error
-	// reload makes the written configuration count; it need not wait for that.
+	// reload makes the written configuration count, in the way of the door's own that
+	// starts no program; it need not wait for that.
 	reload func(b *bench, w *doorway) error
+	// pause is what the door needs after a change before it takes another.
+	pause time.Duration
 }
 
 // doorway is a door that runs.
@@ -34,15 +37,22 @@ type doorway struct {
 	dir     string
 	plain   string // address without TLS
 	tls     string // address with TLS
+	admin   string // address of its API, where it has one over TCP
 	backend string // address of what is behind it
 	ws      string // address of what upgrades
 	pids    func() []int
 	end     func()
 }
 
+// changes: the part of doors that is about changes, alone.
+func (b *bench) changes() error { return b.besides(b.compareChanges) }
+
 // doors: the same routes through nginx, HAProxy, Caddy and fairlead. The others log
 // nothing; fairlead writes its access log as always.
-func (b *bench) doors() error {
+func (b *bench) doors() error { return b.besides(b.compare) }
+
+// besides runs a comparison for few and for many routes.
+func (b *bench) besides(compare func(ways []*doorway, routes int) error) error {
 	for _, program := range []string{"nginx", "haproxy", "caddy", "wrk", "openssl"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return fmt.Errorf("%s is needed: %w", program, err)
@@ -63,7 +73,7 @@ func (b *bench) doors() error {
 		return err
 	}
 	for _, routes := range []int{30, mostRoutes} {
-		if err := b.compare(backend, ws, routes); err != nil {
+		if err := b.open(backend, ws, routes, compare); err != nil {
 			return err
 		}
 	}
@@ -81,21 +91,23 @@ var shapes = []struct {
 	{"1 MB, TLS", "/r7/large", true},
 }
 
-// compare measures all doors in turn, so that noise meets all of them.
-func (b *bench) compare(backend, ws string, routes int) error {
-	all := []door{
-		{"nginx", startNginx, configureNginx, reloadNginx},
-		{"HAProxy", startHAProxy, configureHAProxy, reloadHAProxy},
-		{"Caddy", startCaddy, configureCaddy, reloadCaddy},
-		{"fairlead", startFairlead, configureFairlead, reloadFairlead},
-	}
+// all are the doors. HAProxy's master misses a signal that comes during a reload.
+var all = []door{
+	{"nginx", startNginx, configureNginx, reloadNginx, 100 * time.Millisecond},
+	{"HAProxy", startHAProxy, configureHAProxy, reloadHAProxy, time.Second},
+	{"Caddy", startCaddy, configureCaddy, reloadCaddy, 100 * time.Millisecond},
+	{"fairlead", startFairlead, configureFairlead, reloadFairlead, 100 * time.Millisecond},
+}
+
+// open runs all doors while they are compared.
+func (b *bench) open(backend, ws string, routes int, compare func(ways []*doorway, routes int) error) error {
 	ways := make([]*doorway, len(all))
 	for i, d := range all {
 		dir := filepath.Join(b.dir, fmt.Sprintf("%s-%d", d.name, routes))
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
-		ways[i] = &doorway{dir: dir, plain: freeAddress(), tls: freeAddress(), backend: backend, ws: ws, end: func() {}}
+		ways[i] = &doorway{dir: dir, plain: freeAddress(), tls: freeAddress(), admin: freeAddress(), backend: backend, ws: ws, end: func() {}}
 		if err := certificate(b.ctx, dir); err != nil {
 			return err
 		}
@@ -110,6 +122,11 @@ func (b *bench) compare(backend, ws string, routes int) error {
 			return fmt.Errorf("start %s: %w", d.name, err)
 		}
 	}
+	return compare(ways, routes)
+}
+
+// compare measures all doors in turn, so that noise meets all of them.
+func (b *bench) compare(ways []*doorway, routes int) error {
 	idle := make([]string, len(all))
 	for i, d := range all {
 		var err error
@@ -136,14 +153,49 @@ func (b *bench) compare(backend, ws string, routes int) error {
 	b.table(fmt.Sprintf("Doors, %d routes", routes), "| load, 64 connections | door | throughput | to nginx | to Caddy | processor time of the door for a request | p50 | p99 | failed |", rows...)
 	rows = nil
 	for i, d := range all {
-		row, err := b.rest(d, ways[i], routes, idle[i])
-		if err != nil {
-			return fmt.Errorf("%s: %w", d.name, err)
-		}
-		rows = append(rows, row)
+		rows = append(rows, fmt.Sprintf("| %s | %.1f MiB | %s |", d.name, ways[i].resident(), idle[i]))
 	}
-	b.table(fmt.Sprintf("Doors at rest and in change, %d routes", routes), "| door | resident memory after the load | of an idle keep-alive connection | of an idle WebSocket | new route effective after, median | longest |", rows...)
+	b.table(fmt.Sprintf("Doors at rest, %d routes", routes), "| door | resident memory after the load | of an idle keep-alive connection | of an idle WebSocket |", rows...)
+	return b.compareChanges(ways, routes)
+}
+
+// compareChanges measures in turn how long a changed route takes to be effective.
+func (b *bench) compareChanges(ways []*doorway, routes int) error {
+	took := make([][]time.Duration, len(all))
+	for range changes {
+		for i, d := range all {
+			t, err := b.change(d, ways[i], routes, len(took[i]))
+			if err != nil {
+				return fmt.Errorf("%s: %w", d.name, err)
+			}
+			took[i] = append(took[i], t)
+		}
+	}
+	var rows []string
+	for i, d := range all {
+		slices.Sort(took[i])
+		rows = append(rows, fmt.Sprintf("| %s | %s | %s | %s |", d.name, short(median(took[i])), short(took[i][changes*99/100-1]), short(took[i][changes-1])))
+	}
+	b.table(fmt.Sprintf("Doors in change, %d routes, %d changes", routes, changes), "| door | another route effective after, median | p99 | longest |", rows...)
 	return nil
+}
+
+// change replaces one route by another, and tells how long after the call of the reload
+// the new one is answered.
+func (b *bench) change(d door, w *doorway, routes, n int) (time.Duration, error) {
+	name := fmt.Sprintf("new%d", n)
+	if err := d.configure(w, routes, []string{name}); err != nil {
+		return 0, err
+	}
+	reloaded := make(chan error, 1)
+	begin := time.Now()
+	go func() { reloaded <- d.reload(b, w) }()
+	at, err := w.until("/"+name+"/small", 30*time.Second)
+	if err := errors.Join(err, <-reloaded); err != nil {
+		return 0, err
+	}
+	time.Sleep(d.pause)
+	return at.Sub(begin), nil
 }
 
 // doorSum collects the rounds of one door.
@@ -252,10 +304,10 @@ func (w *doorway) until(path string, most time.Duration) (time.Time, error) {
 const (
 	idleConnections = 5000
 	idleWebSockets  = 1000
-	changes         = 10
+	changes         = 100
 
-	// fairlead's file takes 5,000 routes; those of the changes and /ws/ are among them.
-	mostRoutes = 5000 - changes - 1
+	// fairlead's file takes 5,000 routes; that of a change and /ws/ are among them.
+	mostRoutes = 5000 - 2
 )
 
 // idle measures what connections cost that do nothing, of a door that has not done
@@ -270,30 +322,6 @@ func (w *doorway) idle() (string, error) {
 		return "", fmt.Errorf("idle connections: %w", err)
 	}
 	return fmt.Sprintf("%.1f KiB | %.1f KiB", perConn, perWS), nil
-}
-
-// rest measures memory after the load, and how long a change takes.
-func (b *bench) rest(d door, w *doorway, routes int, idle string) (string, error) {
-	start := w.resident()
-	var took []time.Duration
-	var more []string
-	for i := range changes {
-		more = append(more, fmt.Sprintf("new%d", i))
-		if err := d.configure(w, routes, more); err != nil {
-			return "", err
-		}
-		begin := time.Now()
-		if err := d.reload(b, w); err != nil {
-			return "", err
-		}
-		at, err := w.until(fmt.Sprintf("/new%d/small", i), 30*time.Second)
-		if err != nil {
-			return "", err
-		}
-		took = append(took, at.Sub(begin))
-		time.Sleep(time.Second) // HAProxy's master misses a signal that comes during a reload
-	}
-	return fmt.Sprintf("| %s | %.1f MiB | %s | %s | %s |", d.name, start, idle, short(median(took)), short(slices.Max(took))), nil
 }
 
 // hold opens connections, makes each do one exchange, and returns the KiB that each

@@ -2,11 +2,14 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"fairlead/internal/control"
 )
 
 // write puts a file into the door's folder.
@@ -109,7 +112,7 @@ func configureCaddy(w *doorway, routes int, more []string) error {
 		fmt.Fprintf(&handles, "\thandle /%s/* {\n\t\treverse_proxy %s\n\t}\n", name, w.backend)
 	}
 	return w.write("Caddyfile", fmt.Sprintf(`{
-	admin unix/%[5]s/admin.sock
+	admin %[6]s
 	auto_https off
 	log {
 		level ERROR
@@ -127,7 +130,7 @@ https://%[4]s {
 	tls %[5]s/cert.pem %[5]s/key.pem
 	import routes
 }
-`, w.ws, handles.String(), w.plain, w.tls, w.dir))
+`, w.ws, handles.String(), w.plain, w.tls, w.dir, w.admin))
 }
 
 func startCaddy(b *bench, w *doorway) error {
@@ -135,9 +138,24 @@ func startCaddy(b *bench, w *doorway) error {
 }
 
 func reloadCaddy(b *bench, w *doorway) error {
-	out, err := exec.CommandContext(b.ctx, "caddy", "reload", "--config", filepath.Join(w.dir, "Caddyfile"), "--adapter", "caddyfile").CombinedOutput()
+	file, err := os.Open(filepath.Join(w.dir, "Caddyfile"))
 	if err != nil {
-		return fmt.Errorf("caddy reload: %w: %s", err, out)
+		return err
+	}
+	defer file.Close()
+	req, err := http.NewRequestWithContext(b.ctx, http.MethodPost, "http://"+w.admin+"/load", file)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "text/caddyfile")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(resp.Body)
+		return fmt.Errorf("caddy's load is answered %s: %s", resp.Status, body)
 	}
 	return nil
 }
@@ -168,9 +186,10 @@ routes:
 func startFairlead(b *bench, w *doorway) error { return w.run(b, b.fairlead, "up", w.dir) }
 
 func reloadFairlead(b *bench, w *doorway) error {
-	out, err := exec.CommandContext(b.ctx, b.fairlead, "--file", w.dir, "reload").CombinedOutput()
+	node, err := control.Dial(filepath.Join(w.dir, ".fairlead"))
 	if err != nil {
-		return fmt.Errorf("fairlead reload: %w: %s", err, out)
+		return err
 	}
-	return nil
+	_, err = control.Call[control.ReloadRequest, control.ReloadReply](b.ctx, node, control.VerbReload, control.ReloadRequest{}, nil)
+	return err
 }

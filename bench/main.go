@@ -81,9 +81,9 @@ func run(ctx context.Context, only []string, rounds int, length time.Duration, o
 		name string
 		run  func() error
 	}{
-		{"bus", b.bus}, {"store", b.store}, {"queues", b.queues}, {"proxy", b.proxy}, {"doors", b.doors}, {"soak", b.soak}, {"start", b.start}, {"trade", b.trade}, {"faults", b.faults}, {"live", b.live},
+		{"bus", b.bus}, {"store", b.store}, {"queues", b.queues}, {"proxy", b.proxy}, {"doors", b.doors}, {"changes", b.changes}, {"soak", b.soak}, {"start", b.start}, {"trade", b.trade}, {"faults", b.faults}, {"live", b.live},
 	} {
-		if len(only) > 0 && !slices.Contains(only, part.name) || len(only) == 0 && part.name == "soak" {
+		if len(only) > 0 && !slices.Contains(only, part.name) || len(only) == 0 && (part.name == "soak" || part.name == "changes") {
 			continue
 		}
 		if err := part.run(); err != nil {

@@ -322,7 +322,7 @@ func (n *Node) reload(ctx context.Context, req control.ReloadRequest, tell func(
 	if environment == "" {
 		environment = old.Environment
 	}
-	sys, err := system.Load(n.file, system.Options{Environment: environment})
+	sys, err := system.Load(n.file, system.Options{Environment: environment, Before: old.sys})
 	if err != nil {
 		return control.ReloadReply{}, err
 	}
@@ -419,13 +419,22 @@ func goesOn(err error, reply control.ReloadReply, old *revision) error {
 	return e
 }
 
-// nextNumber is one above every number that was ever recorded.
+// nextNumber is one above every number that was ever recorded. One that a node before
+// recorded, but did not come to run, may be above the one that runs.
 func (n *Node) nextNumber(ctx context.Context, old *revision) int {
-	number := old.Number
-	if all, err := n.state.revisions(ctx); err == nil && len(all) > 0 {
-		number = max(number, all[0].Number)
+	n.mu.Lock()
+	found := n.found
+	n.mu.Unlock()
+	if found == 0 {
+		all, err := n.state.revisions(ctx)
+		if err == nil && len(all) > 0 {
+			found = all[0].Number
+			n.mu.Lock()
+			n.found = found
+			n.mu.Unlock()
+		}
 	}
-	return number + 1
+	return max(old.Number, found) + 1
 }
 
 // apply replaces the revision that runs by g's: it starts everything new, swaps

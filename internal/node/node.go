@@ -99,6 +99,7 @@ type Node struct {
 	mu         sync.Mutex // guards what follows
 	endUpgrade func()     // breaks off the upgrade that goes on; nil: none does
 	applied    *revision
+	found      int // the highest revision on record when one was first asked for, 0 until then
 	overrides  map[string]control.Override
 	closed     map[string]control.Maintenance // decided by hand, by route; replaced as a whole
 	// runs is the revision that each service's instances are started from: the

@@ -35,7 +35,7 @@ var allowed = map[string][]string{
 	"cmd/fairlead": {"internal/cli"},
 	"service":      {"internal/wire"},
 	"stacks":       {"service"},
-	"bench":        {"service", "internal/cli"},
+	"bench":        {"service", "internal/cli", "internal/control"},
 	"test":         {"service", "internal/cli", "internal/control", "internal/wire"},
 }
 
