@@ -100,7 +100,7 @@ func (b *Bus) openCommitter() error {
 	if err != nil {
 		return err
 	}
-	b.catalogue.committer.Store(catalogue.NewCommitter(b.catalogue.checker, nc))
+	b.catalogue.committer.Store(catalogue.NewCommitter(b.catalogue.checker, nc, b.staging.inMemory))
 	return nil
 }
 

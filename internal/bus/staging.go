@@ -168,6 +168,16 @@ func (s *staging) use(streams []string) {
 	}
 }
 
+// inMemory reports whether batches are staged in memory.
+func (s *staging) inMemory() bool {
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dir != ""
+}
+
 // tend makes what has vanished again: whoever cleans up in memory, as systemd does when
 // a user logs out, takes the folder away, and the server makes none behind a link.
 func (s *staging) tend() {

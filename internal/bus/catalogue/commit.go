@@ -34,11 +34,13 @@ var (
 
 const (
 	// groupMost and groupBytes bound what is stored at once, markers included. The
-	// server takes 1,000 in a batch. A group of less than groupLeast is stored message
-	// by message: a batch that is staged on the disk costs about as much as 16 syncs.
-	groupMost  = 1000
-	groupLeast = 16
-	groupBytes = 4 << 20
+	// server takes 1,000 in a batch. A smaller group than groupLeast is stored message
+	// by message, since a batch costs about as much as so many syncs: 16 if it is staged
+	// on the disk, 4 if in memory.
+	groupMost        = 1000
+	groupLeastDisk   = 16
+	groupLeastMemory = 4
+	groupBytes       = 4 << 20
 	// heldMost and heldBytes bound what waits and what is being stored, of all queues.
 	heldMost  = 16 << 10
 	heldBytes = 64 << 20
@@ -84,8 +86,9 @@ type Stored struct {
 // Messages of one queue are stored about in the order in which they came. Its methods
 // are safe for concurrent use.
 type Committer struct {
-	checker *Checker
-	nc      *nats.Conn
+	checker  *Checker
+	nc       *nats.Conn
+	inMemory func() bool // batches are staged there
 
 	mu     sync.Mutex // guards what follows
 	lanes  map[string]*lane
@@ -129,9 +132,10 @@ const (
 )
 
 // NewCommitter makes a committer that publishes over a connection which must not
-// buffer what is published while it is broken off.
-func NewCommitter(c *Checker, nc *nats.Conn) *Committer {
-	committer := &Committer{checker: c, nc: nc, lanes: map[string]*lane{}}
+// buffer what is published while it is broken off. inMemory tells whether the server
+// stages batches in memory at the time; either way all is stored.
+func NewCommitter(c *Checker, nc *nats.Conn, inMemory func() bool) *Committer {
+	committer := &Committer{checker: c, nc: nc, inMemory: inMemory, lanes: map[string]*lane{}}
 	committer.relink()
 	nc.SetDisconnectErrHandler(func(*nats.Conn, error) { committer.relink() })
 	nc.SetReconnectHandler(func(*nats.Conn) { committer.paused.Store(false) })
@@ -309,7 +313,7 @@ func (c *Committer) run(l *lane) {
 			return
 		}
 		c.mu.Unlock()
-		if small(group) {
+		if c.small(group) {
 			c.storeEach(l.stream, group)
 		} else {
 			c.store(l.stream, group)
@@ -319,8 +323,12 @@ func (c *Committer) run(l *lane) {
 
 // small reports whether a group is stored sooner message by message: the server makes
 // a store of its own for each batch.
-func small(group []*entry) bool {
-	return len(group) < groupLeast && !slices.ContainsFunc(group, func(e *entry) bool { return e.marker != "" })
+func (c *Committer) small(group []*entry) bool {
+	least := groupLeastDisk
+	if c.inMemory() {
+		least = groupLeastMemory
+	}
+	return len(group) < least && !slices.ContainsFunc(group, func(e *entry) bool { return e.marker != "" })
 }
 
 // storeEach stores messages one by one, without waiting for each.
