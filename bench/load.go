@@ -1,18 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/textproto"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
@@ -91,20 +85,8 @@ func driveWith(n int, d time.Duration, connect func() (do func() error, end func
 	return total, nil
 }
 
-// httpConn sends the same request again and again over one keep-alive
-// connection. It is made to cost little beside what it measures: it knows
-// HTTP/1.1 answers with a Content-Length or chunks, and no more.
-type httpConn struct {
-	conn    net.Conn
-	r       *bufio.Reader
-	request []byte
-}
-
-func dialHTTP(address, method, path string, header []string, body []byte) (*httpConn, error) {
-	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
-	if err != nil {
-		return nil, err
-	}
+// request is what a connection of driveHTTP sends.
+func request(method, path string, header []string, body []byte) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: bench\r\n", method, path)
 	for _, h := range header {
@@ -115,110 +97,14 @@ func dialHTTP(address, method, path string, header []string, body []byte) (*http
 	}
 	b.WriteString("\r\n")
 	b.Write(body)
-	return &httpConn{conn: conn, r: bufio.NewReader(conn), request: b.Bytes()}, nil
+	return b.Bytes()
 }
 
-func (c *httpConn) do() error {
-	if err := c.conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		return err
-	}
-	if _, err := c.conn.Write(c.request); err != nil {
-		return err
-	}
-	status, err := c.read()
-	if err != nil {
-		return err
-	}
-	if status/100 != 2 {
-		return fmt.Errorf("status %d", status)
-	}
-	return nil
-}
-
-func (c *httpConn) read() (status int, err error) {
-	line, err := c.r.ReadSlice('\n')
-	if err != nil {
-		return 0, err
-	}
-	if len(line) < 12 {
-		return 0, fmt.Errorf("malformed status line %q", line)
-	}
-	status, err = strconv.Atoi(string(line[9:12]))
-	if err != nil {
-		return 0, err
-	}
-	length, chunked := 0, false
-	for {
-		line, err := c.r.ReadSlice('\n')
-		if err != nil {
-			return 0, err
-		}
-		if len(line) <= 2 {
-			break
-		}
-		name, value, _ := bytes.Cut(line, []byte(":"))
-		switch {
-		case bytes.EqualFold(name, []byte("Content-Length")):
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
-				return 0, err
-			}
-		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
-			chunked = true
-		}
-	}
-	if chunked {
-		return status, c.skipChunks()
-	}
-	_, err = c.r.Discard(length)
-	return status, err
-}
-
-func (c *httpConn) skipChunks() error {
-	tp := textproto.NewReader(c.r)
-	for {
-		line, err := tp.ReadLine()
-		if err != nil {
-			return err
-		}
-		size, _, _ := strings.Cut(line, ";")
-		n, err := strconv.ParseInt(size, 16, 64)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			_, err := tp.ReadLine()
-			return err
-		}
-		if _, err := io.CopyN(io.Discard, c.r, n+2); err != nil {
-			return err
-		}
-	}
-}
-
-// httpLoad makes connections for drive.
-func httpLoad(address, method, path string, body []byte) func() (func() error, func(), error) {
-	return func() (func() error, func(), error) {
-		c, err := dialHTTP(address, method, path, nil, body)
-		if err != nil {
-			return nil, nil, err
-		}
-		broken := false
-		do := func() error {
-			if broken { // a client would connect again
-				next, err := dialHTTP(address, method, path, nil, body)
-				if err != nil {
-					return err
-				}
-				c, broken = next, false
-			}
-			err := c.do()
-			if err != nil {
-				broken = true
-				_ = c.conn.Close()
-			}
-			return err
-		}
-		return do, func() { _ = c.conn.Close() }, nil
+// overHTTP is a side that sends the same request over 64 connections.
+func (b *bench) overHTTP(address, method, path string, body []byte) func() (result, error) {
+	same := request(method, path, nil, body)
+	return func() (result, error) {
+		return driveHTTP(requesters, b.length, address, func([]byte) []byte { return same })
 	}
 }
 

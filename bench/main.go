@@ -249,16 +249,16 @@ func (b *bench) bus() error {
 		body := payload(size)
 		for _, peer := range []struct {
 			name, wanted string
-			load         func() (func() error, func(), error)
+			run          func() (result, error)
 		}{
-			{"nats.go, 64 requesters on one connection", "0.40", natsLoad(natsAddress, body, true)},
-			{"nats.go, 64 requesters, a connection each", "", natsLoad(natsAddress, body, false)},
-			{"a bare net/http handler that calls nats.go", "", httpLoad(bareAddress, "POST", "/", body)},
+			{"nats.go, 64 requesters on one connection", "0.40", b.overNATS(natsAddress, body, true)},
+			{"nats.go, 64 requesters, a connection each", "", b.overNATS(natsAddress, body, false)},
+			{"a bare net/http handler that calls nats.go", "", b.overHTTP(bareAddress, "POST", "/", body)},
 		} {
 			row, err := pair{
 				name:  fmt.Sprintf("HTTP to the bus and back, 64 connections, %d B", size),
-				a:     side{"POST", func() (result, error) { return drive(b.length, httpLoad(u.address, "POST", "/bus", body)) }},
-				b:     side{peer.name, func() (result, error) { return drive(b.length, peer.load) }},
+				a:     side{"POST", b.overHTTP(u.address, "POST", "/bus", body)},
+				b:     side{peer.name, peer.run},
 				limit: peer.wanted,
 			}.measure(b.rounds)
 			if err != nil {
@@ -302,13 +302,9 @@ func (b *bench) proxy() error {
 		body         []byte
 	}{{"GET, 280 B answer", "GET", nil}, {"POST, 1 KiB both ways", "POST", payload(1024)}, {"POST, 64 KiB both ways", "POST", payload(64 << 10)}} {
 		row, err := pair{
-			name: "proxied " + shape.name + ", 64 connections",
-			a: side{"with access log and request ids", func() (result, error) {
-				return drive(b.length, httpLoad(u.address, shape.method, "/http", shape.body))
-			}},
-			b: side{"bare ReverseProxy", func() (result, error) {
-				return drive(b.length, httpLoad(peerAddress, shape.method, "/http", shape.body))
-			}},
+			name:  "proxied " + shape.name + ", 64 connections",
+			a:     side{"with access log and request ids", b.overHTTP(u.address, shape.method, "/http", shape.body)},
+			b:     side{"bare ReverseProxy", b.overHTTP(peerAddress, shape.method, "/http", shape.body)},
 			limit: "0.85",
 		}.measure(b.rounds)
 		if err != nil {

@@ -79,31 +79,33 @@ func peerEcho(ctx context.Context, address string) error {
 	return nil
 }
 
-// natsLoad makes requesters for drive, which share one connection as the
-// requesters of a program would, or have one each as HTTP's clients do.
-func natsLoad(address string, body []byte, share bool) func() (func() error, func(), error) {
+// overNATS is a side of 64 requesters, which share one connection as the requesters
+// of a program would, or have one each as HTTP's clients do.
+func (b *bench) overNATS(address string, body []byte, share bool) func() (result, error) {
 	var shared *nats.Conn
-	return func() (func() error, func(), error) {
-		nc, end := shared, func() {}
-		if nc == nil {
-			if err := waitTCP(address); err != nil {
-				return nil, nil, err
+	return func() (result, error) {
+		return drive(b.length, func() (func() error, func(), error) {
+			nc, end := shared, func() {}
+			if nc == nil {
+				if err := waitTCP(address); err != nil {
+					return nil, nil, err
+				}
+				var err error
+				if nc, err = nats.Connect("nats://" + address); err != nil {
+					return nil, nil, err
+				}
+				if share {
+					shared = nc
+				} else {
+					end = nc.Close
+				}
 			}
-			var err error
-			if nc, err = nats.Connect("nats://" + address); err != nil {
-				return nil, nil, err
+			do := func() error {
+				_, err := nc.Request("echo.back", body, 5*time.Second)
+				return err
 			}
-			if share {
-				shared = nc
-			} else {
-				end = nc.Close
-			}
-		}
-		do := func() error {
-			_, err := nc.Request("echo.back", body, 5*time.Second)
-			return err
-		}
-		return do, end, nil
+			return do, end, nil
+		})
 	}
 }
 

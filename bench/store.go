@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -42,7 +43,7 @@ func (b *bench) store() error {
 			}
 			row, err := pair{
 				name:  fmt.Sprintf("%d connections, 256 B", n),
-				a:     side{way.name, func() (result, error) { return driveWith(n, b.length, storeLoad(u.address, way.path, 256)) }},
+				a:     side{way.name, b.stored(n, u.address, way.path, 256)},
 				b:     side{"nats.go, a sync each", func() (result, error) { return driveWith(n, b.length, streamLoad(address, 256)) }},
 				limit: limit,
 			}.measure(b.rounds)
@@ -56,23 +57,22 @@ func (b *bench) store() error {
 	return nil
 }
 
-// storeLoad publishes over HTTP, each time with another X-Message.
-func storeLoad(address, path string, size int) func() (func() error, func(), error) {
-	var n atomic.Uint64
+// stored is a side that publishes over HTTP, each time with another X-Message.
+func (b *bench) stored(n int, address, path string, size int) func() (result, error) {
+	const digits = 12
 	run := rand.Text() // so that no round repeats another's
-	return func() (func() error, func(), error) {
-		const digits = 12
-		c, err := dialHTTP(address, "POST", path, []string{"X-Message: " + run + fmt.Sprintf("%0*d", digits, 0)}, payload(size))
-		if err != nil {
-			return nil, nil, err
+	first := request("POST", path, []string{"X-Message: " + run + fmt.Sprintf("%0*d", digits, 0)}, payload(size))
+	at := bytes.Index(first, []byte(run)) + len(run)
+	count := 0
+	next := func(last []byte) []byte {
+		if last == nil {
+			last = bytes.Clone(first)
 		}
-		at := len("POST "+path+" HTTP/1.1\r\nHost: bench\r\nX-Message: ") + len(run)
-		do := func() error {
-			copy(c.request[at:], fmt.Sprintf("%0*d", digits, n.Add(1)))
-			return c.do()
-		}
-		return do, func() { _ = c.conn.Close() }, nil
+		count++
+		copy(last[at:], fmt.Sprintf("%0*d", digits, count))
+		return last
 	}
+	return func() (result, error) { return driveHTTP(n, b.length, address, next) }
 }
 
 // streamLoad publishes to a stream over one connection that all share.
