@@ -233,7 +233,7 @@ func TestAnswerKeepsOrderOfWaiting(t *testing.T) {
 	}
 	close(release)
 	for range n {
-		if _, err := replies.NextMsg(5 * time.Second); err != nil {
+		if _, err := replies.NextMsg(await.Patience); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -470,7 +470,7 @@ func TestReplyGoesToInboxesOnly(t *testing.T) {
 		if err := nc.PublishRequest("echo", prefix+"1", []byte(`{"hs": "8517"}`)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := inbox.NextMsg(5 * time.Second); err != nil {
+		if _, err := inbox.NextMsg(await.Patience); err != nil {
 			t.Errorf("no reply in %s: %v", prefix, err)
 		}
 	}

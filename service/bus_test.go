@@ -47,7 +47,7 @@ func TestNoStartOrder(t *testing.T) {
 	await.Until(t, "it answers", func() bool {
 		nc := busConn(t, again)
 		defer nc.Close()
-		m, err := nc.Request("echo", []byte("x"), 50*time.Millisecond)
+		m, err := nc.Request("echo", []byte("x"), await.Patience)
 		return err == nil && string(m.Data) == "x"
 	})
 	if err := i.stop(); err != nil {
@@ -74,7 +74,7 @@ func portOf(t *testing.T, url string) int {
 	return port
 }
 
-func TestReconnectsWithin50ms(t *testing.T) {
+func TestReconnectsSoon(t *testing.T) {
 	srv := startBus(t, server.Options{})
 	url := srv.ClientURL()
 	i := start(t, testEnv(t, srv, "tradeflow"), echoService)
@@ -87,11 +87,11 @@ func TestReconnectsWithin50ms(t *testing.T) {
 		begin := time.Now()
 		nc := busConn(t, srv)
 		for {
-			m, err := nc.Request("echo", []byte("x"), time.Second)
+			m, err := nc.Request("echo", []byte("x"), await.Patience)
 			if err == nil && string(m.Data) == "x" {
 				break
 			}
-			if !errors.Is(err, nats.ErrNoResponders) || time.Since(begin) > 10*time.Second {
+			if !errors.Is(err, nats.ErrNoResponders) || time.Since(begin) > await.Patience {
 				t.Fatal(err)
 			}
 		}
@@ -99,8 +99,14 @@ func TestReconnectsWithin50ms(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("answers again after %s", took)
-	if median := took[len(took)/2]; median > 50*time.Millisecond && !raceEnabled {
-		t.Errorf("took %s, want at most 50ms", median)
+	// On a machine that does nothing else it is 20 ms; nats.go alone would wait for 2 s.
+	if took[0] > time.Second {
+		t.Errorf("took %s, want less than a second once", took)
+	}
+	for range 1000 {
+		if d := i.svc.conn.Opts.CustomReconnectDelayCB(1); d > maxReconnectDelay {
+			t.Fatalf("it waits for %v", d)
+		}
 	}
 	if err := i.stop(); err != nil {
 		t.Error(err)
@@ -131,7 +137,7 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				sent.Add(1)
-				m, err := nc.Request("work", []byte("x"), 5*time.Second)
+				m, err := nc.Request("work", []byte("x"), await.Patience)
 				if err != nil || string(m.Data) != "x" {
 					failed.Add(1)
 					t.Errorf("request failed: %s", result(m, err))
@@ -190,7 +196,7 @@ func TestDrainFinishesWaitingRequests(t *testing.T) {
 	})
 	i.cancel()
 	await.Until(t, "no more are taken", func() bool {
-		_, err := nc.Request("work", nil, 50*time.Millisecond)
+		_, err := nc.Request("work", nil, time.Second)
 		return errors.Is(err, nats.ErrNoResponders)
 	})
 	close(release)
@@ -205,10 +211,11 @@ func TestDrainFinishesWaitingRequests(t *testing.T) {
 }
 
 func TestGraceAnswersWhatIsLeft(t *testing.T) {
+	t.Parallel()
 	srv := startBus(t, server.Options{})
 	nc := busConn(t, srv)
 	env := testEnv(t, srv, "tradeflow")
-	env[wire.EnvGrace] = "1s"
+	env[wire.EnvGrace] = "5s" // a tenth of it is left for the answers
 	entered := make(chan struct{}, 10)
 	i := start(t, env, func(s *Service) error {
 		Answer(s, "work", func(ctx context.Context, _ struct{}) (string, error) {
@@ -244,8 +251,8 @@ func TestStopWithoutBusIsPrompt(t *testing.T) {
 	if err := i.stop(); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("took %s", took)
+	if took := time.Since(begin); took > await.Patience/2 {
+		t.Errorf("took %s of a grace period of %s", took, await.Patience)
 	}
 }
 
@@ -297,14 +304,10 @@ func TestBusDenies(t *testing.T) {
 			Answer(s, "tradeflow.find", echo)
 			return nil
 		})
-		begin := time.Now()
-		_, err := Ask[struct{}, struct{}](t.Context(), i.svc, "auth.login", struct{}{})
+		_, err := Ask[struct{}, struct{}](await.Context(t), i.svc, "auth.login", struct{}{}) // not what comes of no answer
 		var e *Error
 		if !errors.Is(err, ErrDenied) || !errors.As(err, &e) || e.Status != 500 || e.Public != publicInternal {
 			t.Errorf("got %v", err)
-		}
-		if took := time.Since(begin); took > time.Second {
-			t.Errorf("took %s", took)
 		}
 		if err := Publish(t.Context(), i.svc, "data.vhf", 1); err != nil {
 			t.Error(err)
@@ -341,7 +344,7 @@ func TestBusDenies(t *testing.T) {
 			t.Errorf("the open request got %s", got)
 		}
 		await.Until(t, "nothing is taken any more", func() bool {
-			_, err := nc.Request("tradeflow.slow", nil, 50*time.Millisecond)
+			_, err := nc.Request("tradeflow.slow", nil, time.Second)
 			return errors.Is(err, nats.ErrNoResponders)
 		})
 		if err := i.stop(); err != nil {
@@ -357,13 +360,14 @@ func TestBusDenies(t *testing.T) {
 
 func TestAsk(t *testing.T) {
 	srv := startBus(t, server.Options{MaxPayload: 32 << 10})
+	until := time.Now().Add(await.Patience).Truncate(time.Millisecond)
 	model := start(t, testEnv(t, srv, "model"), func(s *Service) error {
 		Answer(s, "model.find", func(ctx context.Context, r findRequest) (Reply[map[string]any], error) {
 			deadline, ok := ctx.Deadline()
 			_, user := User(ctx)
 			return Reply[map[string]any]{Status: 202, Body: map[string]any{
 				"hs": r.HS, "id": RequestID(ctx), "trace": callOf(ctx).trace.TraceID(), "state": callOf(ctx).state,
-				"deadline": ok && time.Until(deadline) < 3*time.Second, "user": user,
+				"deadline": ok && deadline.Equal(until), "user": user,
 			}}, nil
 		})
 		Answer(s, "model.fail", func(context.Context, struct{}) (struct{}, error) {
@@ -392,7 +396,7 @@ func TestAsk(t *testing.T) {
 		got := result(request(nc, "forward", `{"hs":"0101"}`,
 			wire.HeaderRequestID, "req-12345678", wire.HeaderTrace, trace.String(), wire.HeaderState, "v=1",
 			wire.HeaderIdentity, signed(t, "tradeflow"),
-			wire.HeaderDeadline, wire.FormatDeadline(time.Now().Add(2*time.Second))))
+			wire.HeaderDeadline, wire.FormatDeadline(until)))
 		want := fmt.Sprintf(`202  {"deadline":true,"hs":"0101","id":"req-12345678","state":"v=1","trace":"%s","user":false}`, trace.TraceID())
 		if got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
@@ -415,16 +419,16 @@ func TestAsk(t *testing.T) {
 		return e
 	}
 	t.Run("errors", func(t *testing.T) {
-		if e := ask("model.fail", time.Second); e.Status != 409 || e.Public != "taken" {
+		if e := ask("model.fail", await.Patience); e.Status != 409 || e.Public != "taken" {
 			t.Errorf("got %v", e)
 		}
-		if e := ask("model.text", time.Second); e.Status != http.StatusBadGateway || strings.Contains(e.Public, "no JSON") {
+		if e := ask("model.text", await.Patience); e.Status != http.StatusBadGateway || strings.Contains(e.Public, "no JSON") {
 			t.Errorf("got %v", e)
 		}
 		if e := ask("model.hang", 20*time.Millisecond); e.Status != http.StatusGatewayTimeout || !errors.Is(e, context.DeadlineExceeded) {
 			t.Errorf("got %v", e)
 		}
-		if e := ask("nobody", 30*time.Millisecond); e.Status != 503 || !errors.Is(e, ErrUnavailable) {
+		if e := ask("nobody", await.Patience); e.Status != 503 || !errors.Is(e, ErrUnavailable) {
 			t.Errorf("got %v", e)
 		}
 		if _, err := Ask[struct{}, struct{}](t.Context(), i.svc, "a.*", struct{}{}); err == nil {
@@ -444,7 +448,7 @@ func TestAsk(t *testing.T) {
 	t.Run("waits for whom it asks", func(t *testing.T) {
 		got := make(chan error, 1)
 		go func() {
-			_, err := Ask[struct{}, struct{}](context.Background(), i.svc, "late", struct{}{})
+			_, err := Ask[struct{}, struct{}](await.Context(t), i.svc, "late", struct{}{})
 			got <- err
 		}()
 		await.Until(t, "it has asked", func() bool { return i.svc.conn.Stats().OutMsgs > 5 })
@@ -530,7 +534,7 @@ func TestStopFlushesPublished(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := range 1000 {
-		if _, err := sub.NextMsg(time.Second); err != nil {
+		if _, err := sub.NextMsg(await.Patience); err != nil {
 			t.Fatalf("message %d: %v", n, err)
 		}
 	}

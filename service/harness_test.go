@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -137,7 +136,7 @@ func testEnv(tb testing.TB, srv *server.Server, name string) map[string]string {
 		wire.EnvService:     name,
 		wire.EnvInstance:    name + "-1",
 		wire.EnvIdentityKey: wire.EncodeKey(testPublic),
-		wire.EnvGrace:       "5s",
+		wire.EnvGrace:       await.Patience.String(),
 		envLogLevel:         "debug",
 		wire.EnvSocket:      filepath.Join(tb.TempDir(), "s"),
 	}
@@ -206,7 +205,7 @@ func (i *instance) client(tb testing.TB) *http.Client {
 		return new(net.Dialer).DialContext(ctx, "unix", i.socket)
 	}}
 	tb.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	return &http.Client{Transport: tr, Timeout: await.Patience}
 }
 
 // result is a reply on the bus as text: the body, or "status text".
@@ -228,5 +227,5 @@ func request(nc *nats.Conn, subject, body string, header ...string) (*nats.Msg, 
 	for i := 0; i+1 < len(header); i += 2 {
 		m.Header[header[i]] = append(m.Header[header[i]], header[i+1])
 	}
-	return nc.RequestMsg(m, 5*time.Second)
+	return nc.RequestMsg(m, await.Patience)
 }

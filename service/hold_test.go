@@ -118,7 +118,7 @@ func newHeld(t *testing.T, setup func(*Service) error) *held {
 // it answers.
 func (h *held) hold() <-chan error {
 	h.t.Helper()
-	const d = time.Minute
+	const d = 4 * await.Patience
 	before := h.held()
 	answer := make(chan error, 1)
 	go func() {
@@ -169,9 +169,17 @@ func (h *held) leaf(subject string) (asked *atomic.Int64, may chan struct{}) {
 	return asked, may
 }
 
+// patient gives a request more time than anything here waits: one that is held goes on
+// when half of its own time is over.
+func patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, 4*await.Patience)
+}
+
 func (h *held) ask(ctx context.Context, subject string) <-chan error {
 	done := make(chan error, 1)
 	go func() {
+		ctx, cancel := patient(ctx)
+		defer cancel()
 		_, err := Ask[struct{}, json.RawMessage](ctx, h.svc, subject, struct{}{})
 		done <- err
 	}()
@@ -195,7 +203,7 @@ func soon(t *testing.T, what string, ch <-chan error) {
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
-	case <-time.After(4 * time.Second): // what is held for its bound takes longer
+	case <-time.After(await.Patience): // what is held for its bound takes longer
 		t.Errorf("never: %s", what)
 	}
 }
@@ -240,18 +248,24 @@ func TestNestedAsksGoOn(t *testing.T) {
 				for callOf(ctx).owes.Load() {
 					<-time.After(time.Millisecond)
 				}
-				_, err := Ask[struct{}, json.RawMessage](context.WithoutCancel(ctx), s, "leaf", struct{}{})
+				ctx, cancel := patient(context.WithoutCancel(ctx))
+				defer cancel()
+				_, err := Ask[struct{}, json.RawMessage](ctx, s, "leaf", struct{}{})
 				later <- err
 			}()
 			return struct{}{}, nil
 		})
 		Subscribe(s, "event", func(ctx context.Context, _ struct{}) error {
+			ctx, cancel := patient(ctx)
+			defer cancel()
 			_, err := Ask[struct{}, json.RawMessage](ctx, s, "leaf", struct{}{})
 			later <- err
 			return nil
 		})
 		s.HTTP("GET /", func(w http.ResponseWriter, r *http.Request) error {
-			_, err := Ask[struct{}, json.RawMessage](r.Context(), s, "leaf", struct{}{})
+			ctx, cancel := patient(r.Context())
+			defer cancel()
+			_, err := Ask[struct{}, json.RawMessage](ctx, s, "leaf", struct{}{})
 			return err
 		})
 		return nil
@@ -262,11 +276,11 @@ func TestNestedAsksGoOn(t *testing.T) {
 	close(may)
 	soon(t, "a request of its own that leads to one of its handlers", own)
 	soon(t, "it says that nothing is under way", answer)
-	if _, err := h.node.Request("middle", nil, 2*time.Second); err != nil {
+	if _, err := h.node.Request("middle", nil, await.Patience); err != nil {
 		t.Errorf("a handler's request while requests are held: %v", err)
 	}
 	for name, act := range map[string]func() error{
-		"after the answer": func() error { _, err := h.node.Request("spawn", nil, 2*time.Second); return err },
+		"after the answer": func() error { _, err := h.node.Request("spawn", nil, await.Patience); return err },
 		"for an event":     func() error { return h.node.Publish("event", nil) },
 		"nobody waits":     func() error { return h.node.Publish("spawn", nil) },
 		"HTTP": func() error {
@@ -356,16 +370,11 @@ func TestStopWhileRequestsAreHeld(t *testing.T) {
 	if err := h.stop(); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(begun); took > 3*time.Second {
-		t.Errorf("the stop took %v", took)
+	if took := time.Since(begun); took > await.Patience/2 {
+		t.Errorf("the stop took %v of a grace period of %v", took, await.Patience)
 	}
-	select {
-	case err := <-own:
-		if !errors.Is(err, nats.ErrConnectionClosed) {
-			t.Errorf("a held request ends with %v", err)
-		}
-	case <-time.After(2 * time.Second):
-		t.Error("a request is held for ever")
+	if err := await.From(t, "the held request ends", own); !errors.Is(err, nats.ErrConnectionClosed) {
+		t.Errorf("a held request ends with %v", err)
 	}
 }
 
@@ -398,7 +407,9 @@ func TestHoldStress(t *testing.T) {
 		loops.Go(func() {
 			for n := 0; !stop.Load(); n++ {
 				subject := []string{"sum", "middle"}[i%2]
-				got, err := Ask[int, int](t.Context(), h.svc, subject, n)
+				ctx, cancel := patient(t.Context())
+				got, err := Ask[int, int](ctx, h.svc, subject, n)
+				cancel()
 				if err != nil || got != n {
 					t.Errorf("%s: %d %v", subject, got, err)
 					return

@@ -289,10 +289,14 @@ func TestHTTPTakesOverAnOldSocket(t *testing.T) {
 }
 
 func TestGraceEndsHandlers(t *testing.T) {
-	env := testEnv(t, nil, "stuck")
-	env[wire.EnvGrace] = "300ms"
 	for name, obeys := range map[string]bool{"obeys its context": true, "does not": false} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			env := testEnv(t, nil, "stuck")
+			env[wire.EnvGrace] = "300ms"
+			if obeys {
+				env[wire.EnvGrace] = "5s" // a tenth of it is left for the answer
+			}
 			entered, release := make(chan struct{}), make(chan struct{})
 			i := start(t, env, func(s *Service) error {
 				s.HTTP("GET /stuck", func(_ http.ResponseWriter, r *http.Request) error {
@@ -319,11 +323,7 @@ func TestGraceEndsHandlers(t *testing.T) {
 				status <- res.StatusCode
 			}()
 			<-entered
-			begin := time.Now()
-			err := i.stop()
-			if took := time.Since(begin); took > 2*time.Second { // generous to a busy machine
-				t.Errorf("took %s with a grace period of 300 ms", took)
-			}
+			err := i.stop() // for ever, if it waits for the handler
 			close(release)
 			got := <-status
 			if obeys && (err != nil || got != http.StatusServiceUnavailable) {
@@ -372,7 +372,7 @@ func TestStreamOutlivesTheDeadlineOfItsHead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Header.Set(wire.HeaderDeadline, wire.FormatDeadline(time.Now().Add(100*time.Millisecond)))
+		r.Header.Set(wire.HeaderDeadline, wire.FormatDeadline(time.Now().Add(time.Second)))
 		return do(t, i.client(t), r)
 	}
 	if res, body := ask("/events"); res.StatusCode != http.StatusOK || body != "first last" {

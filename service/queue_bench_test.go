@@ -18,6 +18,7 @@ import (
 
 	"fairlead/internal/bus"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // What is stored is synced to the disk (docs/decisions/0026). "raw" is nats.go with
@@ -146,7 +147,7 @@ func BenchmarkQueueConsume(b *testing.B) {
 		on := fill(b, b.N)
 		nc := rawConn(b, on, "reader", "reader-1")
 		body, _ := json.Marshal(wire.SubscribeRequest{Subject: "data.vhf", Name: "show"})
-		if _, err := nc.Request(wire.SubjectSubscribe+"reader-1", body, 5*time.Second); err != nil {
+		if _, err := nc.Request(wire.SubjectSubscribe+"reader-1", body, await.Patience); err != nil {
 			b.Fatal(err)
 		}
 		consumer, err := rawStream(b, nc).Consumer(b.Context(), "data_vhf", "reader_show")
@@ -212,7 +213,7 @@ func BenchmarkQueueLatency(b *testing.B) {
 		on := observatory(b, "data.vhf")
 		nc := rawConn(b, on, "reader", "reader-1")
 		body, _ := json.Marshal(wire.SubscribeRequest{Subject: "data.vhf", Name: "show"})
-		if _, err := nc.Request(wire.SubjectSubscribe+"reader-1", body, 5*time.Second); err != nil {
+		if _, err := nc.Request(wire.SubjectSubscribe+"reader-1", body, await.Patience); err != nil {
 			b.Fatal(err)
 		}
 		consumer, err := rawStream(b, nc).Consumer(b.Context(), "data_vhf", "reader_show")

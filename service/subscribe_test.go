@@ -53,7 +53,7 @@ func observatory(tb testing.TB, queues ...string) *bus.Bus {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 		defer cancel()
 		if err := b.Close(ctx); err != nil {
 			tb.Error(err)
@@ -308,6 +308,7 @@ func TestAStopGivesBackWhatWasNotBegun(t *testing.T) {
 }
 
 func TestALongHandlerKeepsItsMessage(t *testing.T) {
+	t.Parallel()
 	b := observatory(t, "data.vhf")
 	js := operator(t, b)
 	put(t, js, "data.vhf", "1")
@@ -315,7 +316,7 @@ func TestALongHandlerKeepsItsMessage(t *testing.T) {
 	enough := make(chan struct{})
 	start(t, busEnv(t, b, "reader", "reader-1"), func(s *Service) error {
 		Subscribe(s, "data.vhf", func(_ context.Context, n int) error { seen.add(fmt.Sprint(n)); <-enough; return nil },
-			SubscribeOptions{Name: "show", AckWait: time.Second})
+			SubscribeOptions{Name: "show", AckWait: 3 * time.Second})
 		return nil
 	})
 	await.Until(t, "it is handled", func() bool { return len(seen.all()) > 0 })
@@ -323,7 +324,7 @@ func TestALongHandlerKeepsItsMessage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if i, err := c.Info(t.Context()); err != nil || i.NumRedelivered > 0 || i.NumAckPending != 1 {
 			t.Fatalf("given again: %+v, %v", i, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 const findAll = `{"area":"tradeflow","cmd":"findAll"}`
@@ -163,11 +164,11 @@ func TestStarGrantsOneToken(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m, err := sub.NextMsg(2 * time.Second)
+	m, err := sub.NextMsg(await.Patience)
 	if err != nil || m.Subject != "time.utc" {
 		t.Errorf("first message %v, %v; want time.utc", m, err)
 	}
-	if _, err := operator.Request("time.utc.now", nil, 2*time.Second); !errors.Is(err, nats.ErrNoResponders) {
+	if _, err := operator.Request("time.utc.now", nil, await.Patience); !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("request beyond the star: %v", err)
 	}
 }
@@ -179,7 +180,7 @@ func TestSystemAccountIsOutOfReach(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Allowed in the system's own account, where nobody answers.
-	if _, err := nc.Request("$SYS.REQ.SERVER.PING", nil, time.Second); !errors.Is(err, nats.ErrNoResponders) {
+	if _, err := nc.Request("$SYS.REQ.SERVER.PING", nil, await.Patience); !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("got %v, want no responders", err)
 	}
 	sys, sub := b.server.Load().SystemAccount(), b.server.Load().GlobalAccount()
@@ -313,7 +314,7 @@ func TestRequestsBetweenServices(t *testing.T) {
 		{"operator's tools ask model", tools, "model.tree"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m, err := c.nc.Request(c.subject, nil, 2*time.Second)
+			m, err := c.nc.Request(c.subject, nil, await.Patience)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -347,7 +348,7 @@ func TestMicroServiceIsVisible(t *testing.T) {
 	tools := dial(t, b.OperatorCredentials())
 	for name, asker := range map[string]*nats.Conn{"operator": operator, "tools": tools} {
 		for _, subject := range []string{"$SRV.PING", "$SRV.INFO.model", "$SRV.STATS.model." + s.Info().ID} {
-			m, err := asker.Request(subject, nil, 2*time.Second)
+			m, err := asker.Request(subject, nil, await.Patience)
 			if err != nil {
 				t.Fatalf("%s asks %s: %v", name, subject, err)
 			}
@@ -413,10 +414,10 @@ func TestApplyKeepsLiveInstances(t *testing.T) {
 	if err := b.Apply(next); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := gateway.Request("tradeflow.find", nil, 2*time.Second); err != nil {
+	if _, err := gateway.Request("tradeflow.find", nil, await.Patience); err != nil {
 		t.Errorf("gateway asks the old instance: %v", err)
 	}
-	if _, err := old.Request("model.tree", nil, 2*time.Second); err != nil {
+	if _, err := old.Request("model.tree", nil, await.Patience); err != nil {
 		t.Errorf("old instance asks, which the new model does not: %v", err)
 	}
 	fresh := issue(t, b, "tradeflow", "tradeflow-2")

@@ -5,9 +5,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"fairlead/test/await"
 )
 
 // crowd connects n instances of tradeflow that answer.
@@ -104,7 +105,7 @@ func BenchmarkRequest(bench *testing.B) {
 				for range 64 {
 					wg.Go(func() {
 						for range work {
-							if _, err := c.nc.Request("tradeflow.find", payload, 5*time.Second); err != nil {
+							if _, err := c.nc.Request("tradeflow.find", payload, await.Patience); err != nil {
 								bench.Error(err)
 							}
 						}

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"log/slog"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -49,7 +48,7 @@ func open(tb testing.TB, sys *system.System) *Bus {
 
 func shut(tb testing.TB, b *Bus) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 	defer cancel()
 	if err := b.Close(ctx); err != nil {
 		tb.Error(err)
@@ -122,7 +121,7 @@ func TestRequestThroughGatewayConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := gw.Request("tradeflow.find", []byte("wheat"), 2*time.Second)
+	m, err := gw.Request("tradeflow.find", []byte("wheat"), await.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +132,7 @@ func TestRequestThroughGatewayConnection(t *testing.T) {
 	if err != nil || n != 1 {
 		t.Errorf("drain: delivered %d, %v; want 1", n, err)
 	}
-	if _, err := gw.Request("tradeflow.find", nil, 2*time.Second); !errors.Is(err, nats.ErrNoResponders) {
+	if _, err := gw.Request("tradeflow.find", nil, await.Patience); !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("request after drain: %v", err)
 	}
 	if err := b.Revoke("tradeflow-1"); err != nil {

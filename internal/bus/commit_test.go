@@ -253,7 +253,7 @@ func TestTheDoorPublishesWhileTheBusMoves(t *testing.T) {
 	for p := range 8 {
 		sending.Go(func() {
 			for i := p; ctx.Err() == nil; i += 8 {
-				one, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+				one, cancel := context.WithTimeout(context.WithoutCancel(ctx), await.Patience)
 				s, err := b.Publish(one, catalogue.Publication{Subject: "data.vhf", Data: level(i), Key: fmt.Sprint(i)})
 				cancel()
 				if err != nil {

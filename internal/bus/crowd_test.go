@@ -21,7 +21,7 @@ func TestOneInstanceCannotTakeAllConnections(t *testing.T) {
 	greedy := issue(t, b, "tradeflow", "tradeflow-1")
 
 	// It connects as fast as it can, again when it is cut, from many goroutines.
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	var opened atomic.Int64
 	var wg sync.WaitGroup
@@ -78,12 +78,11 @@ func TestStrangersCannotTakeAllConnections(t *testing.T) {
 		}
 		t.Cleanup(func() { conn.Close() })
 	}
-	// The server counts a connection as come before it lists it, so that for a
-	// moment fewer may be listed than stay.
+	// On a slow machine those who came first have been cut for being slow already.
 	await.Until(t, "all came, and the crowd is cut", func() bool {
 		z, err := b.server.Load().Varz(nil)
 		n := b.server.Load().NumClients()
-		return err == nil && z.TotalConnections >= strangers+200 && strangers-10 <= n && n <= strangers+8 // and our own
+		return err == nil && z.TotalConnections >= strangers+200 && n <= strangers+8 // and our own
 	})
 	dial(t, issue(t, b, "auth", "auth-1"))
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -46,7 +45,7 @@ func next(t *testing.T, nc *nats.Conn, c wire.Consumer) (jetstream.Msg, error) {
 	if err != nil {
 		return nil, err
 	}
-	return consumer.Next(jetstream.FetchMaxWait(10 * time.Second))
+	return consumer.Next(jetstream.FetchMaxWait(await.Patience))
 }
 
 func store(t *testing.T, b *Bus, data string) {

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -55,7 +54,7 @@ func load(nc *nats.Conn, n int) func() (uint64, []error) {
 					return
 				default:
 				}
-				if _, err := nc.Request("tradeflow.find", nil, 3*time.Second); err != nil {
+				if _, err := nc.Request("tradeflow.find", nil, await.Patience); err != nil {
 					mu.Lock()
 					errs = append(errs, err)
 					mu.Unlock()
@@ -146,7 +145,7 @@ func TestDrainKeepsRepliesOwed(t *testing.T) {
 	answer := func(nc *nats.Conn, respond func([]byte) error) {
 		<-release
 		// The old revision's work may need others.
-		m, err := nc.Request("model.tree", nil, 3*time.Second)
+		m, err := nc.Request("model.tree", nil, await.Patience)
 		if err != nil {
 			respond([]byte(err.Error()))
 			return
@@ -187,14 +186,14 @@ func TestDrainKeepsRepliesOwed(t *testing.T) {
 			}
 			got := make(chan result, 1)
 			go func() {
-				m, err := gateway.Request("tradeflow.find", nil, 5*time.Second)
+				m, err := gateway.Request("tradeflow.find", nil, await.Patience)
 				got <- result{m, err}
 			}()
 			<-busy
 			if n, err := b.Drain(id); err != nil || n != 1 {
 				t.Fatalf("drain: %d, %v", n, err)
 			}
-			if _, err := gateway.Request("tradeflow.find", nil, time.Second); !errors.Is(err, nats.ErrNoResponders) {
+			if _, err := gateway.Request("tradeflow.find", nil, await.Patience); !errors.Is(err, nats.ErrNoResponders) {
 				t.Errorf("request after drain: %v", err)
 			}
 			close(release)
@@ -240,7 +239,7 @@ func TestDeliveredSurvivesReconnect(t *testing.T) {
 		nc.QueueSubscribe("tradeflow.find", "tradeflow_queue", func(m *nats.Msg) { m.Respond(nil) })
 		nc.Flush()
 		for range 5 {
-			if _, err := gateway.Request("tradeflow.find", nil, 2*time.Second); err != nil {
+			if _, err := gateway.Request("tradeflow.find", nil, await.Patience); err != nil {
 				t.Fatal(err)
 			}
 			want++
@@ -252,7 +251,7 @@ func TestDeliveredSurvivesReconnect(t *testing.T) {
 		if round == 1 {
 			// Requests that were never looked at before the connection broke off.
 			for range 7 {
-				if _, err := gateway.Request("tradeflow.find", nil, 2*time.Second); err != nil {
+				if _, err := gateway.Request("tradeflow.find", nil, await.Patience); err != nil {
 					t.Fatal(err)
 				}
 				want++
@@ -281,11 +280,7 @@ func TestRevokeCutsConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		select {
-		case <-cut:
-		case <-time.After(5 * time.Second):
-			t.Fatal("a connection of a revoked instance is open")
-		}
+		await.From(t, "the connection of a revoked instance is cut", cut)
 	}
 	if err := other.Flush(); err != nil {
 		t.Errorf("another instance's connection: %v", err)

@@ -192,7 +192,7 @@ func TestQueuesElsewhere(t *testing.T) {
 		if err != nil || ack.Stream != "data_vhf" || ack.Sequence != uint64(sequence+1) {
 			t.Fatalf("publish %d: %+v, %v", sequence+1, ack, err)
 		}
-		m, err := heard.NextMsg(5 * time.Second)
+		m, err := heard.NextMsg(await.Patience)
 		if err != nil {
 			t.Fatalf("message %d: %v", sequence+1, err)
 		}
@@ -362,14 +362,14 @@ func TestWhatStaysHere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := gate.Request("api.x", []byte("secret"), 5*time.Second); err != nil {
+	if _, err := gate.Request("api.x", []byte("secret"), await.Patience); err != nil {
 		t.Fatal(err)
 	}
 	if err := stranger.Publish("last", nil); err != nil {
 		t.Fatal(err)
 	}
 	for {
-		m, err := all.NextMsg(5 * time.Second)
+		m, err := all.NextMsg(await.Patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -414,14 +414,14 @@ func TestTheServerElsewhereGoesAndComesBack(t *testing.T) {
 	if ack, err := js.Publish(ctx, "data.vhf", []byte(`{"level": 2}`)); err == nil {
 		t.Errorf("a message is acknowledged that nobody keeps: %+v", ack)
 	}
-	if _, err := gate.Request("api.x", nil, 5*time.Second); err != nil {
+	if _, err := gate.Request("api.x", nil, await.Patience); err != nil {
 		t.Errorf("services cannot ask each other meanwhile: %v", err)
 	}
 	h.start(t)
 	await.Until(t, "the bus is linked again", func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		_, err := js.Publish(ctx, "data.vhf", []byte(`{"level": 3}`))
+		_, err := js.Publish(ctx, "data.vhf", []byte(`{"level": 3}`), jetstream.WithMsgID("3")) // stored once, however often it is tried
 		return err == nil && b.Healthy() == nil
 	})
 	if n := state(t, b, "data.vhf").Messages; n != 2 {
@@ -467,7 +467,7 @@ func TestAnotherBusFollowsElsewhere(t *testing.T) {
 	next := h.open(t, Options{Dir: dir, Model: sys, Former: old.Former()})
 	old.Leave()
 	await.Until(t, "a publisher goes on", func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		_, err := js.Publish(ctx, "data.vhf", nil)
 		return err == nil
@@ -479,7 +479,7 @@ func TestAnotherBusFollowsElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	await.Until(t, "and after the bus was away", func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		_, err := js.Publish(ctx, "data.vhf", nil)
 		return err == nil && nc.IsConnected()
@@ -517,7 +517,7 @@ func TestWhoTheBusIsElsewhere(t *testing.T) {
 		}},
 		"TLS": {
 			hub: func(o *server.Options) {
-				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{own}}, 5
+				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{own}}, await.Patience.Seconds()
 			},
 			place: func(_ *hub, s *link.Server) error {
 				s.URL, s.Roots = strings.Replace(s.URL, "nats:", "tls:", 1), roots
@@ -526,7 +526,7 @@ func TestWhoTheBusIsElsewhere(t *testing.T) {
 		},
 		"TLS before all else": {
 			hub: func(o *server.Options) {
-				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{own}}, 5
+				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{own}}, await.Patience.Seconds()
 				o.LeafNode.TLSHandshakeFirst = true
 			},
 			place: func(_ *hub, s *link.Server) error {
@@ -536,7 +536,7 @@ func TestWhoTheBusIsElsewhere(t *testing.T) {
 		},
 		"TLS of nobody": {
 			hub: func(o *server.Options) {
-				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{own}}, 5
+				o.LeafNode.TLSConfig, o.LeafNode.TLSTimeout = &tls.Config{Certificates: []tls.Certificate{own}}, await.Patience.Seconds()
 			},
 			place: func(_ *hub, s *link.Server) error {
 				s.URL = strings.Replace(s.URL, "nats:", "tls:", 1)
@@ -582,9 +582,10 @@ func TestWhoTheBusIsElsewhere(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 			if tt.err != "" {
-				ctx, cancel = context.WithTimeout(t.Context(), 3*time.Second)
+				cancel()
+				ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second) // in which it is tried
 			}
 			defer cancel()
 			b, err := Open(ctx, Options{Dir: t.TempDir(), System: "test", Model: observatory(system.Queue{Name: "data.vhf"}), Elsewhere: s})
@@ -639,7 +640,7 @@ func TestAClusterElsewhereLosesAServer(t *testing.T) {
 	js, _ := stream(t, b, "receiver")
 	acknowledged := 0
 	publish := func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		_, err := js.Publish(ctx, "data.vhf", []byte(`{"level": 1}`))
 		if err == nil {

@@ -15,13 +15,7 @@ import (
 // hearNext returns the next message that a feed hears.
 func hearNext(t *testing.T, heard <-chan Heard) Heard {
 	t.Helper()
-	select {
-	case m := <-heard:
-		return m
-	case <-time.After(10 * time.Second):
-		t.Fatal("nothing is heard")
-		return Heard{}
-	}
+	return await.From(t, "something is heard", heard)
 }
 
 // TestFeedHearsWhereMessagesAreStored has one of a queue, one of none, and one whose
@@ -76,11 +70,7 @@ func TestFeedHearsWhereMessagesAreStored(t *testing.T) {
 	if err := b.Resume(await.Context(t)); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-missed:
-	case <-time.After(10 * time.Second):
-		t.Error("nobody is told that something may have been missed")
-	}
+	await.From(t, "it is told that something may have been missed", missed)
 }
 
 func TestFeedReadsPages(t *testing.T) {

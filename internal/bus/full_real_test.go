@@ -71,7 +71,7 @@ func TestRealFullDisk(t *testing.T) {
 		"no type":      plain("data.raw", level),
 		"dead letters": plain("data.bad", []byte(`"high"`)),
 		"the door": func() error {
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 			defer cancel()
 			s, err := b.Publish(ctx, catalogue.Publication{Subject: "data.vhf", Data: level, Key: time.Now().String()})
 			if err == nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // TestHold asks instances of all kinds to hold their requests.
@@ -62,18 +63,13 @@ func TestHold(t *testing.T) {
 	want := func(n int, ok func(wire.Hold) bool) {
 		t.Helper()
 		for range n {
-			select {
-			case h := <-told:
-				if !ok(h) {
-					t.Errorf("an instance was told %+v", h)
-				}
-			case <-time.After(10 * time.Second):
-				t.Fatal("an instance was told nothing")
+			if h := await.From(t, "an instance is told", told); !ok(h) {
+				t.Errorf("an instance was told %+v", h)
 			}
 		}
 	}
 	soon := func(h wire.Hold) bool { return time.Until(time.UnixMilli(h.Until)) > 0 }
-	if late, took := hold(10 * time.Second); len(late) > 0 || took > 5*time.Second {
+	if late, took := hold(await.Patience); len(late) > 0 || took > await.Patience/2 {
 		t.Errorf("after %v, %v have not answered", took, late)
 	}
 	want(2, soon)
@@ -83,7 +79,7 @@ func TestHold(t *testing.T) {
 	want(2, func(h wire.Hold) bool { return h.Until == 0 })
 
 	listen(issue(t, b, "caller", "caller-3"), false)
-	if late, took := hold(100 * time.Millisecond); !slices.Equal(late, []string{"caller-3"}) || took > 5*time.Second {
+	if late, took := hold(2 * time.Second); !slices.Equal(late, []string{"caller-3"}) || took > await.Patience/2 {
 		t.Errorf("after %v, %v have not answered", took, late)
 	}
 

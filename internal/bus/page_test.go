@@ -13,6 +13,7 @@ import (
 
 	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // stalling is a connection to the bus that stops to be read when it asks for messages,
@@ -74,7 +75,7 @@ func TestPageThatComesLateIsNotTheEnd(t *testing.T) {
 		stall, limit time.Duration
 		want         int
 	}{
-		"late":     {1200 * time.Millisecond, 10 * time.Second, 5},
+		"late":     {1200 * time.Millisecond, await.Patience, 5},
 		"too late": {time.Minute, 300 * time.Millisecond, -1},
 	} {
 		t.Run(name, func(t *testing.T) {

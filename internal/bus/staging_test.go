@@ -122,13 +122,12 @@ func TestFolderInMemoryVanishes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	await.Until(t, "messages with keys are stored", func() bool {
 		s, err := b.Publish(await.Context(t), catalogue.Publication{Subject: "data.vhf", Data: level(2), Key: "2"})
 		return err == nil && s.Sequence == 4
 	})
-	if took := time.Since(began); took > 5*stagingGlance || !inMemory(dir, memory) || b.Healthy() != nil {
-		t.Errorf("stored after %v, in memory: %v, health: %v", took, inMemory(dir, memory), b.Healthy())
+	if !inMemory(dir, memory) || b.Healthy() != nil {
+		t.Errorf("in memory: %v, health: %v", inMemory(dir, memory), b.Healthy())
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,7 +84,7 @@ func exerciseFullDisk(ctx context.Context, b *Bus) error {
 	}
 	var stored []uint64
 	// A store that takes no writes may not answer at all.
-	const soon, late = 300 * time.Millisecond, 10 * time.Second
+	const soon, late = 300 * time.Millisecond, await.Patience
 	publish := func(by time.Duration) error {
 		ctx, cancel := context.WithTimeout(ctx, by)
 		defer cancel()
@@ -183,6 +184,7 @@ func TestReopenStoreWhilePublishing(t *testing.T) {
 	}
 	goroutines := runtime.NumGoroutine()
 	acknowledged := make(map[uint64]string)
+	var count atomic.Int64 // of what was acknowledged
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -192,14 +194,17 @@ func TestReopenStoreWhilePublishing(t *testing.T) {
 				return
 			default:
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			if ack, err := js.Publish(ctx, "s", []byte(strconv.Itoa(i))); err == nil {
 				acknowledged[ack.Sequence] = strconv.Itoa(i)
+				count.Add(1)
 			}
 			cancel()
 		}
 	}()
 	for i := range 10 {
+		before := count.Load()
+		await.Until(t, "a message is stored between", func() bool { return count.Load() > before })
 		if err := b.reopenStore(); err != nil {
 			t.Error(err)
 		}
@@ -207,9 +212,6 @@ func TestReopenStoreWhilePublishing(t *testing.T) {
 	}
 	close(stop)
 	<-done
-	if len(acknowledged) == 0 {
-		t.Error("nothing was acknowledged")
-	}
 	for seq, want := range acknowledged {
 		if m, err := stream.GetMsg(t.Context(), seq); err != nil || string(m.Data) != want {
 			t.Errorf("message %d: %v, %v; want %s", seq, m, err, want)
@@ -224,7 +226,7 @@ func TestReopenStoreWhilePublishing(t *testing.T) {
 	if err := nc.PublishRequest("$JS.API.INFO", replies.Subject, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := replies.NextMsg(2 * time.Second); err != nil {
+	if _, err := replies.NextMsg(await.Patience); err != nil {
 		t.Error(err)
 	}
 	if m, err := replies.NextMsg(50 * time.Millisecond); err == nil {

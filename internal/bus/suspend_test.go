@@ -87,7 +87,7 @@ func TestAnotherBusFollows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := gate.Request("api.x", []byte("1"), time.Second); err != nil {
+	if _, err := gate.Request("api.x", []byte("1"), await.Patience); err != nil {
 		t.Fatal(err)
 	}
 	kept := streams(t, old)
@@ -125,7 +125,7 @@ func TestAnotherBusFollows(t *testing.T) {
 	await.From(t, "the gateway's connection of the old process is back", back)
 	awaitSubscribed(t, next)
 	next.Deliver()
-	if m, err := gate.Request("api.x", []byte("2"), time.Second); err != nil || string(m.Data) != "2" {
+	if m, err := gate.Request("api.x", []byte("2"), await.Patience); err != nil || string(m.Data) != "2" {
 		t.Errorf("the gateway got %v %v", m, err)
 	}
 	next.lookAgain()
@@ -186,7 +186,7 @@ func TestResume(t *testing.T) {
 		await.From(t, "the operator is back", back)
 		awaitSubscribed(t, b)
 		b.Deliver()
-		if _, err := operator.Request("api.x", nil, time.Second); err != nil {
+		if _, err := operator.Request("api.x", nil, await.Patience); err != nil {
 			t.Error(err)
 		}
 	}
@@ -232,7 +232,7 @@ func TestRequestsBetweenServicesAreKept(t *testing.T) {
 					// A request that is under way when the server ends may be lost, or made
 					// before the client has noticed it; here it is suspended between two.
 					<-turn
-					_, err := nc.Request("api.x", []byte("1"), 5*time.Second)
+					_, err := nc.Request("api.x", []byte("1"), await.Patience)
 					turn <- struct{}{}
 					if err != nil {
 						t.Errorf("request %d: %v", asked, err)
@@ -283,7 +283,7 @@ func TestRepliesAreKept(t *testing.T) {
 	nc, _ := connectAs(t, mustIssue(t, b, "caller", "caller-1"), 400*time.Millisecond)
 	got := make(chan error, 1)
 	go func() {
-		_, err := nc.Request("api.x", nil, 5*time.Second)
+		_, err := nc.Request("api.x", nil, await.Patience)
 		got <- err
 	}()
 	<-asked
@@ -329,13 +329,13 @@ func TestAnotherBusKnowsItsQueuesFromTheStart(t *testing.T) {
 				return
 			default:
 			}
-			if m, err := nc.Request("data.x", []byte("1"), 200*time.Millisecond); err == nil {
+			if m, err := nc.Request("data.x", []byte("1"), time.Second); err == nil {
 				if !strings.Contains(string(m.Data), `"stream"`) {
 					t.Errorf("a message is answered with %s", m.Data)
 				}
 				stored.Add(1)
 			}
-			if m, err := nc.Request(wire.SubjectNames+"api-1", nil, 200*time.Millisecond); err == nil && string(m.Data) != `{"queues":["data.x"]}` {
+			if m, err := nc.Request(wire.SubjectNames+"api-1", nil, time.Second); err == nil && string(m.Data) != `{"queues":["data.x"]}` {
 				t.Errorf("the queues are %s", m.Data)
 			}
 		}
@@ -387,7 +387,7 @@ func TestDeliveryLosesNoRequest(t *testing.T) {
 		clients.Go(func() {
 			for !stop.Load() {
 				quiet.RLock()
-				_, err := nc.Request("api.x", []byte("1"), 2*time.Second)
+				_, err := nc.Request("api.x", []byte("1"), await.Patience)
 				quiet.RUnlock()
 				if err != nil {
 					t.Error(err)

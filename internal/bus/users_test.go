@@ -81,7 +81,7 @@ func TestUserAsksService(t *testing.T) {
 	}
 	tower := guest("tower")
 	setUsers(t, b, tower)
-	m, err := dial(t, as(b, tower)).Request("tradeflow.find", nil, 5*time.Second)
+	m, err := dial(t, as(b, tower)).Request("tradeflow.find", nil, await.Patience)
 	if err != nil || string(m.Data) != "wheat" {
 		t.Errorf("%v, %v", m, err)
 	}
@@ -117,9 +117,10 @@ func TestUserIsCutWhenRevoked(t *testing.T) {
 }
 
 func TestUserIsCutWhenExpired(t *testing.T) {
+	t.Parallel()
 	b := open(t, shop())
 	tower, past := guest("tower"), guest("past")
-	tower.Expires = time.Now().Add(300 * time.Millisecond)
+	tower.Expires = time.Now().Add(4 * time.Second) // by when it has connected
 	past.Expires = time.Now().Add(-time.Second)
 	setUsers(t, b, tower, past)
 	nc := dial(t, as(b, tower), nats.NoReconnect())
@@ -135,11 +136,13 @@ func TestUserIsCutWhenExpired(t *testing.T) {
 // TestUserThatExpiresWhileOthersChange was let stay: whoever set users in that moment
 // had told the server of it, and it was not looked for any more.
 func TestUserThatExpiresWhileOthersChange(t *testing.T) {
+	t.Parallel()
 	b := open(t, shop())
 	tower := guest("tower")
-	tower.Expires = time.Now().Add(200 * time.Millisecond)
+	tower.Expires = time.Now().Add(4 * time.Second) // by when it has connected
 	setUsers(t, b, tower)
 	nc := dial(t, as(b, tower), nats.NoReconnect())
+	time.Sleep(time.Until(tower.Expires) - 100*time.Millisecond)
 	for time.Now().Before(tower.Expires.Add(10 * time.Millisecond)) {
 		setUsers(t, b, tower, guest("ship"))
 	}

@@ -3,12 +3,12 @@ package bus
 import (
 	"encoding/json"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // coded is the code of the error in the place of an acknowledgement, 0 for none.
@@ -31,7 +31,7 @@ func TestAMessageOnAPatternIsRefused(t *testing.T) {
 	setUsers(t, b, lab)
 	nc := dial(t, as(b, lab), nats.CustomInboxPrefix(UserInbox("lab")))
 	for _, subject := range []string{"data.*", "deep.>", "deep.*", "deep.a.>.b"} {
-		answer, err := nc.Request(subject, []byte(`{"level":1}`), 5*time.Second)
+		answer, err := nc.Request(subject, []byte(`{"level":1}`), await.Patience)
 		if err != nil {
 			t.Errorf("%s: %v", subject, err)
 			continue
@@ -45,7 +45,7 @@ func TestAMessageOnAPatternIsRefused(t *testing.T) {
 			t.Errorf("%s: %d messages are stored", catalogue.Stream(q), n)
 		}
 	}
-	if answer, err := nc.Request("data.x*", []byte("1"), 5*time.Second); err != nil || coded(t, answer.Data) != 0 {
+	if answer, err := nc.Request("data.x*", []byte("1"), await.Patience); err != nil || coded(t, answer.Data) != 0 {
 		t.Errorf("a star within a word is none: %v", err)
 	}
 }

@@ -22,6 +22,7 @@ import (
 
 	"fairlead/internal/control"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 func TestMain(m *testing.M) {
@@ -283,7 +284,7 @@ func TestSlowHeadIsCut(t *testing.T) {
 	if _, err := io.WriteString(conn, "POST /v1/status HTTP/1.1\r\nX: "+strings.Repeat("y", 64<<10)); err != nil && !errors.Is(err, syscall.EPIPE) {
 		t.Fatal(err)
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(8 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(await.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	answer, _ := io.ReadAll(conn)

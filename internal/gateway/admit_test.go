@@ -191,7 +191,7 @@ func (d *door) knock() string {
 		d.t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
 	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: door\r\nConnection: close\r\n\r\n")
 	all, _ := io.ReadAll(c)
 	return string(all)

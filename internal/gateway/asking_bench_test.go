@@ -13,6 +13,7 @@ import (
 
 	"fairlead/internal/gateway/bridge/bustest"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // benchService answers on flows.find with 280 bytes.
@@ -36,7 +37,7 @@ func benchRequests(b *testing.B, nc *nats.Conn, n int) {
 		wg.Go(func() {
 			for k := range jobs {
 				for range k {
-					if _, err := nc.Request("flows.find", data, 10*time.Second); err != nil {
+					if _, err := nc.Request("flows.find", data, await.Patience); err != nil {
 						b.Error(err)
 						return
 					}
@@ -66,7 +67,7 @@ func benchEach(b *testing.B, s *server.Server) time.Duration {
 	for i, nc := range conns {
 		wg.Go(func() {
 			for range b.N/len(conns) + min(1, max(0, b.N%len(conns)-i)) {
-				if _, err := nc.Request("flows.find", data, 10*time.Second); err != nil {
+				if _, err := nc.Request("flows.find", data, await.Patience); err != nil {
 					b.Error(err)
 					return
 				}

@@ -315,11 +315,11 @@ func TestBridgeTimeout(t *testing.T) {
 
 func TestBridgeNobodyAnswersTheSubject(t *testing.T) {
 	g := newBusGateway(t, Config{Routes: []system.Route{
-		rawRoute("/x", system.Request{Subject: "flows.unknown"}, timeout(5*time.Second)),
+		rawRoute("/x", system.Request{Subject: "flows.unknown"}, timeout(await.Patience)),
 	}}, Options{WaitForReady: 50 * time.Millisecond})
 	begun := time.Now()
 	w := g.do("GET", "/x", "")
-	if w.Code != 503 || w.Header().Get("Retry-After") == "" || time.Since(begun) > 5*time.Second {
+	if w.Code != 503 || w.Header().Get("Retry-After") == "" || time.Since(begun) > await.Patience/2 {
 		t.Fatalf("nothing ready: %d %v", w.Code, w.Header())
 	}
 	g.ready("i1")

@@ -112,12 +112,12 @@ func (s *secured) clients(t *testing.T) map[string]*http.Client {
 		tr.Protocols.SetHTTP1(!h2)
 		tr.Protocols.SetHTTP2(h2)
 		t.Cleanup(tr.CloseIdleConnections)
-		all[name] = &http.Client{Transport: tr, Timeout: 10 * time.Second}
+		all[name] = &http.Client{Transport: tr, Timeout: await.Patience}
 	}
 	if s.gateway.Listeners[0].HTTP3 {
 		tr := &http3.Transport{TLSClientConfig: s.config()}
 		t.Cleanup(func() { _ = tr.Close() })
-		all["HTTP/3.0"] = &http.Client{Transport: tr, Timeout: 10 * time.Second}
+		all["HTTP/3.0"] = &http.Client{Transport: tr, Timeout: await.Patience}
 	}
 	return all
 }
@@ -250,7 +250,7 @@ func TestWebSocketThroughTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
 	_, _ = io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 	br := bufio.NewReader(c)
 	res, err := http.ReadResponse(br, nil)

@@ -12,6 +12,7 @@ import (
 
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // openForwarded starts a gateway that asks a service about the requests of /in and
@@ -156,7 +157,11 @@ func TestForwardAuthenticationAnswers(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var s seen
-			d, _ := openForwarded(t, &s, tt.ask, 400*time.Millisecond)
+			limit := await.Patience
+			if tt.status == 504 {
+				limit = 400 * time.Millisecond
+			}
+			d, _ := openForwarded(t, &s, tt.ask, limit)
 			res, body := d.do("GET", tt.path, nil, nil)
 			if res.StatusCode != tt.status {
 				t.Fatalf("status %d: %.100s", res.StatusCode, body)

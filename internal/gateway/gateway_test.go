@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // door is a started gateway of a test.
@@ -48,7 +49,7 @@ func openDoor(tb testing.TB, opts Options) *door {
 	}
 	tb.Cleanup(func() {
 		transport.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 		defer cancel()
 		if err := d.Stop(ctx); err != nil {
 			tb.Errorf("stop: %v", err)
@@ -124,7 +125,7 @@ func (d *door) raw(request string) string {
 		d.t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
 	if _, err := io.WriteString(c, request); err != nil {
 		d.t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // h2cService is a service that speaks HTTP/2 only.
@@ -200,7 +201,7 @@ func TestH2CFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(await.Patience))
 		io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"+strings.Repeat("x", 1000))
 		if got, _ := io.ReadAll(c); !bytes.HasPrefix(got, []byte("HTTP/1.1 403 ")) {
 			t.Errorf("got %.100q", got)
@@ -355,7 +356,7 @@ func TestH2CUnderLoad(t *testing.T) {
 	}
 	for i := range 30 {
 		d.SetEndpoints("api", []Endpoint{eps[i%3], eps[(i+1)%3]})
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 		if err := d.Drain(ctx, "api", eps[(i+2)%3].Instance); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}

@@ -15,6 +15,7 @@ import (
 	"fairlead/internal/gateway/bridge/bustest"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // nestExchange is one entry of testdata/nest/exchanges.json.
@@ -107,7 +108,11 @@ func TestNestReplay(t *testing.T) {
 	exchanges := nestExchanges(t)
 	var routes []system.Route
 	for _, e := range exchanges {
-		def := rawRoute(e.Path, system.Request{Subject: e.Subject, Format: system.Nest, Errors: e.Errors}, timeout(500*time.Millisecond))
+		limit := await.Patience
+		if e.Answer.Status == 504 {
+			limit = 500 * time.Millisecond
+		}
+		def := rawRoute(e.Path, system.Request{Subject: e.Subject, Format: system.Nest, Errors: e.Errors}, timeout(limit))
 		routes = append(routes, def)
 	}
 	g := newBusGateway(t, Config{Routes: routes}, Options{})

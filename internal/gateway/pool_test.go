@@ -267,23 +267,23 @@ func TestTimeout(t *testing.T) {
 	ep := serviceOf(t, "api-1", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/stream" {
 			w.(http.Flusher).Flush()
-			for range 10 {
+			for range 6 {
 				io.WriteString(w, "tick ")
 				w.(http.Flusher).Flush()
 				select {
 				case <-r.Context().Done():
-				case <-time.After(20 * time.Millisecond):
+				case <-time.After(250 * time.Millisecond):
 				}
 			}
 			return
 		}
 		<-r.Context().Done()
 	})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Timeout: 100 * time.Millisecond}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Timeout: time.Second}}, map[string][]Endpoint{"api": {ep}})
 	if res, _ := d.do("GET", "/hangs", nil, nil); res.StatusCode != http.StatusGatewayTimeout {
 		t.Errorf("hangs: %s", res.Status)
 	}
-	if res, body := d.do("GET", "/stream", nil, nil); res.StatusCode != http.StatusOK || strings.Count(body, "tick") != 10 {
+	if res, body := d.do("GET", "/stream", nil, nil); res.StatusCode != http.StatusOK || strings.Count(body, "tick") != 6 {
 		t.Errorf("an answer that has begun is cut off: %s %q", res.Status, body)
 	}
 }
@@ -428,7 +428,7 @@ func TestEarlyAnswerToALargeBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
 	// The body never becomes whole.
 	io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"+strings.Repeat("x", 1000))
 	got, _ := io.ReadAll(c)
@@ -540,7 +540,7 @@ func TestWebSocketsSurviveChanges(t *testing.T) {
 	d := openDoor(t, Options{})
 	one, two := serviceOf(t, "ws-1", echo(t)), serviceOf(t, "ws-2", echo(t))
 	routes := func() []system.Route {
-		return []system.Route{{Path: "/ws", Targets: []system.Target{{Service: "ws", Weight: 1}}, Timeout: 50 * time.Millisecond}}
+		return []system.Route{{Path: "/ws", Targets: []system.Target{{Service: "ws", Weight: 1}}, Timeout: time.Second}}
 	}
 	d.apply(routes(), map[string][]Endpoint{"ws": {one}})
 	c := d.websocket("/ws")
@@ -551,7 +551,7 @@ func TestWebSocketsSurviveChanges(t *testing.T) {
 	ping(t, c, "after Apply")
 	ping(t, c, strings.Repeat("x", 20_000))
 	select {
-	case <-time.After(60 * time.Millisecond): // past the route's timeout
+	case <-time.After(1100 * time.Millisecond): // past the route's timeout
 	case <-t.Context().Done():
 	}
 	ping(t, c, "after the timeout")
@@ -582,7 +582,7 @@ func TestTunnelPassesHalfClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\nbefore ")
 	br := bufio.NewReader(c)
 	welcome, err := br.ReadString(' ')

@@ -89,7 +89,7 @@ func (d *door) subscriber(path string, opts *websocket.DialOptions) *websocket.C
 // hear reads the next event.
 func hear(tb testing.TB, c *websocket.Conn) map[string]any {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(tb.Context(), await.Patience)
 	defer cancel()
 	_, b, err := c.Read(ctx)
 	if err != nil {

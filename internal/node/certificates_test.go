@@ -15,6 +15,7 @@ import (
 
 	"fairlead/internal/bus"
 	"fairlead/internal/control"
+	"fairlead/test/await"
 )
 
 // free returns the address of a port that nobody listens on.
@@ -36,7 +37,7 @@ func status(address, host string, roots *x509.CertPool) (int, error) {
 			return new(net.Dialer).DialContext(ctx, network, address)
 		},
 	}
-	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
+	client := &http.Client{Transport: transport, Timeout: await.Patience}
 	resp, err := client.Get("https://" + host + "/http")
 	if err != nil {
 		return 0, err

@@ -73,7 +73,7 @@ func TestSystemOnABusElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	for _, stream := range []string{"KV_fairlead", "data_vhf", "DEAD"} {
 		if _, err := js.Stream(ctx, stream); err != nil {

@@ -710,7 +710,7 @@ func (f *fixture) load() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var sent atomic.Int64
 	var wg sync.WaitGroup
-	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	client := &http.Client{Timeout: await.Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
 	for i := range 8 {
 		wg.Go(func() {
 			for ctx.Err() == nil {

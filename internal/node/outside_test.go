@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -77,7 +76,7 @@ func TestUsersComeInFromOutside(t *testing.T) {
 		if ack, err := js.Publish("data.vhf", []byte(way)); err != nil || ack.Stream != "data_vhf" {
 			t.Errorf("%s: publish: %v, %v", way, ack, err)
 		}
-		if m, err := nc.Request("echo.say", []byte("{}"), 5*time.Second); err != nil || !strings.Contains(string(m.Data), "hello") {
+		if m, err := nc.Request("echo.say", []byte("{}"), await.Patience); err != nil || !strings.Contains(string(m.Data), "hello") {
 			t.Errorf("%s: ask: %v, %v", way, m, err)
 		}
 	}

@@ -462,7 +462,7 @@ func TestExitsAtOnceUntilItFails(t *testing.T) {
 	if err := w.Launch(t.Context(), []Spec{spec("s", 1, "exit", "3")}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	err := w.Await(ctx)
 	if err == nil || !strings.Contains(err.Error(), `exited with code 3: "panic: cannot go on"; 4 times in a row, next try in`) {
@@ -788,7 +788,7 @@ func TestStartStopStress(t *testing.T) {
 	}
 	wg.Wait()
 	// What was killed ten times in a row counts as failed until its next try.
-	calm, cancelCalm := context.WithTimeout(t.Context(), 30*time.Second)
+	calm, cancelCalm := context.WithTimeout(t.Context(), await.Patience)
 	defer cancelCalm()
 	for err := w.Await(calm); err != nil; err = w.Await(calm) {
 		if calm.Err() != nil {

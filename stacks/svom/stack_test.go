@@ -508,13 +508,13 @@ func (s *stack) testNatsio(t *testing.T) {
 	if _, err := js.Publish(ctx, "data.vhf", []byte(alert())); err == nil {
 		t.Error("it may publish where it must not")
 	}
-	reply, err := nc.Request("bursts.list", []byte(`{"limit": 1}`), time.Second)
+	reply, err := nc.Request("bursts.list", []byte(`{"limit": 1}`), await.Patience)
 	if err != nil || !bytes.Contains(reply.Data, []byte(`"bursts":[{`)) {
 		t.Errorf("got %s, %v", reply.Data, err)
 	}
 
 	// Durable, by the name of the handler: what was not acknowledged comes again.
-	reply, err = nc.Request("$FLQ.subscribe.natsio", []byte(`{"subject": "data.mdb", "name": "on_data"}`), 5*time.Second)
+	reply, err = nc.Request("$FLQ.subscribe.natsio", []byte(`{"subject": "data.mdb", "name": "on_data"}`), await.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -543,7 +543,7 @@ func (s *stack) testNatsio(t *testing.T) {
 		}
 		var given []jetstream.Msg
 		for _, n := range numbers {
-			m, err := c.Next(jetstream.FetchMaxWait(10 * time.Second))
+			m, err := c.Next(jetstream.FetchMaxWait(await.Patience))
 			if err != nil {
 				t.Fatalf("message %d: %v", n, err)
 			}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"fairlead/test/await"
 )
 
 // load is what clients do meanwhile, and what became of it.
@@ -183,7 +185,7 @@ func (l *load) chat(ctx context.Context, count func()) error {
 		if err := c.Write(ctx, websocket.MessageText, text); err != nil {
 			return gone(err)
 		}
-		bound, cancel := context.WithTimeout(ctx, 30*time.Second)
+		bound, cancel := context.WithTimeout(ctx, await.Patience)
 		_, got, err := c.Read(bound)
 		cancel()
 		if err != nil {

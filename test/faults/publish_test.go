@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"fairlead/test/await"
 )
@@ -94,7 +93,7 @@ func TestKilledWhileClientsPublishNoReceiptIsWrong(t *testing.T) {
 		w.Start()
 		w.Ready()
 		ctx, stop := context.WithCancel(t.Context())
-		fresh := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}, Timeout: 5 * time.Second}
+		fresh := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}, Timeout: await.Patience}
 		count := 0
 		var sending sync.WaitGroup
 		for p := range 8 {

@@ -52,7 +52,7 @@ func TestKilledWhileMessagesAreHandledNoneIsLost(t *testing.T) {
 	w.Start()
 	st := w.Ready()
 	var sent []string
-	fresh := &http.Client{Timeout: 5 * time.Second}
+	fresh := &http.Client{Timeout: await.Patience}
 	publish := func(v string) {
 		if post(t.Context(), fresh, w.URL+"/in", `"`+v+`"`) != nil {
 			sent = append(sent, v)

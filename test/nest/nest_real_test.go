@@ -264,7 +264,7 @@ func (r *running) load(t *testing.T) (stop func() (sent, failed int64)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var sent, failed atomic.Int64
 	var wg sync.WaitGroup
-	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	client := &http.Client{Timeout: await.Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 	wg.Go(func() {
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()

@@ -118,7 +118,7 @@ func play(group, wait string) int {
 		fmt.Println("said " + r.URL.Query().Get("text"))
 	})
 	mux.HandleFunc("/ask", func(w http.ResponseWriter, _ *http.Request) {
-		m, err := nc.Request("other.x", nil, 10*time.Second)
+		m, err := nc.Request("other.x", nil, await.Patience)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -316,7 +316,7 @@ func (w *world) socket() net.Conn {
 
 // echoes reports whether a WebSocket lives.
 func echoes(c net.Conn) error {
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
 	if _, err := io.WriteString(c, "hello"); err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -63,7 +62,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 				if err := nc.Publish("a.b", data); err != nil {
 					b.Fatal(err)
 				}
-				if _, err := sub.NextMsg(5 * time.Second); err != nil {
+				if _, err := sub.NextMsg(await.Patience); err != nil {
 					b.Fatal(err)
 				}
 			}

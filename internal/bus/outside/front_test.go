@@ -94,7 +94,7 @@ func speaks(tb testing.TB, nc *nats.Conn, size int) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	m, err := sub.NextMsg(5 * time.Second)
+	m, err := sub.NextMsg(await.Patience)
 	if err != nil || len(m.Data) != size {
 		tb.Fatalf("a message of %d bytes: %v", size, err)
 	}

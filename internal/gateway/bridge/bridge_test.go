@@ -166,9 +166,9 @@ func (b *testBridge) begin(method, body string) <-chan result {
 
 func TestNobodyAnswersTheSubject(t *testing.T) {
 	b := newTestBridge(t)
-	b.limit, b.flows.most = 5*time.Second, 50*time.Millisecond
+	b.limit, b.flows.most = await.Patience, 50*time.Millisecond
 	begun := time.Now()
-	if r := b.do("GET", ""); r.err == nil || time.Since(begun) > 5*time.Second {
+	if r := b.do("GET", ""); r.err == nil || time.Since(begun) > await.Patience/2 {
 		t.Fatalf("nothing ready: %+v", r)
 	}
 	b.ready("i1")
@@ -295,7 +295,7 @@ func TestDrainingInstanceAnswersWhileNoneIsReady(t *testing.T) {
 
 func TestResendsAreBounded(t *testing.T) {
 	b := newTestBridge(t)
-	b.limit = 5 * time.Second
+	b.limit = await.Patience
 	b.ready("i1")
 	h := bustest.Hold(t, bustest.Connect(t, b.server), "flows.x")
 	done := b.begin("GET", "")
@@ -568,7 +568,7 @@ func TestAsk(t *testing.T) {
 // answered once, with a success or a clear status, and nothing is left behind.
 func TestStress(t *testing.T) {
 	b := newTestBridge(t)
-	b.limit = 5 * time.Second
+	b.limit = await.Patience
 	b.ready("i1")
 	nc := bustest.Connect(t, b.server)
 	handle := func(m *nats.Msg) { bustest.Respond(t, m, string(m.Data)) }

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 func TestMain(m *testing.M) {
@@ -188,7 +189,7 @@ func serve(tb testing.TB, config *tls.Config) string {
 			}
 			tasks.Go(func() {
 				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+				_ = c.SetDeadline(time.Now().Add(await.Patience))
 				conn := tls.Server(c, config)
 				if conn.Handshake() != nil {
 					return
@@ -212,7 +213,7 @@ func dial(address string, config *tls.Config) (tls.ConnectionState, error) {
 		return tls.ConnectionState{}, err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(await.Patience))
 	b := []byte("x")
 	if _, err := conn.Write(b); err != nil {
 		return tls.ConnectionState{}, err

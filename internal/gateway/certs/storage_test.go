@@ -113,7 +113,7 @@ func beginBucket(t *testing.T) driver {
 		t.Helper()
 		b, err := OpenBucket(connect(), keyFile)
 		check(t, err)
-		b.lease = 300 * time.Millisecond
+		b.lease = time.Second
 		return b
 	}
 	return driver{
@@ -257,7 +257,7 @@ var rules = map[string]func(*testing.T, driver){
 		a, b := d.open(t), d.open(t)
 		unlock, err := a.Lock(t.Context(), "name")
 		check(t, err)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // more than three leases of the bucket
+		ctx, cancel := context.WithTimeout(t.Context(), 3500*time.Millisecond) // more than three leases of the bucket
 		defer cancel()
 		if _, err := b.Lock(ctx, "name"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("got %v", err)

@@ -234,7 +234,7 @@ func ask(t *testing.T, addr, raw string) string {
 	}
 	defer c.Close()
 	// nginx waits for more where it takes a body for unfinished.
-	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
 	_, _ = io.WriteString(c, raw)
 
 	all, _ := io.ReadAll(c)

@@ -61,7 +61,7 @@ func (d *door) dial() *net.TCPConn {
 		d.t.Fatal(err)
 	}
 	d.t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
 	return c.(*net.TCPConn)
 }
 
@@ -364,7 +364,7 @@ func TestContextEndsWhenTheClientLeaves(t *testing.T) {
 				begun <- struct{}{}
 				timer := time.NewTimer(600 * time.Millisecond)
 				if tt.left {
-					timer.Reset(5 * time.Second)
+					timer.Reset(await.Patience)
 				}
 				defer timer.Stop()
 				select {
@@ -387,7 +387,7 @@ func TestContextEndsWhenTheClientLeaves(t *testing.T) {
 
 func TestHeadTimeOut(t *testing.T) {
 	t.Parallel()
-	d := open1(t, Options{HeadTime: 200 * time.Millisecond}, echo)
+	d := open1(t, Options{HeadTime: 2 * time.Second}, echo)
 	if got := d.raw("GET / HTTP/1.1\r\nHo"); !strings.HasPrefix(got, "HTTP/1.1 408 ") {
 		t.Errorf("half a head: %q", got)
 	}
@@ -401,7 +401,7 @@ func TestHeadTimeOut(t *testing.T) {
 
 func TestIdleTimeOut(t *testing.T) {
 	t.Parallel()
-	d := open1(t, Options{IdleTime: 200 * time.Millisecond}, echo)
+	d := open1(t, Options{IdleTime: time.Second}, echo)
 	if got := d.raw("GET / HTTP/1.1\r\nHost: x\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
 		t.Errorf("%q", got)
 	}
@@ -410,23 +410,23 @@ func TestIdleTimeOut(t *testing.T) {
 func TestDeadlinesOfAHandler(t *testing.T) {
 	t.Parallel()
 	for _, after := range []time.Duration{50 * time.Millisecond, 1200 * time.Millisecond} {
+		passed := make(chan struct{})
 		d := open1(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
 			rc := http.NewResponseController(w)
 			begun := time.Now()
 			rc.SetReadDeadline(begun.Add(after))
 			_, err := io.ReadAll(r.Body)
-			if took := time.Since(begun); took < after-time.Millisecond || took > after+2*time.Second {
+			if took := time.Since(begun); took < after-time.Millisecond {
 				t.Errorf("took %s instead of %s", took, after)
 			}
+			close(passed)
 			rc.SetReadDeadline(time.Time{})
 			rest, err2 := io.ReadAll(r.Body)
 			fmt.Fprintf(w, "%v, %q, %v, %v", err, rest, err2, r.Context().Err())
 		})
 		c := d.dial()
 		io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhe")
-		await.Until(t, "the request", func() bool { return d.Counts().Requests == 1 })
-		timer := time.NewTimer(after + 300*time.Millisecond)
-		<-timer.C
+		await.From(t, "the deadline", passed)
 		io.WriteString(c, "llo\r\n0\r\n\r\n")
 		got, err := io.ReadAll(c)
 		if err != nil || !strings.Contains(string(got), `i/o timeout, "llo", <nil>, <nil>`) {

@@ -58,7 +58,7 @@ func serveTLS(t *testing.T, h http.HandlerFunc) (*Server, func() *tls.Conn) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(await.Patience))
 		return c
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 	"fairlead/test/certificate"
 )
 
@@ -60,7 +61,7 @@ func newDoors(tb testing.TB, h func(Info) http.Handler, opts Options) *doors {
 	}
 	d.Set = New(opts)
 	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 		defer cancel()
 		if err := d.Stop(ctx); err != nil {
 			tb.Errorf("stop: %v", err)
@@ -102,7 +103,7 @@ func (d *doors) client(protocols ...string) *http.Client {
 		}
 	}
 	d.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	return &http.Client{Transport: tr, Timeout: await.Patience}
 }
 
 // get returns an answer's status and body.
@@ -128,6 +129,6 @@ func (d *doors) dial(i int) net.Conn {
 		d.t.Fatal(err)
 	}
 	d.t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
 	return c
 }

@@ -110,7 +110,7 @@ func TestHTTP3(t *testing.T) {
 	d.listen(l)
 	tr := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: d.roots}}
 	defer tr.Close()
-	c := &http.Client{Transport: tr, Timeout: 5 * time.Second}
+	c := &http.Client{Transport: tr, Timeout: await.Patience}
 	url := "https://" + d.at(0) + "/"
 	if status, body := get(t, c, url); status != 200 || !strings.HasPrefix(body, "HTTP/3.0 tls=true client=127.0.0.1") {
 		t.Errorf("%d %q", status, body)
@@ -156,7 +156,7 @@ func TestHTTP3RequestsFinishWhenTheListenerEnds(t *testing.T) {
 	d.listen(l)
 	tr := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: d.roots}}
 	defer tr.Close()
-	c := &http.Client{Transport: tr, Timeout: 5 * time.Second}
+	c := &http.Client{Transport: tr, Timeout: await.Patience}
 	got := make(chan string, 1)
 	url := "https://" + d.at(0) + "/"
 	go func() {
@@ -296,7 +296,7 @@ func TestRemovedListenerFinishesWhatIsOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer idle.Close()
-	_ = idle.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = idle.SetDeadline(time.Now().Add(await.Patience))
 	_, _ = io.WriteString(idle, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	head := make([]byte, 12)
 	if _, err := io.ReadFull(idle, head); err != nil || string(head) != "HTTP/1.1 200" {
@@ -462,7 +462,7 @@ func TestAnotherProcessTakesTheSocketsOver(t *testing.T) {
 	old.Retire()
 	seen := done.Load()
 	await.Until(t, "requests to the new one", func() bool { return done.Load() > seen+50 || failed.Load() > 0 })
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	if err := old.Stop(ctx); err != nil {
 		t.Error(err)
@@ -483,7 +483,7 @@ func TestAnotherProcessTakesTheSocketsOver(t *testing.T) {
 	// HTTP/3 follows once the old process has let go of the port.
 	tr := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: next.roots}}
 	defer tr.Close()
-	h3 := &http.Client{Transport: tr, Timeout: 2 * time.Second}
+	h3 := &http.Client{Transport: tr, Timeout: await.Patience}
 	await.Until(t, "HTTP/3 in the new process", func() bool {
 		res, err := h3.Get("https://" + at[2] + "/")
 		if err != nil {
@@ -558,7 +558,7 @@ func TestStartStopStress(t *testing.T) {
 		if i%2 == 0 {
 			d.Retire()
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 		if err := d.Stop(ctx); err != nil {
 			t.Fatal(err)
 		}

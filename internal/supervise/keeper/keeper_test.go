@@ -134,7 +134,7 @@ func startKeeper(t *testing.T, change ...func(*Options)) *Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 		defer cancel()
 		if err := c.Shutdown(ctx, 0); err != nil {
 			t.Error(err)
@@ -240,7 +240,7 @@ func TestStopGivesGraceToWhatTheShellLeft(t *testing.T) {
 
 func waitForOutput(t *testing.T, c *Client, text string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	found := errors.New("found")
 	err := logfile.Read(ctx, logfile.Query{Dir: filepath.Join(c.opts.Dir, "logs", "s"), Tail: -1, Follow: true, Poll: 2 * time.Millisecond},

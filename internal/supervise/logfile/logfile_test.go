@@ -273,7 +273,7 @@ func TestFollowSeesNewInstancesAndOutlivesRemovedOnes(t *testing.T) {
 			if s != text {
 				t.Fatalf("got %q, want %q", s, text)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(await.Patience):
 			t.Fatalf("%q did not come", text)
 		}
 	}

@@ -159,7 +159,7 @@ func TestMarked(t *testing.T) {
 	if !slices.Contains(find(m, stranger.Process.Pid), stranger.Process.Pid) {
 		t.Error("a root is not found")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	search := func() (Table, error) {
 		table, err := All()
