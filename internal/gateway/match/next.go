@@ -32,7 +32,7 @@ func (m *Table) Next(patterns []Pattern) (*Table, error) {
 	c := &change{
 		Table: &Table{
 			hosts: maps.Clone(m.hosts), labels: maps.Clone(m.labels), any: m.any,
-			patterns: patterns, at: make([]int32, len(m.at), len(m.at)+len(come)),
+			patterns: patterns, methods: methodsOf(patterns), at: make([]int32, len(m.at), len(m.at)+len(come)),
 		},
 		own: map[*node]bool{},
 	}

@@ -51,6 +51,7 @@ type Table struct {
 	any    *node
 
 	patterns []Pattern
+	methods  []string  // that the patterns name
 	at       []int32   // index of the pattern in each slot, -1 for an empty one
 	scratch  []segment // of the pattern that is being added
 }
@@ -88,7 +89,7 @@ type entry struct {
 // conflicts with another: both match some request, and neither is the more
 // specific. All errors are reported, joined by newlines.
 func New(patterns []Pattern) (*Table, error) {
-	m := &Table{hosts: map[string]*node{}, labels: map[string]*node{}, any: &node{}, patterns: patterns, at: make([]int32, 0, len(patterns))}
+	m := &Table{hosts: map[string]*node{}, labels: map[string]*node{}, any: &node{}, patterns: patterns, methods: methodsOf(patterns), at: make([]int32, 0, len(patterns))}
 	var faults []error
 	for i := range patterns {
 		if err := m.add(&patterns[i], i); err != nil {
@@ -466,7 +467,7 @@ func Unescape(text string) string {
 func (m *Table) Allowed(host, path string) []string {
 	host = Host(host)
 	set := map[string]bool{}
-	for _, method := range m.methods() {
+	for _, method := range m.methods {
 		if i, _ := m.Find(method, host, path, nil); i >= 0 {
 			set[method] = true
 			if method == http.MethodGet {
@@ -482,39 +483,17 @@ func (m *Table) Allowed(host, path string) []string {
 	return out
 }
 
-// methods returns the methods that patterns name.
-func (m *Table) methods() []string {
-	set := map[string]bool{}
-	m.any.collect(set)
-	for _, n := range m.hosts {
-		n.collect(set)
-	}
-	for _, n := range m.labels {
-		n.collect(set)
-	}
-	out := make([]string, 0, len(set))
-	for method := range set {
-		out = append(out, method)
+// methodsOf returns the methods that patterns name.
+func methodsOf(patterns []Pattern) []string {
+	var out []string
+	for i := range patterns {
+		method := patterns[i].Method
+		if method == "" && patterns[i].ReadOnly {
+			method = http.MethodGet
+		}
+		if method != "" && !slices.Contains(out, method) {
+			out = append(out, method)
+		}
 	}
 	return out
-}
-
-func (n *node) collect(set map[string]bool) {
-	for _, l := range []*leaf{n.here, n.slash, n.below} {
-		if l == nil {
-			continue
-		}
-		for _, e := range l.entries {
-			switch {
-			case e.Method != "":
-				set[e.Method] = true
-			case e.ReadOnly:
-				set[http.MethodGet] = true
-			}
-		}
-	}
-	n.eachLiteral(func(next *node) *Pattern { next.collect(set); return nil })
-	if n.wild != nil {
-		n.wild.collect(set)
-	}
 }

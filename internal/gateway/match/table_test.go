@@ -497,6 +497,17 @@ func BenchmarkMatch(b *testing.B) {
 	})
 }
 
+// BenchmarkMiss is what a path costs that no route has: a scanner asks for many.
+func BenchmarkMiss(b *testing.B) {
+	m := tableOf(b, manyKeys()...)
+	b.ReportAllocs()
+	for b.Loop() {
+		if len(m.Allowed("localhost:3005", "/wp-login.php")) > 0 {
+			b.Fatal("a route")
+		}
+	}
+}
+
 func BenchmarkBuild(b *testing.B) {
 	keys := manyKeys()
 	patterns := patternsOf(keys...)
