@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"mime"
 	"net/http"
 	"os"
@@ -142,8 +143,21 @@ func (f *Folder) Serve(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	h.Set("ETag", tag)
-	http.ServeContent(w, r, name, info.ModTime(), file)
+	http.ServeContent(w, sparing(r), name, info.ModTime(), file)
 	return nil
+}
+
+// sparing is r without its ranges, if there are so many that the file as a whole costs
+// less: each is a part of the answer with a head of its own (RFC 9110, section 17.15).
+func sparing(r *http.Request) *http.Request {
+	const most = 32
+	if ranges := r.Header["Range"]; len(ranges) == 0 || strings.Count(ranges[0], ",") < most {
+		return r
+	}
+	whole := *r
+	whole.Header = maps.Clone(r.Header)
+	whole.Header.Del("Range")
+	return &whole
 }
 
 // fallsBack reports whether a page answers for a name that does not exist: to
