@@ -55,7 +55,7 @@ func TestCloseWhileStreaming(t *testing.T) {
 			if err := s.Close(); err != nil {
 				t.Error(err)
 			}
-			if took := time.Since(begun); took > 3*time.Second {
+			if took := time.Since(begun); took > await.Patience/2 {
 				t.Errorf("close took %v", took)
 			}
 			close(unblock)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"fairlead/internal/control"
+	"fairlead/test/await"
 )
 
 func TestBansSurviveARestart(t *testing.T) {
@@ -29,7 +30,8 @@ func TestBansSurviveARestart(t *testing.T) {
 		t.Fatalf("GET of another client: %d", code)
 	}
 	must[control.Ban](t)(call(control.VerbBan, control.BanRequest{Network: loopback, Force: true}))
-	must[control.Ban](t)(call(control.VerbBan, control.BanRequest{Network: netip.MustParsePrefix("203.0.113.1/32"), Until: time.Now().Add(50 * time.Millisecond)}))
+	soon := time.Now().Add(3 * time.Second)
+	must[control.Ban](t)(call(control.VerbBan, control.BanRequest{Network: netip.MustParsePrefix("203.0.113.1/32"), Until: soon}))
 	if code, _ := f.get("/http"); code != 403 { // on the connection that is open
 		t.Errorf("GET of a banned client: %d", code)
 	}
@@ -37,6 +39,7 @@ func TestBansSurviveARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.up()
+	await.Until(t, "the ban that ends soon has ended", func() bool { return time.Now().After(soon) })
 	if resp, err := http.Get(f.node.URL() + "/http"); err == nil { //nolint:noctx // bounded by the test
 		t.Errorf("GET after a restart: %d", resp.StatusCode)
 		_ = resp.Body.Close()

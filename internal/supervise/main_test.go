@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ import (
 	"fairlead/internal/supervise/process"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
+	"fairlead/test/await"
 )
 
 // TestMain lets the test binary play the keeper, the instances, and the node
@@ -291,13 +293,17 @@ func nothingLeft(tb testing.TB, dataID string) {
 	}
 }
 
-// spec is a service that plays a mode.
+// spec is a service that plays a mode. Those that do not obey are given 2 s.
 func spec(name string, replicas int, mode ...string) Spec {
+	grace := await.Patience
+	if len(mode) > 0 && slices.Contains([]string{"hang", "hang-port", "fork", "bomb"}, mode[0]) {
+		grace = 2 * time.Second
+	}
 	return Spec{
 		Service: name, Revision: 1, Dir: "/", Replicas: replicas,
 		Command:         append([]string{testBinary(), "instance"}, mode...),
-		StopGracePeriod: 2 * time.Second, OnBus: true,
-		Healthcheck: system.Healthcheck{StartPeriod: 10 * time.Second},
+		StopGracePeriod: grace, OnBus: true,
+		Healthcheck: system.Healthcheck{StartPeriod: await.Patience},
 	}
 }
 

@@ -41,6 +41,7 @@ type Watcher struct {
 	fs    *fsnotify.Watcher
 	roots []string        // absolute, clean
 	known map[string]bool // folders that are looked at
+	quiet time.Duration   // as the constant, but in tests
 }
 
 // Open makes a watcher that looks at nothing yet. Close must be called.
@@ -49,7 +50,7 @@ func Open() (*Watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch files: %w", err)
 	}
-	return &Watcher{fs: w, known: map[string]bool{}}, nil
+	return &Watcher{fs: w, known: map[string]bool{}, quiet: quiet}, nil
 }
 
 // Close ends a Next that waits.
@@ -126,7 +127,7 @@ func (w *Watcher) Next(ctx context.Context) ([]string, error) { return w.wait(ct
 
 // Meanwhile is Next for what has changed already: it returns nothing if nothing has.
 func (w *Watcher) Meanwhile(ctx context.Context) ([]string, error) {
-	return w.wait(ctx, time.After(quiet))
+	return w.wait(ctx, time.After(w.quiet))
 }
 
 // wait is Next that gives up when over says so and nothing has changed until then.
@@ -145,7 +146,7 @@ func (w *Watcher) wait(ctx context.Context, over <-chan time.Time) ([]string, er
 				continue
 			}
 			changed[e.Name] = true
-			over = time.After(quiet)
+			over = time.After(w.quiet)
 			if end == nil {
 				end = time.After(longest)
 			}
@@ -156,7 +157,7 @@ func (w *Watcher) wait(ctx context.Context, over <-chan time.Time) ([]string, er
 			for _, root := range w.roots {
 				changed[root] = true
 			}
-			over = time.After(quiet)
+			over = time.After(w.quiet)
 		case <-over:
 			return slices.Sorted(maps.Keys(changed)), nil
 		case <-end:

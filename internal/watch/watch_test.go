@@ -28,6 +28,7 @@ func open(t *testing.T, roots ...string) *Watcher {
 			t.Error(err)
 		}
 	})
+	w.quiet = 4 * quiet // a busy machine pauses in the middle of a burst
 	if err := w.Follow(roots); err != nil {
 		t.Fatal(err)
 	}
@@ -62,6 +63,7 @@ func next(t *testing.T, w *Watcher, dir string) []string {
 }
 
 func TestABurstIsToldOnce(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "sub", "old.go"))
 	w := open(t, dir)
@@ -75,6 +77,7 @@ func TestABurstIsToldOnce(t *testing.T) {
 }
 
 func TestFoldersThatAreMadeLaterAreWatched(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	w := open(t, dir)
 	if err := os.MkdirAll(filepath.Join(dir, "new", "deep"), 0o700); err != nil {
@@ -90,6 +93,7 @@ func TestFoldersThatAreMadeLaterAreWatched(t *testing.T) {
 }
 
 func TestWhatNobodyWritesByHandIsPassedOver(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "node_modules", "x"), 0o700); err != nil {
 		t.Fatal(err)
@@ -105,6 +109,7 @@ func TestWhatNobodyWritesByHandIsPassedOver(t *testing.T) {
 }
 
 func TestAFileThatIsReplacedIsStillWatched(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "fairlead.yaml")
 	write(t, file)
@@ -121,6 +126,7 @@ func TestAFileThatIsReplacedIsStillWatched(t *testing.T) {
 }
 
 func TestFollowForgetsWhatIsNoLongerNamed(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "a", "x"))
 	write(t, filepath.Join(dir, "b", "x"))
@@ -136,6 +142,7 @@ func TestFollowForgetsWhatIsNoLongerNamed(t *testing.T) {
 }
 
 func TestAFolderThatIsMadeAgainIsWatchedAgain(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	deep := filepath.Join(dir, "a", "deep")
 	for range 2 {
@@ -157,6 +164,7 @@ func TestAFolderThatIsMadeAgainIsWatchedAgain(t *testing.T) {
 }
 
 func TestMeanwhile(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	w := open(t, dir)
 	if got, err := w.Meanwhile(t.Context()); len(got) > 0 || err != nil {
@@ -169,6 +177,7 @@ func TestMeanwhile(t *testing.T) {
 }
 
 func TestNextEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	w := open(t, t.TempDir())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -178,6 +187,7 @@ func TestNextEndsWithItsContext(t *testing.T) {
 }
 
 func TestWithin(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		roots, paths []string
 		want         bool

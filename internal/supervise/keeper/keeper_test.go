@@ -225,9 +225,9 @@ func TestStopGivesGraceToWhatTheShellLeft(t *testing.T) {
 	p := c.mustShell(t, "a", `sh -c 'trap "sleep 0.2; echo finished >&2; exit" TERM; echo ready >&2; while true; do sleep 0.01; done' & wait`, "PATH=/usr/bin:/bin")
 	waitForOutput(t, c, "ready")
 	begin := time.Now()
-	p.Stop(10 * time.Second)
+	p.Stop(2 * await.Patience)
 	<-p.Gone()
-	if took := time.Since(begin); took > 5*time.Second {
+	if took := time.Since(begin); took > await.Patience {
 		t.Errorf("it took %v", took)
 	}
 	if got := p.Output(); !slices.Contains(got, "finished") {
