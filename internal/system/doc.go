@@ -10,7 +10,8 @@
 //
 // The text becomes nodes with their places in the package document, and texts become
 // values in the package notation; which keys there are, and what belongs together, is
-// known here.
+// known here. A file that is read once more after some of its routes changed is not read
+// as a whole, with the same outcome ([Options].Before).
 //
 // It reads the file and looks whether folders and files named in it exist. It does
 // not open a network connection, start anything, resolve secrets, look at the
