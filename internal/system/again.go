@@ -25,7 +25,7 @@ const mostAgain = 64
 // reading is how a file was read. It is not changed once made.
 type reading struct {
 	entries document.Entries // the routes
-	known   []knownRoute     // in the file's order
+	known   []*knownRoute    // in the file's order
 	passes  []*reader        // of the file as it stands, and with each environment
 	chosen  int              // the pass that the System is of
 	disk    map[string]fs.FileMode
@@ -56,7 +56,7 @@ func remember(sys *System, doc *document.Node, environments []*document.Node, pa
 		byKey[t.key.Key] = t
 	}
 	for _, m := range doc.Member("routes").Items {
-		rd.known = append(rd.known, knownRoute{m.Key, byKey[m.Key].pattern})
+		rd.known = append(rd.known, &knownRoute{m.Key, byKey[m.Key].pattern})
 	}
 	for _, r := range passes {
 		maps.Copy(rd.disk, r.disk)
@@ -100,15 +100,15 @@ func (s *System) again(src []byte, opts Options) (*System, bool) {
 			maps.Copy(disk, fresh.disk)
 		}
 	}
-	come := make([]knownRoute, len(members))
+	come := make([]*knownRoute, len(members))
 	for i, m := range members {
 		t := routes[slices.IndexFunc(routes, func(t *routed) bool { return t.key == m })]
-		come[i] = knownRoute{m.Key, t.pattern}
-		if slices.ContainsFunc(known, func(k knownRoute) bool { return k.key == m.Key || notation.Meet(&k.pattern, &t.pattern) }) {
+		come[i] = &knownRoute{m.Key, t.pattern}
+		if slices.ContainsFunc(known, func(k *knownRoute) bool { return k.key == m.Key || notation.Meet(&k.pattern, &t.pattern) }) {
 			return nil, false
 		}
 	}
-	if acme := s.Gateway.TLS; acme != nil && acme.ACME != nil && slices.ContainsFunc(slices.Concat(gone, come), func(k knownRoute) bool { return k.pattern.Host != "" }) {
+	if acme := s.Gateway.TLS; acme != nil && acme.ACME != nil && slices.ContainsFunc(slices.Concat(gone, come), func(k *knownRoute) bool { return k.pattern.Host != "" }) {
 		return nil, false // the authority may be asked for other hosts
 	}
 	next := *s
@@ -201,7 +201,7 @@ func (r *reader) alone(routes []*document.Node) *reader {
 }
 
 // replaceRoutes takes routes out of s and puts others in.
-func (s *System) replaceRoutes(gone []knownRoute, come []*routed) {
+func (s *System) replaceRoutes(gone []*knownRoute, come []*routed) {
 	slices.SortFunc(come, func(a, b *routed) int { return strings.Compare(a.key.Key, b.key.Key) })
 	keys := make([]string, len(gone))
 	for i, k := range gone {
