@@ -1,6 +1,7 @@
 package system
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -72,12 +73,14 @@ func Load(path string, opts Options) (*System, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read system: %w", err)
 	}
-	src, err := io.ReadAll(io.LimitReader(f, document.MaxSize+1))
+	var src bytes.Buffer
+	src.Grow(int(min(info.Size(), document.MaxSize)) + bytes.MinRead)
+	_, err = src.ReadFrom(io.LimitReader(f, document.MaxSize+1))
 	err = errors.Join(err, f.Close())
 	if err != nil {
 		return nil, fmt.Errorf("read system: %w", err)
 	}
-	sys, err := Parse(path, src, filepath.Dir(full), opts)
+	sys, err := Parse(path, src.Bytes(), filepath.Dir(full), opts)
 	if err != nil {
 		return nil, err
 	}
