@@ -2,7 +2,6 @@ package system
 
 import (
 	"bytes"
-	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -28,7 +27,7 @@ type reading struct {
 	known   []*knownRoute    // in the file's order
 	passes  []*reader        // of the file as it stands, and with each environment
 	chosen  int              // the pass that the System is of
-	disk    map[string]fs.FileMode
+	disk    map[string]trace
 }
 
 // knownRoute is what other routes are compared with.
@@ -45,7 +44,7 @@ func remember(sys *System, doc *document.Node, environments []*document.Node, pa
 	if !ok || len(sys.Warnings) > 0 || slices.ContainsFunc(environments, func(e *document.Node) bool { return e.Member("routes") != nil }) {
 		return
 	}
-	rd := &reading{entries: entries, disk: map[string]fs.FileMode{}}
+	rd := &reading{entries: entries, disk: passes[0].disk}
 	for i, r := range passes {
 		if r.sys == sys {
 			rd.chosen = i
@@ -59,7 +58,6 @@ func remember(sys *System, doc *document.Node, environments []*document.Node, pa
 		rd.known = append(rd.known, &knownRoute{m.Key, byKey[m.Key].pattern})
 	}
 	for _, r := range passes {
-		maps.Copy(rd.disk, r.disk)
 		slim, without := *r, *r.sys
 		without.Routes, without.written, without.flat, without.Warnings = nil, nil, nil, nil
 		slim.sys, slim.routes = &without, nil
@@ -120,8 +118,8 @@ func (s *System) again(src []byte, opts Options) (*System, bool) {
 
 // diskStays reports whether what the file names on the disk is as it was.
 func (s *System) diskStays() bool {
-	for path, mode := range s.reading.disk {
-		if info, err := os.Stat(path); err != nil || info.Mode().Type() != mode {
+	for path, was := range s.reading.disk {
+		if info, err := os.Stat(path); err != nil || traceOf(info) != was {
 			return false
 		}
 	}
@@ -186,8 +184,9 @@ func suffix(a, b []byte) int {
 // alone reads routes as if the file had no others. It returns nil if there is
 // something to tell.
 func (r *reader) alone(routes []*document.Node) *reader {
-	fresh, sys := *r, *r.sys
-	fresh.rec, fresh.sys, fresh.meant, fresh.disk = newRecorder(r.rec.file, nil), &sys, map[string]bool{}, map[string]fs.FileMode{}
+	fresh, sys, around := *r, *r.sys, *r.surroundings
+	around.disk = map[string]trace{}
+	fresh.surroundings, fresh.rec, fresh.sys, fresh.meant = &around, newRecorder(r.rec.file, nil), &sys, map[string]bool{}
 	fresh.readRoutes(&document.Node{Kind: document.Mapping, Path: "routes", Items: routes})
 	fresh.checkRoutes()
 	for _, t := range fresh.routes {

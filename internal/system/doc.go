@@ -13,7 +13,8 @@
 // known here. A file that is read once more after some of its routes changed is not read
 // as a whole, with the same outcome ([Options].Before).
 //
-// It reads the file and looks whether folders and files named in it exist. It does
+// It reads the file, looks whether folders and files named in it exist, and reads the
+// schemas and certificates among them. It does
 // not open a network connection, start anything, resolve secrets, look at the
 // operator's environment variables, or change anything on disk.
 package system

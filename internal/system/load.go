@@ -110,11 +110,13 @@ func Parse(name string, src []byte, dir string, opts Options) (*System, error) {
 		return nil, rec.sorted()
 	}
 	base, environments := split(doc, rec)
-	files, stored := opts.Files, opts.Files != nil
-	if !stored {
-		files = map[string][]byte{}
+	around := &surroundings{
+		dir: dir, files: opts.Files, stored: opts.Files != nil, disk: map[string]trace{}, pairs: map[Certificate]string{},
 	}
-	passes := []*reader{read(base, "", dir, files, stored, rec)}
+	if !around.stored {
+		around.files = map[string][]byte{}
+	}
+	passes := []*reader{read(base, "", around, rec)}
 	chosen := passes[0].sys
 	var all []string
 	for _, e := range environments {
@@ -123,7 +125,7 @@ func Parse(name string, src []byte, dir string, opts Options) (*System, error) {
 		merged := document.Merge(base, e, func(lost *document.Node) {
 			rec.add(lost.KeyAt, lost.Path, removesNothing, lostAdvice(base, e, lost))
 		})
-		r := read(merged, e.Key, dir, files, stored, rec)
+		r := read(merged, e.Key, around, rec)
 		if passes = append(passes, r); e.Key == opts.Environment {
 			chosen = r.sys
 		}
@@ -136,8 +138,8 @@ func Parse(name string, src []byte, dir string, opts Options) (*System, error) {
 	if opts.Environment != "" && !slices.Contains(all, opts.Environment) {
 		return nil, &EnvironmentError{Name: opts.Environment, Known: all}
 	}
-	chosen.File, chosen.Source, chosen.Environments, chosen.Files = file, src, all, files
-	if !stored {
+	chosen.File, chosen.Source, chosen.Environments, chosen.Files = file, src, all, around.files
+	if !around.stored {
 		remember(chosen, doc, environments, passes)
 	}
 	return chosen, nil
@@ -159,12 +161,11 @@ func hasSections(doc *document.Node, rec *recorder) bool {
 }
 
 // read reads one merged document.
-func read(doc *document.Node, environment, dir string, files map[string][]byte, stored bool, rec *recorder) *reader {
+func read(doc *document.Node, environment string, around *surroundings, rec *recorder) *reader {
 	r := &reader{
-		rec: rec, dir: dir, sys: &System{Dir: dir, Environment: environment, flat: flatten(doc)},
+		surroundings: around, rec: rec, sys: &System{Dir: around.dir, Environment: environment, flat: flatten(doc)},
 		services: map[string]*document.Node{}, secrets: map[string]*document.Node{}, databases: map[string]*document.Node{},
-		types: map[string]*document.Node{}, files: files, stored: stored,
-		owners: map[string]string{}, meant: map[string]bool{}, disk: map[string]fs.FileMode{},
+		types: map[string]*document.Node{}, owners: map[string]string{}, meant: map[string]bool{},
 	}
 	r.read(doc)
 	return r

@@ -110,6 +110,8 @@ const (
 	withoutTLS       code = "without-tls"
 	redirectNowhere  code = "redirect-nowhere"
 	noCertificate    code = "no-certificate"
+	badCertificate   code = "bad-certificate"
+	noAuthorities    code = "no-authorities"
 	acmeWithoutHosts code = "acme-without-hosts"
 	anyOrigin        code = "any-origin"
 	sharedKey        code = "shared-key"
@@ -217,6 +219,8 @@ var problems = map[code]words{
 	sameListener:     {"is the address %[1]s, which the listener at %[2]s takes too", "keep one of the two"},
 	withoutTLS:       {"needs TLS, and this listener has none", "%[1]s"},
 	redirectNowhere:  {"redirects to https, but no listener speaks TLS", "add gateway.tls and a listener for it, or remove redirect"},
+	badCertificate:   {"%[1]s cannot be used as it is now: %[2]s", "it must be a PEM file of the certificate, the leaf first, and key one of its private key"},
+	noAuthorities:    {"%[1]s holds no certificate as it is now", "it must be a PEM file of the authorities' certificates"},
 	noCertificate:    {"names no source of certificates", "add certificate and key, acme, or internal: true"},
 	acmeWithoutHosts: {"has no host to ask a certificate for", "write hosts: [shop.example.com], or name hosts in routes"},
 	anyOrigin:        {`lets pages of every origin ask as the user`, "name the origins, or remove %[1]s"},

@@ -18,8 +18,8 @@ import (
 // reader reads one merged document into a System. It goes on after a finding, so
 // that all findings are told at once; what it returns then is not to be used.
 type reader struct {
+	*surroundings
 	rec *recorder
-	dir string
 	sys *System
 
 	// What the sections name, whether valid or not, so that one mistake is told once.
@@ -31,19 +31,38 @@ type reader struct {
 	types  map[string]*document.Node
 	queues []*document.Node // those with a name that can be used
 
-	// files are the texts of the files that were read, by their paths as written;
-	// with stored there are no others.
-	files  map[string][]byte
-	stored bool
-	// disk are the types of what was looked at on the disk, by their paths.
-	disk map[string]fs.FileMode
-
 	answers []answer
 	routes  []*routed
 
 	// meant holds the sections that an unknown key was probably meant as: what
 	// follows from their absence is not told.
 	meant map[string]bool
+}
+
+// surroundings are what a file names outside of itself, and are shared by all passes
+// over it.
+type surroundings struct {
+	dir string // that relative paths start at
+	// files are the texts of the schemas that were read, by their paths as written;
+	// with stored there are no others.
+	files  map[string][]byte
+	stored bool
+	disk   map[string]trace       // of what was looked at, by path
+	pairs  map[Certificate]string // why a pair cannot be used, "" if it can
+}
+
+// trace tells whether what lies at a path is another one than before.
+type trace struct {
+	mode     fs.FileMode
+	size     int64     // of a file, like
+	modified time.Time // this
+}
+
+func traceOf(info fs.FileInfo) trace {
+	if !info.Mode().IsRegular() {
+		return trace{mode: info.Mode().Type()}
+	}
+	return trace{info.Mode().Type(), info.Size(), info.ModTime()}
 }
 
 // answer is one entry of a service's answers.
@@ -382,7 +401,7 @@ func (r *reader) file(n *document.Node, dir bool) string {
 func (r *reader) stat(path string) (fs.FileInfo, error) {
 	info, err := os.Stat(path)
 	if err == nil {
-		r.disk[path] = info.Mode().Type()
+		r.disk[path] = traceOf(info)
 	}
 	return info, err
 }

@@ -2,6 +2,8 @@ package system
 
 import (
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"net/url"
 	"strings"
 
@@ -25,6 +27,9 @@ const letsEncrypt = "https://acme-v02.api.letsencrypt.org/directory"
 
 // mostCertificates bounds the pairs of files that are watched.
 const mostCertificates = 1000
+
+// mostPEM bounds a file of certificates or a key, in bytes.
+const mostPEM = 1 << 20
 
 func (r *reader) readTLS(n *document.Node) *TLS {
 	f := r.fields(n, tlsSchema)
@@ -91,7 +96,45 @@ func (r *reader) readCertificate(n *document.Node, s schema, f map[string]*docum
 	} else {
 		c.Key = r.file(f["key"], false)
 	}
+	if why := r.unusable(c); why != "" {
+		at := f["certificate"]
+		r.warn(at.At, at.Path, badCertificate, wording.Quote(at.Text), why)
+	}
 	return append(out, c)
+}
+
+// unusable tells why a pair cannot be used as it is now, "" if it can or nobody knows. It
+// is no fault of the file: a door that runs goes on with what it has until there is
+// something better.
+func (r *reader) unusable(c Certificate) string {
+	if c.Certificate == "" || c.Key == "" || r.stored {
+		return ""
+	}
+	why, known := r.pairs[c]
+	if known {
+		return why
+	}
+	certificate, err := readAtMost(c.Certificate, mostPEM)
+	key, keyErr := readAtMost(c.Key, mostPEM)
+	if err = errors.Join(err, keyErr); err == nil {
+		if _, err = tls.X509KeyPair(certificate, key); err != nil {
+			why = strings.TrimPrefix(wording.OneLine(err.Error()), "tls: ")
+		}
+	}
+	r.pairs[c] = why // of what cannot be read nothing is known: who runs the system may
+	return why
+}
+
+// authorities reads the path of a file of authorities' certificates.
+func (r *reader) authorities(n *document.Node) string {
+	path := r.file(n, false)
+	if path == "" || r.stored {
+		return path
+	}
+	if text, err := readAtMost(path, mostPEM); err == nil && !x509.NewCertPool().AppendCertsFromPEM(text) {
+		r.warn(n.At, n.Path, noAuthorities, wording.Quote(n.Text))
+	}
+	return path
 }
 
 func (r *reader) readACME(n *document.Node) *ACME {
@@ -112,7 +155,7 @@ func (r *reader) readACME(n *document.Node) *ACME {
 		out.Directory = s
 	}
 	if n := f["root"]; n != nil {
-		out.Root = r.file(n, false)
+		out.Root = r.authorities(n)
 	}
 	return out
 }
@@ -123,7 +166,7 @@ func (r *reader) readClientCertificates(n *document.Node) *ClientCertificates {
 	if f["ca"] == nil {
 		r.missing(n, clientSchema, "ca", "name the PEM file of the authorities that clients' certificates must chain to")
 	} else {
-		out.CA = r.file(f["ca"], false)
+		out.CA = r.authorities(f["ca"])
 	}
 	return out
 }
