@@ -93,7 +93,7 @@ func startBus(tb testing.TB, opts server.Options) *server.Server {
 
 func busConn(tb testing.TB, srv *server.Server, opts ...nats.Option) *nats.Conn {
 	tb.Helper()
-	nc, err := nats.Connect(srv.ClientURL(), opts...)
+	nc, err := nats.Connect(srv.ClientURL(), append(opts, nats.Timeout(await.Patience))...)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -31,7 +31,7 @@ func rawConn(tb testing.TB, b *bus.Bus, service, id string) *nats.Conn {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	nc, err := nats.Connect(c.URL, nats.UserInfo(c.User, c.Password), nats.CustomInboxPrefix(c.InboxPrefix))
+	nc, err := nats.Connect(c.URL, nats.Timeout(await.Patience), nats.UserInfo(c.User, c.Password), nats.CustomInboxPrefix(c.InboxPrefix))
 	if err != nil {
 		tb.Fatal(err)
 	}

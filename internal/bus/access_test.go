@@ -212,7 +212,7 @@ func TestCredentialsRefused(t *testing.T) {
 		{"operator's tools", []nats.Option{nats.UserInfo(b.tools.User, b.tools.Password)}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			nc, err := nats.Connect(b.URL(), c.opts...)
+			nc, err := nats.Connect(b.URL(), append(c.opts, nats.Timeout(await.Patience))...)
 			if err == nil {
 				nc.Close()
 			}

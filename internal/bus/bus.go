@@ -136,6 +136,7 @@ type Bus struct {
 
 	reload  sync.Mutex        // serialises reloads; never taken with mu held
 	applied uint64            // the changes that the server knows; guarded by reload
+	told    time.Time         // when the last reload ended; guarded by reload
 	mapped  map[string]string // subjects of queues -> where the server maps them to; guarded by reload
 
 	gateMapped bool // the server maps to the gatekeeper; guarded by reload

@@ -82,6 +82,7 @@ func shop() *system.System {
 func dial(tb testing.TB, c Credentials, opts ...nats.Option) *nats.Conn {
 	tb.Helper()
 	nc, err := nats.Connect(c.URL, append([]nats.Option{
+		nats.Timeout(await.Patience),
 		nats.UserInfo(c.User, c.Password), nats.CustomInboxPrefix(c.InboxPrefix),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
 	}, opts...)...)

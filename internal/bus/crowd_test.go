@@ -28,7 +28,7 @@ func TestOneInstanceCannotTakeAllConnections(t *testing.T) {
 	for range 16 {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				nc, err := nats.Connect(greedy.URL, nats.UserInfo(greedy.User, greedy.Password), nats.NoReconnect(),
+				nc, err := nats.Connect(greedy.URL, nats.Timeout(await.Patience), nats.UserInfo(greedy.User, greedy.Password), nats.NoReconnect(),
 					nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 				if err == nil {
 					opened.Add(1)

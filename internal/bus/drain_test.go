@@ -301,7 +301,7 @@ func TestConnectingDuringReloads(t *testing.T) {
 		c := issue(t, b, "tradeflow", fmt.Sprintf("tradeflow-%d", i))
 		connecting.Go(func() {
 			for range 100 {
-				nc, err := nats.Connect(c.URL, nats.UserInfo(c.User, c.Password))
+				nc, err := nats.Connect(c.URL, nats.Timeout(await.Patience), nats.UserInfo(c.User, c.Password))
 				if err != nil {
 					t.Errorf("connect: %v", err)
 					continue
@@ -350,7 +350,7 @@ func TestManyInstances(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			nc, err := nats.Connect(c.URL, nats.UserInfo(c.User, c.Password), nats.CustomInboxPrefix(c.InboxPrefix),
+			nc, err := nats.Connect(c.URL, nats.Timeout(await.Patience), nats.UserInfo(c.User, c.Password), nats.CustomInboxPrefix(c.InboxPrefix),
 				nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 			if err != nil {
 				t.Error(err)

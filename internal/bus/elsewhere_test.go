@@ -128,7 +128,7 @@ func (h *hub) client(tb testing.TB) *nats.Conn {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	nc, err := nats.Connect(h.server.ClientURL(), nats.UserCredentialBytes(text), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	nc, err := nats.Connect(h.server.ClientURL(), nats.Timeout(await.Patience), nats.UserCredentialBytes(text), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -297,11 +297,14 @@ func TestWhatIsAcknowledgedElsewhereIsNotAcknowledgedTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What is acknowledged there, by whomever.
-	var acks atomic.Int64
+	var acks, fence atomic.Int64
 	watch := h.client(t)
 	if _, err := watch.Subscribe("$JS.ACK.>", func(m *nats.Msg) {
-		if slices.Contains(strings.Split(m.Subject, "."), "theirs") {
+		switch tokens := strings.Split(m.Subject, "."); {
+		case slices.Contains(tokens, "theirs"):
 			acks.Add(1)
+		case slices.Contains(tokens, "fence"):
+			fence.Add(1)
 		}
 	}); err != nil {
 		t.Fatal(err)
@@ -310,6 +313,15 @@ func TestWhatIsAcknowledgedElsewhereIsNotAcknowledgedTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, err := js.CreateConsumer(await.Context(t), "data_vhf", jetstream.ConsumerConfig{Durable: "theirs", AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What is used from here is passed on, also by whom it comes from elsewhere.
+	tools := dial(t, b.OperatorCredentials())
+	if _, err := js.CreateConsumer(await.Context(t), "data_vhf", jetstream.ConsumerConfig{Durable: "fence", AckPolicy: jetstream.AckExplicitPolicy}); err != nil {
+		t.Fatal(err)
+	}
+	other, err := next(t, tools, wire.Consumer{Stream: "data_vhf", Name: "fence"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,8 +334,11 @@ func TestWhatIsAcknowledgedElsewhereIsNotAcknowledgedTwice(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := js.Conn().Publish(other.Reply(), nil); err != nil {
+		t.Fatal(err)
+	}
+	await.Until(t, "the gatekeeper has got all that was acknowledged elsewhere", func() bool { return fence.Load() >= 2 })
 	// One that is used from here is acknowledged from here.
-	tools := dial(t, b.OperatorCredentials())
 	if m, err := next(t, tools, wire.Consumer{Stream: "data_vhf", Name: "theirs"}); err != nil || m.DoubleAck(await.Context(t)) != nil {
 		t.Fatalf("pulled from here: %v", err)
 	}

@@ -32,6 +32,7 @@ func openToOutside(tb testing.TB) *system.System {
 // from is how somebody connects from another machine.
 func from(sys *system.System, c Credentials, opts ...nats.Option) (*nats.Conn, error) {
 	return nats.Connect("nats://"+sys.Bus.Outside.Listen, append([]nats.Option{
+		nats.Timeout(await.Patience),
 		nats.RootCAs(sys.Bus.Outside.Certificate), nats.UserInfo(c.User, c.Password), nats.CustomInboxPrefix(c.InboxPrefix),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
 	}, opts...)...)

@@ -20,6 +20,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
+
+	"fairlead/test/await"
 )
 
 // childDir names the store of the child process that publishes and waits to be
@@ -357,7 +359,7 @@ func TestLog(t *testing.T) {
 	}
 	c := issue(t, b, "auth", "auth-1")
 	for range 3 {
-		if nc, err := nats.Connect(c.URL, nats.UserInfo(c.User, "wrong-"+c.Password)); err == nil {
+		if nc, err := nats.Connect(c.URL, nats.Timeout(await.Patience), nats.UserInfo(c.User, "wrong-"+c.Password)); err == nil {
 			nc.Close()
 			t.Error("wrong password")
 		}

@@ -80,7 +80,7 @@ func TestPageThatComesLateIsNotTheEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			op := b.OperatorCredentials()
-			nc, err := nats.Connect(op.URL, nats.UserInfo(op.User, op.Password), nats.SetCustomDialer(stallingDialer(tt.stall)), nats.CustomInboxPrefix(op.InboxPrefix))
+			nc, err := nats.Connect(op.URL, nats.Timeout(await.Patience), nats.UserInfo(op.User, op.Password), nats.SetCustomDialer(stallingDialer(tt.stall)), nats.CustomInboxPrefix(op.InboxPrefix))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -39,7 +39,7 @@ func burst(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	nc, err := nats.Connect(c.URL, nats.UserInfo(c.User, c.Password), nats.CustomInboxPrefix(c.InboxPrefix))
+	nc, err := nats.Connect(c.URL, nats.Timeout(await.Patience), nats.UserInfo(c.User, c.Password), nats.CustomInboxPrefix(c.InboxPrefix))
 	if err != nil {
 		return err
 	}

@@ -68,7 +68,9 @@ func (b *Bus) reloadServer() error {
 	if err := b.remap(s, b.guarded(mapped)); err != nil {
 		return err
 	}
-	if err := s.ReloadOptions(opts); err != nil {
+	err = s.ReloadOptions(opts)
+	b.told = time.Now()
+	if err != nil {
 		return fmt.Errorf("reload server: %w", err)
 	}
 	if err := b.remap(s, mapped); err != nil {
@@ -127,10 +129,10 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 }
 
 const (
-	// patience is how old a connection may be that a reload waits for while its
-	// handshake goes on. It takes less than a millisecond, but a hundred on a
-	// machine that is overloaded. Whoever connects and says nothing delays a
-	// reload by as much.
+	// patience is how long a handshake may go on that a reload waits for, while no
+	// reload keeps the connection waiting. It takes less than a millisecond, but a
+	// hundred on a machine that is overloaded. Whoever connects and says nothing
+	// delays a reload by as much.
 	patience = time.Second
 	// afterConnect is how long the server is given to finish with a connection
 	// that has told its user and done nothing since.
@@ -154,17 +156,22 @@ const (
 func (b *Bus) settleHandshakes() {
 	for {
 		z, err := b.connz(&server.ConnzOptions{Username: true, Limit: b.base.MaxConn})
-		if err != nil || !slices.ContainsFunc(z.Conns, func(c *server.ConnInfo) bool { return inHandshake(c, z.Now) }) {
+		if err != nil || !slices.ContainsFunc(z.Conns, func(c *server.ConnInfo) bool { return inHandshake(c, z.Now, b.told) }) {
 			return
 		}
 		time.Sleep(glance)
 	}
 }
 
-// inHandshake reports whether a connection is worth waiting for.
-func inHandshake(c *server.ConnInfo, now time.Time) bool {
+// inHandshake reports whether a connection is worth waiting for. Until told, the end of
+// the last reload, it may have waited for the server's lock.
+func inHandshake(c *server.ConnInfo, now, told time.Time) bool {
+	begun := c.Start
+	if c.AuthorizedUser == "" && told.After(begun) {
+		begun = told
+	}
 	switch {
-	case now.Sub(c.Start) >= patience:
+	case now.Sub(begun) >= patience:
 		return false
 	case c.AuthorizedUser == "":
 		return true

@@ -24,9 +24,27 @@ func TestInHandshake(t *testing.T) {
 		{"old and busy", server.ConnInfo{AuthorizedUser: "a", Start: at(time.Hour), LastActivity: at(0)}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := inHandshake(&c.conn, now); got != c.want {
+			if got := inHandshake(&c.conn, now, at(time.Hour)); got != c.want {
 				t.Errorf("got %v", got)
 			}
 		})
+	}
+}
+
+// TestConnectionThatAReloadKeptWaitingIsNotCut: with reloads that take long on a slow
+// machine, clients were refused with "Authorization Violation" before they could tell
+// their user.
+func TestConnectionThatAReloadKeptWaitingIsNotCut(t *testing.T) {
+	now := time.Now()
+	c := &server.ConnInfo{Start: now.Add(-3 * patience), LastActivity: now.Add(-3 * patience)}
+	if !inHandshake(c, now, now.Add(-patience/2)) {
+		t.Error("it is not waited for, though the last reload has just ended")
+	}
+	if inHandshake(c, now, now.Add(-patience)) {
+		t.Error("one that says nothing is waited for without end")
+	}
+	c.AuthorizedUser = "a"
+	if inHandshake(c, now, now) {
+		t.Error("one that has told its user long ago is waited for")
 	}
 }

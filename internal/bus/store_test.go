@@ -55,7 +55,7 @@ func exerciseFullDisk(ctx context.Context, b *Bus) error {
 	if err != nil {
 		return err
 	}
-	service, err := nats.Connect(cred.URL, nats.UserInfo(cred.User, cred.Password), nats.CustomInboxPrefix(cred.InboxPrefix))
+	service, err := nats.Connect(cred.URL, nats.Timeout(await.Patience), nats.UserInfo(cred.User, cred.Password), nats.CustomInboxPrefix(cred.InboxPrefix))
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ func suspendModel() *system.System {
 func connectAs(t *testing.T, c Credentials, pause time.Duration) (*nats.Conn, <-chan struct{}) {
 	t.Helper()
 	again := make(chan struct{}, 8)
-	nc, err := nats.Connect(c.URL, nats.UserInfo(c.User, c.Password), nats.CustomInboxPrefix(c.InboxPrefix),
+	nc, err := nats.Connect(c.URL, nats.Timeout(await.Patience), nats.UserInfo(c.User, c.Password), nats.CustomInboxPrefix(c.InboxPrefix),
 		nats.ReconnectWait(pause), nats.ReconnectJitter(0, 0), nats.MaxReconnects(-1),
 		nats.ReconnectHandler(func(*nats.Conn) { again <- struct{}{} }))
 	if err != nil {

@@ -111,7 +111,7 @@ func TestUserIsCutWhenRevoked(t *testing.T) {
 	if err := conns["stays"].Flush(); err != nil {
 		t.Errorf("the user that stays was cut: %v", err)
 	}
-	if _, err := nats.Connect(b.URL(), nats.UserInfo(tower.Name, tower.Password)); !errors.Is(err, nats.ErrAuthorization) {
+	if _, err := nats.Connect(b.URL(), nats.Timeout(await.Patience), nats.UserInfo(tower.Name, tower.Password)); !errors.Is(err, nats.ErrAuthorization) {
 		t.Errorf("connect as a user that was revoked: %v", err)
 	}
 }
@@ -124,7 +124,7 @@ func TestUserIsCutWhenExpired(t *testing.T) {
 	past.Expires = time.Now().Add(-time.Second)
 	setUsers(t, b, tower, past)
 	nc := dial(t, as(b, tower), nats.NoReconnect())
-	if _, err := nats.Connect(b.URL(), nats.UserInfo(past.Name, past.Password)); !errors.Is(err, nats.ErrAuthorization) {
+	if _, err := nats.Connect(b.URL(), nats.Timeout(await.Patience), nats.UserInfo(past.Name, past.Password)); !errors.Is(err, nats.ErrAuthorization) {
 		t.Errorf("connect as a user that has expired: %v", err)
 	}
 	await.Until(t, "cut", nc.IsClosed)

@@ -64,7 +64,7 @@ func TestSystemOnABusElsewhere(t *testing.T) {
 	if st.BusStore == "" || strings.Contains(st.BusStore, "hunter2") || st.BusFault != "" {
 		t.Errorf("status: store %q, fault %q", st.BusStore, st.BusFault)
 	}
-	nc, err := nats.Connect(h.ClientURL())
+	nc, err := nats.Connect(h.ClientURL(), nats.Timeout(await.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}

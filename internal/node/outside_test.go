@@ -42,7 +42,7 @@ func (f *fixture) openOutside() (address string) {
 
 // ways connects as tower, over TLS and through the door.
 func (f *fixture) ways(address, password string) map[string]func() (*nats.Conn, error) {
-	opts := []nats.Option{nats.UserInfo("tower", password), nats.CustomInboxPrefix("_FL.user.tower"), nats.NoReconnect(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})}
+	opts := []nats.Option{nats.Timeout(await.Patience), nats.UserInfo("tower", password), nats.CustomInboxPrefix("_FL.user.tower"), nats.NoReconnect(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})}
 	return map[string]func() (*nats.Conn, error){
 		"TLS": func() (*nats.Conn, error) {
 			return nats.Connect("tls://"+address, append(opts, nats.RootCAs(filepath.Join(f.dir, "cert.pem")))...)

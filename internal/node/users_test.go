@@ -19,7 +19,7 @@ func TestUsersOfTheBusSurviveARestart(t *testing.T) {
 		Name: "tower", Publishes: []string{"weather.now"}, Subscribes: []string{"weather.*"},
 	}))
 	connect := func() (*nats.Conn, error) {
-		return nats.Connect(f.node.bus.URL(), nats.UserInfo(c.Name, c.Password), nats.CustomInboxPrefix(c.InboxPrefix), nats.NoReconnect())
+		return nats.Connect(f.node.bus.URL(), nats.Timeout(await.Patience), nats.UserInfo(c.Name, c.Password), nats.CustomInboxPrefix(c.InboxPrefix), nats.NoReconnect())
 	}
 	nc, err := connect()
 	if err != nil {

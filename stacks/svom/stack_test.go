@@ -484,7 +484,7 @@ func (s *stack) testNatsio(t *testing.T) {
 		t.Fatalf("%v in %s", err, out)
 	}
 	connect := func(name, password string) (*nats.Conn, error) {
-		return nats.Connect(probe.URL, nats.UserInfo(name, password), nats.CustomInboxPrefix("_FL.user."+name), nats.ReconnectWait(50*time.Millisecond), nats.MaxReconnects(-1))
+		return nats.Connect(probe.URL, nats.Timeout(await.Patience), nats.UserInfo(name, password), nats.CustomInboxPrefix("_FL.user."+name), nats.ReconnectWait(50*time.Millisecond), nats.MaxReconnects(-1))
 	}
 	if nc, err := connect("natsio", "secret"); err == nil {
 		nc.Close()

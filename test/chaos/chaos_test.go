@@ -160,12 +160,12 @@ gateway:
   tls: {certificate: cert.pem, key: key.pem}
   limits: {connections: 2000}
 services:
-  web: {command: [%q, part, web], replicas: 2, stop_grace_period: 5s}
+  web: {command: [%q, part, web], replicas: 2, stop_grace_period: 60s}
   bus: {command: [%q, part, bus], replicas: 2, bus: {group: bus, answers: [bus.echo]}}
   live: {command: [%q, part, live], replicas: 2, update: {drain: 1s}}
 routes:
   /web/: {service: web}
-  /bus: {request: bus.echo, timeout: 5s}
+  /bus: {request: bus.echo}
   GET /ws: {service: live}
   GET /events: {service: live}
 %s`, w.plain, w.secure, self, self, self, more.String()))
@@ -317,7 +317,7 @@ func (w *world) next(i int) change {
 			})
 		}},
 		{"restart live", func() error {
-			return w.ending(time.Second, func() error { return w.verb("restart", "live") })
+			return w.ending(10*time.Second, func() error { return w.verb("restart", "live") })
 		}},
 		restart("web"), restart("bus"),
 		{"reload routes", func() error {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"fairlead/test/await"
 )
 
 // TestFlood has a service write more than a log file holds while somebody
@@ -23,7 +25,7 @@ gateway: {listen: "127.0.0.1:0"}
 services:
   flood: {command: [SELF, part, flood]}
 routes:
-  /: {service: flood}
+  /: {service: flood, timeout: 60s}
 `)
 	w.Start()
 	w.Ready()
@@ -37,7 +39,7 @@ routes:
 	var others sync.WaitGroup
 	others.Go(func() {
 		for {
-			if a := w.ask("GET", "/", ""); a.status != 200 || a.took.Seconds() > 2 {
+			if a := w.ask("GET", "/", ""); a.status != 200 || a.took > await.Patience/2 {
 				t.Errorf("during the flood: %v after %v", a, a.took)
 			}
 			select {

@@ -305,7 +305,7 @@ func (w *world) operator(t *testing.T) *nats.Conn {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		env[name] = value
 	}
-	nc, err := nats.Connect(env["NATS_URL"], nats.UserInfo(env["NATS_USER"], env["NATS_PASSWORD"]))
+	nc, err := nats.Connect(env["NATS_URL"], nats.Timeout(await.Patience), nats.UserInfo(env["NATS_USER"], env["NATS_PASSWORD"]))
 	if err != nil {
 		t.Fatal(err)
 	}

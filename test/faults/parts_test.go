@@ -20,6 +20,7 @@ import (
 	"fairlead/internal/wire"
 	"fairlead/service"
 	_ "fairlead/service/sqlite" // the database of notes
+	"fairlead/test/await"
 )
 
 // play is the main function of a service of the systems under test.
@@ -53,7 +54,7 @@ func say(format string, args ...any) int {
 // package service.
 func mirror([]string) int {
 	end := terminated()
-	nc, err := nats.Connect(os.Getenv(wire.EnvNATSURL), nats.UserInfo(os.Getenv(wire.EnvNATSUser), os.Getenv(wire.EnvNATSPass)),
+	nc, err := nats.Connect(os.Getenv(wire.EnvNATSURL), nats.Timeout(await.Patience), nats.UserInfo(os.Getenv(wire.EnvNATSUser), os.Getenv(wire.EnvNATSPass)),
 		nats.CustomInboxPrefix(os.Getenv(wire.EnvNATSInbox)))
 	if err != nil {
 		return say("connect: %v", err)
@@ -238,7 +239,7 @@ func flood([]string) int {
 // silent is on the bus but answers nothing of what it is asked.
 func silent([]string) int {
 	end := terminated()
-	nc, err := nats.Connect(os.Getenv(wire.EnvNATSURL), nats.UserInfo(os.Getenv(wire.EnvNATSUser), os.Getenv(wire.EnvNATSPass)))
+	nc, err := nats.Connect(os.Getenv(wire.EnvNATSURL), nats.Timeout(await.Patience), nats.UserInfo(os.Getenv(wire.EnvNATSUser), os.Getenv(wire.EnvNATSPass)))
 	if err != nil {
 		return say("connect: %v", err)
 	}

@@ -3,6 +3,8 @@ package faults_test
 import (
 	"strings"
 	"testing"
+
+	"fairlead/test/await"
 )
 
 // TestNothingTakesTheRequest: a service that has its subject in the file but
@@ -21,8 +23,9 @@ services:
     replicas: 0
     bus: {answers: ["off.>"]}
 routes:
-  GET /any/{what}: {request: "silent.{what}", timeout: 3s}
-  GET /off: {request: off.any, timeout: 300ms}
+  GET /any/some: {request: silent.some, timeout: 2s}
+  GET /any/{what}: {request: "silent.{what}"}
+  GET /off: {request: off.any}
 `)
 	w.Start()
 	w.Ready()
@@ -62,10 +65,10 @@ services:
     command: [SELF, part, mirror]
     bus: {group: mirror, answers: ["mirror.>"]}
 routes:
-  POST /size: {request: clerk.size, timeout: 10s}
-  POST /who: {request: clerk.who, timeout: 500ms}
+  POST /size: {request: clerk.size, timeout: 60s}
+  POST /who: {request: clerk.who, timeout: 5s}
   POST /nest: {request: silent.some}
-  POST /http: {service: mirror, timeout: 500ms}
+  POST /http: {service: mirror, timeout: 5s}
 `)
 	w.Start()
 	w.Ready()
@@ -88,7 +91,7 @@ routes:
 		t.Run(tt.name, func(t *testing.T) {
 			a := w.ask("POST", tt.path, tt.body, "Content-Type", tt.media)
 			a.refused(t, tt.status, tt.detail)
-			if a.took.Seconds() > 5 {
+			if a.took > await.Patience/2 {
 				t.Errorf("it took %v, as if it had waited for a time-out", a.took)
 			}
 		})

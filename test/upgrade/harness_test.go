@@ -84,7 +84,7 @@ func play(group, wait string) int {
 	if err != nil {
 		return 2
 	}
-	nc, err := nats.Connect(os.Getenv("NATS_URL"), nats.UserInfo(os.Getenv("NATS_USER"), os.Getenv("NATS_PASSWORD")),
+	nc, err := nats.Connect(os.Getenv("NATS_URL"), nats.Timeout(await.Patience), nats.UserInfo(os.Getenv("NATS_USER"), os.Getenv("NATS_PASSWORD")),
 		nats.CustomInboxPrefix(os.Getenv("NATS_INBOX_PREFIX")), nats.ReconnectWait(pause), nats.MaxReconnects(-1))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -118,7 +118,7 @@ func play(group, wait string) int {
 		fmt.Println("said " + r.URL.Query().Get("text"))
 	})
 	mux.HandleFunc("/ask", func(w http.ResponseWriter, _ *http.Request) {
-		m, err := nc.Request("other.x", nil, await.Patience)
+		m, err := nc.Request("other.x", nil, 20*time.Second) // before the door gives up
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return

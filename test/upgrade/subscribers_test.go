@@ -106,7 +106,7 @@ func (p *publisher) run(pause time.Duration, subjects []string) {
 		if err != nil {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		_, err = js.Publish(ctx, subjects[n%len(subjects)], []byte(strconv.Itoa(n)), jetstream.WithMsgID(strconv.Itoa(n)), jetstream.WithRetryAttempts(0))
 		cancel()
 		if err != nil { // it may be stored: the id keeps it from being so twice
@@ -132,7 +132,7 @@ func (p *publisher) dial() (*nats.Conn, error) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		vars[name] = value
 	}
-	return nats.Connect(vars["NATS_URL"], nats.UserInfo(vars["NATS_USER"], vars["NATS_PASSWORD"]), nats.MaxReconnects(0))
+	return nats.Connect(vars["NATS_URL"], nats.Timeout(await.Patience), nats.UserInfo(vars["NATS_USER"], vars["NATS_PASSWORD"]), nats.MaxReconnects(0))
 }
 
 func (p *publisher) end() int {

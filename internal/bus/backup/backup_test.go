@@ -29,7 +29,7 @@ func running(tb testing.TB, dir string) (*nats.Conn, jetstream.JetStream) {
 	}
 	s.Start()
 	tb.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	nc, err := nats.Connect("", nats.InProcessServer(s))
+	nc, err := nats.Connect("", nats.Timeout(await.Patience), nats.InProcessServer(s))
 	if err != nil {
 		tb.Fatal(err)
 	}

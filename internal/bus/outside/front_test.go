@@ -70,7 +70,7 @@ func newStand(tb testing.TB) *stand {
 		s.Shutdown()
 		s.WaitForShutdown()
 	})
-	st.opts = []nats.Option{nats.UserInfo("tower", "secret"), nats.RootCAs(st.file.Certificate), nats.NoReconnect()}
+	st.opts = []nats.Option{nats.Timeout(await.Patience), nats.UserInfo("tower", "secret"), nats.RootCAs(st.file.Certificate), nats.NoReconnect()}
 	return st
 }
 
@@ -121,7 +121,7 @@ func TestClientsComeIn(t *testing.T) {
 func TestServeCarriesWhatIsSecuredElsewhere(t *testing.T) {
 	s := newStand(t)
 	served := make(chan struct{})
-	nc, err := nats.Connect("nats://door", nats.UserInfo("tower", "secret"), nats.NoReconnect(), nats.InProcessServer(provider(func() (net.Conn, error) {
+	nc, err := nats.Connect("nats://door", nats.Timeout(await.Patience), nats.UserInfo("tower", "secret"), nats.NoReconnect(), nats.InProcessServer(provider(func() (net.Conn, error) {
 		ours, theirs := net.Pipe()
 		go func() {
 			defer close(served)
@@ -151,7 +151,7 @@ func (p provider) InProcessConn() (net.Conn, error) { return p() }
 
 func TestWrongPasswordIsRefused(t *testing.T) {
 	s := newStand(t)
-	_, err := nats.Connect("nats://"+s.Address(), nats.UserInfo("tower", "guess"), nats.RootCAs(s.file.Certificate))
+	_, err := nats.Connect("nats://"+s.Address(), nats.Timeout(await.Patience), nats.UserInfo("tower", "guess"), nats.RootCAs(s.file.Certificate))
 	if err == nil || !strings.Contains(strings.ToLower(err.Error()), "authorization violation") {
 		t.Errorf("%v", err)
 	}

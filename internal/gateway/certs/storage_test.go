@@ -95,7 +95,7 @@ func startBus(tb testing.TB) func() jetstream.KeyValue {
 		tb.Fatal("the bus does not start")
 	}
 	return func() jetstream.KeyValue {
-		nc, err := nats.Connect(ns.ClientURL())
+		nc, err := nats.Connect(ns.ClientURL(), nats.Timeout(await.Patience))
 		check(tb, err)
 		tb.Cleanup(nc.Close)
 		js, err := jetstream.New(nc)
