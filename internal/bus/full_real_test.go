@@ -57,7 +57,7 @@ func TestRealFullDisk(t *testing.T) {
 	var stored []place
 	plain := func(subject string, data []byte) func() error {
 		return func() error {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 			defer cancel()
 			ack, err := js.Publish(ctx, subject, data)
 			if err == nil {
@@ -116,7 +116,7 @@ func TestRealFullDisk(t *testing.T) {
 		if !errors.Is(err, catalogue.ErrUnavailable) && (api == nil || api.Code != catalogue.FullStatus) {
 			t.Errorf("%s on a full disk: %v", name, err)
 		}
-		if took := time.Since(began); took > time.Second {
+		if took := time.Since(began); took > await.Patience/2 {
 			t.Errorf("%s: told after %v", name, took)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"fairlead/internal/gateway/certs/pebble"
+	"fairlead/test/await"
 )
 
 // The whole way: the file asks an authority, which looks at the door; what it gave is
@@ -37,7 +38,7 @@ func TestRealPebbleNodeKeepsItsCertificate(t *testing.T) {
 		secure, plain, authority.Directory, authority.Root,
 	))
 	n := f.up()
-	pebble.Await(t, "the certificate is shown", func() bool {
+	await.Until(t, "the certificate is shown", func() bool {
 		code, err := status(secure, "shop.example", roots)
 		return err == nil && code == http.StatusOK
 	})

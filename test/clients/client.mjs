@@ -53,7 +53,7 @@ if (process.env.RECONNECT) {
   })();
   for (let more = 0, n = 0; more < 10; more += back ? 1 : 0) {
     try {
-      const ack = await jetstream(nc).publish("data.vhf", `{"n":${n++}}`, { timeout: 500 });
+      const ack = await jetstream(nc).publish("data.vhf", `{"n":${n++}}`, { timeout: 5000 });
       say({ stored: ack.seq, stream: ack.stream, back });
     } catch (err) {
       say({ missed: err.message });
@@ -69,15 +69,15 @@ const publish = way === "old" ? nc.jetstream() : jetstream(nc);
 const ack = await publish.publish("data.vhf", JSON.stringify({ burst: "sb1" }));
 say({ stored: ack.seq, stream: ack.stream });
 for await (const m of heard) say({ heard: text(m.data), sequence: m.headers.get("Nats-Sequence") });
-say({ answer: text((await nc.request("echo.say", '"hello"', { timeout: 5000 })).data) });
+say({ answer: text((await nc.request("echo.say", '"hello"', { timeout: 60000 })).data) });
 
 // A durable consumer is asked for, and then read as any other.
-const asked = await nc.request(`$FLQ.subscribe.${credentials.user}`, JSON.stringify({ subject: "data.vhf", name: way, from: "first" }), { timeout: 5000 });
+const asked = await nc.request(`$FLQ.subscribe.${credentials.user}`, JSON.stringify({ subject: "data.vhf", name: way, from: "first" }), { timeout: 60000 });
 const { consumers, error } = JSON.parse(text(asked.data));
 if (error) say({ problem: error });
 else {
   const { stream, consumer } = consumers[0];
-  const messages = await (await publish.consumers.get(stream, consumer)).fetch({ max_messages: 1, expires: 5000 });
+  const messages = await (await publish.consumers.get(stream, consumer)).fetch({ max_messages: 1, expires: 60000 });
   for await (const m of messages) {
     await m.ackAck();
     say({ consumed: text(m.data) });
@@ -85,7 +85,7 @@ else {
 }
 
 for (const [what, act] of [
-  ["publish", () => nc.request("secret.plans", "", { timeout: 1000 })],
+  ["publish", () => nc.request("secret.plans", "", { timeout: 10000 })],
   ["inbox", async () => { for await (const _ of nc.subscribe("_FL.user.>")); }],
 ]) {
   try {

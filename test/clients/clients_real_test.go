@@ -14,10 +14,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"fairlead/internal/control"
 	"fairlead/service"
+	"fairlead/test/await"
 	"fairlead/test/certificate"
 	"fairlead/test/stage"
 )
@@ -107,7 +107,7 @@ type result struct {
 // client runs the program and returns its results as they come.
 func client(s *stage.System, way, server, user, password, inbox string, env ...string) <-chan result {
 	s.T.Helper()
-	ctx, cancel := context.WithTimeout(s.T.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(s.T.Context(), 3*await.Patience)
 	s.T.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, "node", "client.mjs", way, server, s.Path("cert.pem"))
 	cmd.Env = append(os.Environ(), append(env,

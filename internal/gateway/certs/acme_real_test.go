@@ -19,6 +19,7 @@ import (
 
 	"fairlead/internal/gateway/certs/pebble"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // door is what the authority looks at.
@@ -99,7 +100,7 @@ func TestRealPebbleIssues(t *testing.T) {
 			s := open(t, Options{Dir: dir, Logger: testLog(t)})
 			d.show(t, s)
 			check(t, s.Apply(asking(p, "a.example", "b.example"), nil))
-			pebble.Await(t, "both are there", func() bool { return has(s, "a.example") && has(s, "b.example") })
+			await.Until(t, "both are there", func() bool { return has(s, "a.example") && has(s, "b.example") })
 			for _, host := range []string{"a.example", "b.example"} {
 				_, err := d.shows(host, p.Roots(t), "h2")
 				check(t, err)
@@ -134,7 +135,7 @@ func TestRealPebbleNodesShareABucket(t *testing.T) {
 	check(t, second.Apply(asking(p, "b.example"), nil))
 	h := second.ChallengeHandler(http.NotFoundHandler()) // the door of the other node
 	d.handler.Store(&h)
-	pebble.Await(t, "it is there", func() bool { return has(second, "b.example") })
+	await.Until(t, "it is there", func() bool { return has(second, "b.example") })
 	check(t, first.Apply(asking(p, "b.example"), nil))
 	if a, b := first.Status()[0], second.Status()[0]; !a.NotAfter.Equal(b.NotAfter) || a.Problem != "" {
 		t.Errorf("%+v and %+v", a, b)
@@ -152,10 +153,10 @@ func TestRealPebbleRenews(t *testing.T) {
 	s := open(t, Options{Logger: testLog(t), Warn: w.warn, renewalRatio: 0.9995, renewalCheck: 200 * time.Millisecond}) // due after 2 s
 	d.show(t, s)
 	check(t, s.Apply(asking(p, "a.example"), nil))
-	pebble.Await(t, "it is there", func() bool { return has(s, "a.example") })
+	await.Until(t, "it is there", func() bool { return has(s, "a.example") })
 	first, err := d.shows("a.example", p.Roots(t), "h2")
 	check(t, err)
-	pebble.Await(t, "it is renewed", func() bool {
+	await.Until(t, "it is renewed", func() bool {
 		next, err := d.shows("a.example", p.Roots(t), "h2")
 		check(t, err)
 		return !next.Equal(first)
@@ -172,12 +173,12 @@ func TestRealPebbleRefuses(t *testing.T) {
 	s := open(t, Options{Logger: testLog(t), Warn: w.warn})
 	d.show(t, s)
 	check(t, s.Apply(asking(p, "a.example"), nil))
-	pebble.Await(t, "it is there", func() bool { return has(s, "a.example") })
+	await.Until(t, "it is there", func() bool { return has(s, "a.example") })
 	roots := p.Roots(t)
 
 	check(t, s.Apply(asking(p, "a.example", pebble.Blocked), nil))
 	var text string
-	pebble.Await(t, "the refusal is told", func() bool {
+	await.Until(t, "the refusal is told", func() bool {
 		for _, told := range w.take() {
 			text = told
 		}
@@ -204,7 +205,7 @@ func TestRealPebbleRefuses(t *testing.T) {
 	gone := asking(p, "a.example")
 	gone.ACME.Directory = fmt.Sprintf("https://127.0.0.1:%d/dir", pebble.ClosedPort(t))
 	check(t, s.Apply(gone, nil))
-	pebble.Await(t, "the failure is told", func() bool {
+	await.Until(t, "the failure is told", func() bool {
 		for _, told := range w.take() {
 			if strings.Contains(told, "connection refused") {
 				return true

@@ -85,8 +85,14 @@ func Start(tb testing.TB, httpPort, tlsPort int, validity time.Duration) *Author
 	})
 	a.Directory = fmt.Sprintf("https://127.0.0.1:%d/dir", listen)
 	a.management = fmt.Sprintf("https://127.0.0.1:%d", management)
-	Await(tb, "pebble answers", func() bool { _, err := a.get(a.Directory); return err == nil })
-	return a
+	for begun := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		if _, err := a.get(a.Directory); err == nil {
+			return a
+		}
+		if time.Since(begun) > time.Minute {
+			tb.Fatal("pebble does not answer")
+		}
+	}
 }
 
 // Stop ends the authority.
@@ -103,7 +109,7 @@ func (a *Authority) Roots(tb testing.TB) *x509.CertPool {
 }
 
 func (a *Authority) get(url string) ([]byte, error) {
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.trust}, DisableKeepAlives: true}}
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.trust}, DisableKeepAlives: true}}
 	resp, err := client.Get(url)
 	if err != nil {
 		return nil, err
@@ -162,21 +168,6 @@ func ClosedPort(tb testing.TB) int {
 	must(tb, err)
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port
-}
-
-// Await waits, at most half a minute, until something is true.
-func Await(tb testing.TB, what string, is func() bool) {
-	tb.Helper()
-	deadline := time.After(30 * time.Second)
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for !is() {
-		select {
-		case <-deadline:
-			tb.Fatal("waited in vain until " + what)
-		case <-tick.C:
-		}
-	}
 }
 
 func must(tb testing.TB, err error) {
