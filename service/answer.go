@@ -259,11 +259,11 @@ func (e *endpoint) work() {
 func (e *endpoint) serve(m *nats.Msg) {
 	defer e.open.done()
 	start := time.Now()
-	c, refused := e.s.begin(e.s.work, m.Header, m.Subject)
-	c.owes.Store(m.Reply != "")
-	defer c.owes.Store(false)
-	ctx, cancel := until(c, m.Header)
-	defer cancel()
+	ctx, refused := e.s.begin(e.s.work, m.Header, m.Subject)
+	ctx.until(m.Header)
+	ctx.owes.Store(m.Reply != "")
+	defer ctx.owes.Store(false)
+	defer ctx.end()
 
 	failed := ""
 	answered := false

@@ -3,7 +3,9 @@ package service
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"fairlead/internal/wire"
 )
@@ -23,19 +25,92 @@ type call struct {
 	owes      atomic.Bool // an answer, on the bus, for which somebody waits
 }
 
-// callContext carries a call without one context for each value.
+// callContext carries a call without one context for each value, and ends at the
+// deadline. The timer for that is made once somebody waits for the end: many handlers
+// never do.
 type callContext struct {
 	context.Context
 	call
+
+	deadline time.Time // zero: that of Context, if it has one
+
+	mu     sync.Mutex // guards what follows
+	timed  context.Context
+	cancel context.CancelFunc // of timed
+	over   bool
 }
 
 type callKey struct{}
 
+// Value implements [context.Context].
 func (c *callContext) Value(key any) any {
 	if key == (callKey{}) {
 		return &c.call
 	}
+	if !c.deadline.IsZero() {
+		c.mu.Lock()
+		timed := c.timed
+		c.mu.Unlock()
+		if timed != nil { // contexts that are made of this one look for it
+			return timed.Value(key)
+		}
+	}
 	return c.Context.Value(key)
+}
+
+// Deadline implements [context.Context].
+func (c *callContext) Deadline() (time.Time, bool) {
+	at, ok := c.Context.Deadline()
+	if !c.deadline.IsZero() && (!ok || c.deadline.Before(at)) {
+		return c.deadline, true
+	}
+	return at, ok
+}
+
+// Done implements [context.Context].
+func (c *callContext) Done() <-chan struct{} {
+	if c.deadline.IsZero() {
+		return c.Context.Done()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.timedLocked().Done()
+}
+
+// Err implements [context.Context].
+func (c *callContext) Err() error {
+	if c.deadline.IsZero() {
+		return c.Context.Err()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.timed == nil && !c.over && c.Context.Err() == nil && time.Now().Before(c.deadline) {
+		return nil
+	}
+	return c.timedLocked().Err()
+}
+
+// timedLocked is the context that ends at the deadline.
+func (c *callContext) timedLocked() context.Context {
+	if c.timed == nil {
+		c.timed, c.cancel = context.WithDeadline(c.Context, c.deadline)
+		if c.over {
+			c.cancel()
+		}
+	}
+	return c.timed
+}
+
+// end lets go who waits for the end of a context with a deadline.
+func (c *callContext) end() {
+	if c.deadline.IsZero() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over = true; c.cancel != nil {
+		c.cancel()
+	}
 }
 
 func callOf(ctx context.Context) *call {
@@ -113,12 +188,12 @@ func (s *Service) begin(parent context.Context, header map[string][]string, subj
 	return c, nil
 }
 
-// until adds the deadline that the headers tell, if they do.
-func until(ctx context.Context, header map[string][]string) (context.Context, context.CancelFunc) {
+// until sets the deadline that the headers tell, if they do, before anybody else has
+// the context.
+func (c *callContext) until(header map[string][]string) {
 	if v := header[wire.HeaderDeadline]; len(v) == 1 {
 		if t, ok := wire.ParseDeadline(v[0]); ok {
-			return context.WithDeadline(ctx, t)
+			c.deadline = t
 		}
 	}
-	return ctx, func() {}
 }
