@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 
@@ -10,6 +9,9 @@ import (
 	"fairlead/internal/gateway/publish"
 	"fairlead/internal/wire"
 )
+
+// receiptBytes is room for nearly every receipt.
+const receiptBytes = 128
 
 // store answers r with the receipt of the message that it was made to.
 func (x *exchange) store(w http.ResponseWriter, r *http.Request) {
@@ -27,19 +29,13 @@ func (x *exchange) store(w http.ResponseWriter, r *http.Request) {
 		x.failMessage(w, r, err)
 		return
 	}
-	ctx, cancel := context.WithDeadline(r.Context(), x.deadline)
-	defer cancel()
-	receipt, err := x.g.opts.Queues.Publish(ctx, m)
+	m.Deadline = x.deadline
+	receipt, err := x.g.opts.Queues.Publish(r.Context(), m)
 	if err != nil {
 		x.failStore(w, r, err)
 		return
 	}
-	body, err := json.Marshal(receipt)
-	if err != nil {
-		x.cause = err.Error()
-		x.fail(w, r, http.StatusInternalServerError, "")
-		return
-	}
+	body := receipt.AppendJSON(make([]byte, 0, receiptBytes))
 	writeBody(w, x, http.StatusAccepted, mediaJSON[0], append(body, '\n'))
 }
 

@@ -23,11 +23,13 @@ type shelf struct {
 	mu     sync.Mutex
 	stored []publish.Message
 	err    error
-	wait   bool // until the context ends
+	wait   bool // until the context or the deadline ends
 }
 
 func (s *shelf) Publish(ctx context.Context, m publish.Message) (publish.Receipt, error) {
 	if s.wait {
+		ctx, cancel := context.WithDeadline(ctx, m.Deadline)
+		defer cancel()
 		<-ctx.Done()
 		return publish.Receipt{}, errors.Join(publish.ErrUnknown, context.Cause(ctx))
 	}

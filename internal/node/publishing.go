@@ -16,7 +16,7 @@ type queues struct{ bus *bus.Bus }
 
 // Publish implements [publish.Queues].
 func (q queues) Publish(ctx context.Context, m publish.Message) (publish.Receipt, error) {
-	s, err := q.bus.Publish(ctx, catalogue.Publication{Subject: m.Subject, Header: m.Header, Data: m.Data, Key: m.Key, ID: m.ID})
+	s, err := q.bus.Publish(ctx, catalogue.Publication{Subject: m.Subject, Header: m.Header, Data: m.Data, Key: m.Key, ID: m.ID, Deadline: m.Deadline})
 	if err == nil {
 		return publish.Receipt{Stream: s.Stream, Sequence: s.Sequence, Duplicate: s.Duplicate, Quarantined: s.Stream == catalogue.DeadLetters}, nil
 	}

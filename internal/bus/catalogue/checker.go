@@ -84,6 +84,7 @@ type rules struct {
 
 type rule struct {
 	queue   string
+	stream  string
 	typ     *message.Type // nil: any message
 	enforce system.Enforce
 	counts  *Counts // guarded by Checker.mu
@@ -174,7 +175,7 @@ func (c *Checker) Set(queues []system.Queue, types map[string]*message.Type) {
 			counts = &Counts{}
 			c.counts[q.Name] = counts
 		}
-		r := &rule{queue: q.Name, typ: types[q.Type], enforce: q.Enforce, counts: counts}
+		r := &rule{queue: q.Name, stream: Stream(q.Name), typ: types[q.Type], enforce: q.Enforce, counts: counts}
 		if strings.ContainsAny(q.Name, "*>") {
 			next.pattern = append(next.pattern, r)
 		} else {
@@ -316,7 +317,7 @@ func (c *Checker) decide(l *letter) {
 
 // admit reports whether what belongs to a batch may go on, and answers if it may not.
 func (c *Checker) admit(l *letter) bool {
-	err := c.open.take(Stream(l.rule.queue), l.msg.Header, l.msg.Size(), time.Now())
+	err := c.open.take(l.rule.stream, l.msg.Header, l.msg.Size(), time.Now())
 	if err != nil {
 		c.answer(l.msg.Reply, FullStatus, l.subject+": "+err.Error())
 	}

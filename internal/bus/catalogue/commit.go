@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"fairlead/internal/system"
 )
@@ -55,9 +56,11 @@ const (
 
 // Publication is what [Committer.Commit] stores.
 type Publication struct {
-	Subject string // without wildcards
-	Header  nats.Header
+	Subject string      // without wildcards
+	Header  nats.Header // is the committer's from then on
 	Data    []byte
+	// Deadline is when the caller stops to wait; zero for never.
+	Deadline time.Time
 	// Key makes the message the same as an earlier one of its subject with the same
 	// key, for as long as the queue keeps that one; "" for none.
 	Key string
@@ -116,6 +119,7 @@ type entry struct {
 	msg    *nats.Msg
 	marker string // subject, "" for none
 	id     string
+	number [1]string // in its batch, as a header
 	size   int
 	turn   atomic.Int32
 	tries  int           // without an answer
@@ -207,8 +211,8 @@ func (c *Committer) Close() {
 
 // Commit stores a message, and returns when it is synced. The error is a
 // *message.Fault if it does not satisfy the queue's type and the queue refuses
-// such, or one of the package's. If the context ends first the error is
-// [ErrUnavailable] when the message was not sent, else [ErrUnknown]: it may be stored.
+// such, or one of the package's. If the context or the deadline ends first the error
+// is [ErrUnavailable] when the message was not sent, else [ErrUnknown]: it may be stored.
 func (c *Committer) Commit(ctx context.Context, m Publication) (Stored, error) {
 	e, stream, err := c.enter(m)
 	if err != nil {
@@ -217,16 +221,25 @@ func (c *Committer) Commit(ctx context.Context, m Publication) (Stored, error) {
 	if err := c.wait(stream, e); err != nil { //nolint:contextcheck // what is stored is stored for many callers
 		return Stored{}, err
 	}
+	var late <-chan time.Time
+	if !m.Deadline.IsZero() { // a context with it would cost more
+		timer := time.NewTimer(time.Until(m.Deadline))
+		defer timer.Stop()
+		late = timer.C
+	}
+	var why error
 	select {
 	case <-e.done:
 		return e.stored, e.err
 	case <-ctx.Done():
-		err := ErrUnknown
-		if e.turn.CompareAndSwap(turnWaits, turnLeft) {
-			err = ErrUnavailable
-		}
-		return Stored{}, fmt.Errorf("%w: %w", err, context.Cause(ctx))
+		why = context.Cause(ctx)
+	case <-late:
+		why = context.DeadlineExceeded
 	}
+	if e.turn.CompareAndSwap(turnWaits, turnLeft) {
+		return Stored{}, fmt.Errorf("%w: %w", ErrUnavailable, why)
+	}
+	return Stored{}, fmt.Errorf("%w: %w", ErrUnknown, why)
 }
 
 // enter checks a message and says which stream it goes to.
@@ -240,7 +253,10 @@ func (c *Committer) enter(m Publication) (*entry, string, error) {
 	}
 	e := &entry{done: make(chan struct{})}
 	e.msg = &nats.Msg{Subject: Accepted + m.Subject, Header: m.Header, Data: m.Data}
-	stream := Stream(rule.queue)
+	if e.msg.Header == nil {
+		e.msg.Header = nats.Header{}
+	}
+	stream := rule.stream
 	count := func(n *uint64) { c.checker.count(func() { *n++ }) }
 	switch {
 	case fault == nil:
@@ -267,6 +283,9 @@ func (c *Committer) enter(m Publication) (*entry, string, error) {
 	}
 	if e.size = e.msg.Size() + len(e.id); int64(e.size) > c.checker.most {
 		return nil, "", ErrTooLarge
+	}
+	if e.id != "" {
+		e.msg.Header[jetstream.MsgIDHeader] = []string{e.id}
 	}
 	return e, stream, nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
@@ -82,54 +81,43 @@ func (c *Committer) asked() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(c.link, commitTime)
 }
 
-// sendAll publishes a group but for its last message, which it returns.
+// sendAll publishes a group but for its last message, which it returns. What an earlier
+// attempt has put into the headers is replaced.
 func (c *Committer) sendAll(group []*entry) (*nats.Msg, error) {
 	if e := group[0]; len(group) == 1 && e.marker == "" {
-		m := *e.msg
-		if e.id != "" {
-			m.Header = with(m.Header)
-			m.Header[jetstream.MsgIDHeader] = []string{e.id}
-		}
-		return &m, nil
+		delete(e.msg.Header, headerBatch)
+		delete(e.msg.Header, headerBatchSeq)
+		delete(e.msg.Header, headerCommit)
+		return e.msg, nil
 	}
 	id, n := []string{nuid.Next()}, 0
 	var last *nats.Msg
-	add := func(m *nats.Msg) error {
+	add := func(m *nats.Msg, number []string) error {
 		if last != nil {
 			if err := c.nc.PublishMsg(last); err != nil {
 				return err
 			}
 		}
 		n++
-		m.Header[headerBatch], m.Header[headerBatchSeq] = id, []string{strconv.Itoa(n)}
+		number[0] = strconv.Itoa(n)
+		m.Header[headerBatch], m.Header[headerBatchSeq] = id, number
+		delete(m.Header, headerCommit)
 		last = m
 		return nil
 	}
 	for _, e := range group {
 		if e.marker != "" {
 			first := nats.Header{jetstream.ExpectedLastSubjSeqHeader: {"0"}}
-			if err := add(&nats.Msg{Subject: e.marker, Header: first}); err != nil {
+			if err := add(&nats.Msg{Subject: e.marker, Header: first}, make([]string, 1)); err != nil {
 				return nil, err
 			}
 		}
-		m := *e.msg
-		m.Header = with(m.Header)
-		if e.id != "" {
-			m.Header[jetstream.MsgIDHeader] = []string{e.id}
-		}
-		if err := add(&m); err != nil {
+		if err := add(e.msg, e.number[:]); err != nil {
 			return nil, err
 		}
 	}
 	last.Header[headerCommit] = []string{"1"}
 	return last, nil
-}
-
-// with is a copy of headers that can be added to.
-func with(h nats.Header) nats.Header {
-	c := make(nats.Header, len(h)+3)
-	maps.Copy(c, h)
-	return c
 }
 
 // last is the sequence of the last message on a subject of a stream, 0 for none.

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,7 +38,8 @@ var (
 
 // Queues stores messages. Its method is safe for concurrent use.
 type Queues interface {
-	// Publish returns when the message is stored and synced.
+	// Publish returns when the message is stored and synced, or when the context or the
+	// message's deadline ends. The header is its own from then on.
 	Publish(ctx context.Context, m Message) (Receipt, error)
 }
 
@@ -48,6 +50,8 @@ type Message struct {
 	Data    []byte
 	Key     string // makes it the same as an earlier one of its subject, "" for none
 	ID      string // the queue knows it again by that for a while, "" for none
+	// Deadline is when nobody waits for the receipt any more; zero for never.
+	Deadline time.Time
 }
 
 // Receipt says where a message is. It is what a client is answered.
@@ -57,6 +61,20 @@ type Receipt struct {
 	Duplicate bool   `json:"duplicate"` // it was there before
 	// Quarantined says that it is among the dead letters: it does not satisfy its type.
 	Quarantined bool `json:"quarantined,omitempty"`
+}
+
+// AppendJSON appends the receipt as JSON, as its tags say.
+func (r *Receipt) AppendJSON(dst []byte) []byte {
+	dst = append(dst, `{"stream":`...)
+	dst = wire.AppendString(dst, r.Stream)
+	dst = append(dst, `,"sequence":`...)
+	dst = strconv.AppendUint(dst, r.Sequence, 10)
+	dst = append(dst, `,"duplicate":`...)
+	dst = strconv.AppendBool(dst, r.Duplicate)
+	if r.Quarantined {
+		dst = append(dst, `,"quarantined":true`...)
+	}
+	return append(dst, '}')
 }
 
 // Fault says what is wrong with a message.
@@ -180,6 +198,9 @@ func (p *Route) media(h http.Header) error {
 		return nil
 	}
 	media, ok := "", len(h["Content-Type"]) == 1
+	if ok && h["Content-Type"][0] == "application/json" {
+		return nil // nearly all
+	}
 	if ok {
 		var err error
 		media, _, err = mime.ParseMediaType(h["Content-Type"][0])
