@@ -41,7 +41,7 @@ func rawConn(tb testing.TB, b *bus.Bus, service, id string) *nats.Conn {
 
 func rawStream(tb testing.TB, nc *nats.Conn) jetstream.JetStream {
 	tb.Helper()
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		tb.Fatal(err)
 	}

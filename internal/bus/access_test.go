@@ -370,7 +370,7 @@ func TestJetStreamIsTheOperators(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	js, err := jetstream.New(operator)
+	js, err := jetstream.New(operator, jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -382,7 +382,7 @@ func TestJetStreamIsTheOperators(t *testing.T) {
 	if _, err := js.Publish(t.Context(), "data.vhf", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	theirs, err := jetstream.New(dial(t, c))
+	theirs, err := jetstream.New(dial(t, c), jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -351,7 +351,7 @@ func BenchmarkCommit(bench *testing.B) {
 				if _, err := b.catalogue.js.CreateStream(bench.Context(), jetstream.StreamConfig{Name: "BARE", Subjects: []string{"bare"}}); err != nil {
 					bench.Fatal(err)
 				}
-				js, err := jetstream.New(dial(bench, issue(bench, b, "receiver", "receiver-1")))
+				js, err := jetstream.New(dial(bench, issue(bench, b, "receiver", "receiver-1")), jetstream.WithDefaultTimeout(await.Patience))
 				if err != nil {
 					bench.Fatal(err)
 				}

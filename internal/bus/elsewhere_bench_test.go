@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 // BenchmarkQueueElsewhere is one publisher that waits: to a queue that the bus keeps,
@@ -21,7 +22,7 @@ func BenchmarkQueueElsewhere(bench *testing.B) {
 	}
 	here := publisher(open(bench, sys))
 	there := publisher(h.open(bench, Options{Model: sys}))
-	own, err := jetstream.New(h.client(bench))
+	own, err := jetstream.New(h.client(bench), jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		bench.Fatal(err)
 	}
@@ -33,7 +34,7 @@ func BenchmarkQueueElsewhere(bench *testing.B) {
 		nc            *nats.Conn
 	}{{"here", "data.vhf", here}, {"elsewhere", "data.vhf", there}, {"bare", "bare", own.Conn()}} {
 		bench.Run(way.name, func(bench *testing.B) {
-			js, err := jetstream.New(way.nc)
+			js, err := jetstream.New(way.nc, jetstream.WithDefaultTimeout(await.Patience))
 			if err != nil {
 				bench.Fatal(err)
 			}

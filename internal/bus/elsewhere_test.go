@@ -180,7 +180,7 @@ func TestQueuesElsewhere(t *testing.T) {
 	}
 	flush(t, nc)
 	stranger := h.client(t)
-	theirs, err := jetstream.New(stranger)
+	theirs, err := jetstream.New(stranger, jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func TestPermissionsElsewhere(t *testing.T) {
 			t.Errorf("%s: allowed %v, want %v", tt.what, got, tt.want)
 		}
 	}
-	js, err := jetstream.New(dial(t, tool))
+	js, err := jetstream.New(dial(t, tool), jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +292,7 @@ func TestWhatIsAcknowledgedElsewhereIsNotAcknowledgedTwice(t *testing.T) {
 	for _, data := range []string{"one", "two", "three", "four"} {
 		store(t, b, data)
 	}
-	js, err := jetstream.New(h.client(t), jetstream.WithDefaultTimeout(10*time.Second))
+	js, err := jetstream.New(h.client(t), jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -465,7 +465,7 @@ func TestAnotherBusFollowsElsewhere(t *testing.T) {
 	sys := observatory(system.Queue{Name: "data.vhf"})
 	old := h.open(t, Options{Dir: dir, Model: sys})
 	nc := dial(t, issue(t, old, "receiver", "receiver-1"), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -85,7 +85,7 @@ func TestPageThatComesLateIsNotTheEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer nc.Close()
-			js, err := jetstream.New(nc)
+			js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(await.Patience))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -43,7 +43,7 @@ func burst(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ func observatory(queues ...system.Queue) *system.System {
 func stream(t *testing.T, b *Bus, service string) (jetstream.JetStream, *nats.Conn) {
 	t.Helper()
 	nc := dial(t, issue(t, b, service, service+"-"+random()))
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -351,7 +351,7 @@ func TestNothingIsStoredUncheckedWhileTheBusMoves(t *testing.T) {
 	t.Cleanup(func() { shut(t, b) })
 	c := issue(t, b, "receiver", "receiver-1")
 	nc := dial(t, c, nats.MaxReconnects(-1), nats.ReconnectWait(5*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -468,7 +468,7 @@ func BenchmarkQueue(bench *testing.B) {
 				if _, err := b.catalogue.js.CreateStream(bench.Context(), jetstream.StreamConfig{Name: "BARE", Subjects: []string{"bare"}}); err != nil {
 					bench.Fatal(err)
 				}
-				js, err := jetstream.New(dial(bench, issue(bench, b, "receiver", "receiver-1")))
+				js, err := jetstream.New(dial(bench, issue(bench, b, "receiver", "receiver-1")), jetstream.WithDefaultTimeout(await.Patience))
 				if err != nil {
 					bench.Fatal(err)
 				}

@@ -74,7 +74,7 @@ func exerciseFullDisk(ctx context.Context, b *Bus) error {
 	if err != nil {
 		return err
 	}
-	js, err := jetstream.New(operator)
+	js, err := jetstream.New(operator, jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func TestReopenStoreWhilePublishing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestStoreThatTheServerGaveUpIsOpenedAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"fairlead/internal/bus/catalogue"
 	"fairlead/internal/control"
 	"fairlead/internal/system"
+	"fairlead/test/await"
 )
 
 func TestCheckTypes(t *testing.T) {
@@ -196,7 +197,7 @@ func TestPurgeDeadLeavesTheLettersOfAnotherQueue(t *testing.T) {
 	must[control.ReloadReply](t)(verb[control.ReloadReply](f, control.VerbReload, control.ReloadRequest{}))
 	nc := must[*nats.Conn](t)(f.node.bus.Operator("test"))
 	defer nc.Close()
-	js := must[jetstream.JetStream](t)(jetstream.New(nc))
+	js := must[jetstream.JetStream](t)(jetstream.New(nc, jetstream.WithDefaultTimeout(await.Patience)))
 	for i, queue := range []string{"orders.incoming", "orders.*", "orders.incoming", "orders.*", "orders.*"} {
 		m := catalogue.DeadLetter(nats.NewMsg("orders.incoming"), catalogue.Death{Queue: queue, Subject: "orders.incoming", Cause: catalogue.CauseRefused})
 		m.Header.Set(jetstream.MsgIDHeader, strconv.Itoa(i))

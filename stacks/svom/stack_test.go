@@ -495,7 +495,7 @@ func (s *stack) testNatsio(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		t.Fatal(err)
 	}

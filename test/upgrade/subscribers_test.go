@@ -102,7 +102,7 @@ func (p *publisher) run(pause time.Duration, subjects []string) {
 				continue
 			}
 		}
-		js, err := jetstream.New(nc)
+		js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(await.Patience))
 		if err != nil {
 			continue
 		}

@@ -34,7 +34,7 @@ func running(tb testing.TB, dir string) (*nats.Conn, jetstream.JetStream) {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -98,7 +98,7 @@ func startBus(tb testing.TB) func() jetstream.KeyValue {
 		nc, err := nats.Connect(ns.ClientURL(), nats.Timeout(await.Patience))
 		check(tb, err)
 		tb.Cleanup(nc.Close)
-		js, err := jetstream.New(nc)
+		js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(await.Patience))
 		check(tb, err)
 		kv, err := js.CreateOrUpdateKeyValue(context.Background(), jetstream.KeyValueConfig{Bucket: "certificates"})
 		check(tb, err)
