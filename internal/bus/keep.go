@@ -58,6 +58,7 @@ type keeper struct {
 	markers map[*nats.Msg]chan struct{} // see settled
 	kept    []Kept
 	bytes   int
+	back    map[string]bool // services that get what they are asked themselves again
 }
 
 // addressee is who gets what comes by a subscription.
@@ -77,6 +78,7 @@ func (b *Bus) keep(kept []Kept) error {
 	k := &keeper{
 		bus: b, log: b.log, nc: nc, came: make(chan *nats.Msg, keptMost), stop: make(chan struct{}),
 		subs: make(map[*nats.Subscription]addressee), markers: make(map[*nats.Msg]chan struct{}), kept: kept,
+		back: make(map[string]bool),
 	}
 	if err := k.subscribe(); err != nil {
 		nc.Close()
@@ -180,11 +182,15 @@ func (k *keeper) take(m *nats.Msg) {
 	case a.party.bus.Group == "" && k.bus.there(a.party):
 		return // without a queue group, the instances got it, too
 	}
+	gatekeeper.Quiet(m.Header)
+	if k.back[a.party.service] && a.instance == "" { // it was on its way when they got the others
+		_ = k.nc.PublishMsg(&nats.Msg{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data}) // fails only on a closed connection
+		return
+	}
 	if len(k.kept) >= keptMost || k.bytes+len(m.Data) > keptBytes {
 		k.log.Warn("bus keeps no more while services are away", slog.String(wire.KeySubject, m.Subject))
 		return
 	}
-	gatekeeper.Quiet(m.Header)
 	k.bytes += len(m.Data)
 	k.kept = append(k.kept, Kept{a.party.service, a.instance, m.Subject, m.Reply, m.Header, m.Data})
 }
@@ -283,6 +289,11 @@ func (k *keeper) release(services []string) {
 	k.settled()
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	for _, a := range k.subs {
+		if chosen(a.party.service) {
+			k.back[a.party.service] = true
+		}
+	}
 	k.send(func(m Kept) bool { return chosen(m.Service) })
 }
 

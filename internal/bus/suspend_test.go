@@ -302,6 +302,49 @@ func TestRepliesAreKept(t *testing.T) {
 	}
 }
 
+// On a busy machine a request was taken only after the service had got the others, and
+// who asked waited in vain.
+func TestARequestThatIsTakenLateIsDelivered(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	b, err := Open(ctx, Options{Dir: t.TempDir(), System: "s", Model: suspendModel()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close(ctx)
+	echo(t, mustIssue(t, b, "api", "api-1"), "api", time.Millisecond)
+	nc, noticed := connectAs(t, mustIssue(t, b, "caller", "caller-1"), time.Millisecond)
+	if err := b.Suspend(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Resume(ctx); err != nil {
+		t.Fatal(err)
+	}
+	await.From(t, "the caller is back", noticed)
+	awaitSubscribed(t, b)
+	b.mu.Lock()
+	k := b.keeping
+	b.mu.Unlock()
+	b.Deliver("api")
+	reply := nc.NewInbox()
+	answers, err := nc.SubscribeSync(reply)
+	if err == nil {
+		err = nc.Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for sub, a := range k.subs {
+		if a.party.service == "api" && a.instance == "" {
+			k.take(&nats.Msg{Sub: sub, Subject: "api.x", Reply: reply, Header: nats.Header{"Nats-Trace-Dest": {"x"}}})
+		}
+	}
+	if m, err := answers.NextMsg(await.Patience); err != nil || m.Header.Get("Status") != "" {
+		t.Errorf("%v, %v", m, err)
+	}
+	b.Deliver()
+}
+
 // TestAnotherBusKnowsItsQueuesFromTheStart has a client publish and ask for the queues
 // while another bus follows: it was told for a moment that there are none.
 func TestAnotherBusKnowsItsQueuesFromTheStart(t *testing.T) {
