@@ -31,9 +31,9 @@ const (
 	// instance that was to get it had died.
 	keptMost  = 10_000
 	keptBytes = 16 << 20
-	// passPause is how often it is looked whether somebody is back for a reply, and
-	// passBound how long that goes on when all requests have been delivered: who only
-	// asks may come last.
+	// passPause is how often it is looked whether somebody is back, and passBound how
+	// long that goes on when all requests have been delivered: who only asks may come
+	// last.
 	passPause = 10 * time.Millisecond
 	passBound = 5 * time.Second
 	// syncBound bounds the wait for what has come already.
@@ -59,6 +59,7 @@ type keeper struct {
 	kept    []Kept
 	bytes   int
 	back    map[string]bool // services that get what they are asked themselves again
+	given   map[string]Kept // what they were given of it, by its reply subject, until it is answered
 }
 
 // addressee is who gets what comes by a subscription.
@@ -78,7 +79,7 @@ func (b *Bus) keep(kept []Kept) error {
 	k := &keeper{
 		bus: b, log: b.log, nc: nc, came: make(chan *nats.Msg, keptMost), stop: make(chan struct{}),
 		subs: make(map[*nats.Subscription]addressee), markers: make(map[*nats.Msg]chan struct{}), kept: kept,
-		back: make(map[string]bool),
+		back: make(map[string]bool), given: make(map[string]Kept),
 	}
 	if err := k.subscribe(); err != nil {
 		nc.Close()
@@ -151,10 +152,26 @@ func (k *keeper) run() {
 		case <-stop:
 			stop, limit = nil, time.After(passBound)
 		case <-limit:
+			k.refuse()
 			return
 		}
 	}
 }
+
+// refuse tells who asked what nobody took that there is nobody.
+func (k *keeper) refuse() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, m := range k.kept {
+		if m.Service != "" {
+			_ = k.nc.PublishMsg(&nats.Msg{Subject: m.Reply, Header: nats.Header{"Status": {noResponders}}}) // fails only on a closed connection
+		}
+	}
+	_ = k.nc.FlushTimeout(syncBound) // it closes next
+}
+
+// noResponders is the status with which a server says that nobody is there to ask.
+const noResponders = "503"
 
 // take keeps a message, unless who is to get it is there, and got it.
 func (k *keeper) take(m *nats.Msg) {
@@ -170,6 +187,13 @@ func (k *keeper) take(m *nats.Msg) {
 	case !ok:
 		return
 	case a.instance != "":
+		if request, ok := k.given[m.Subject]; ok {
+			delete(k.given, m.Subject)
+			if len(m.Data) == 0 && m.Header.Get("Status") == noResponders { // the server tells it us alone
+				k.add(request)
+				return
+			}
+		}
 		if k.bus.listens(a) {
 			return
 		}
@@ -183,16 +207,16 @@ func (k *keeper) take(m *nats.Msg) {
 		return // without a queue group, the instances got it, too
 	}
 	gatekeeper.Quiet(m.Header)
-	if k.back[a.party.service] && a.instance == "" { // it was on its way when they got the others
-		_ = k.nc.PublishMsg(&nats.Msg{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data}) // fails only on a closed connection
-		return
-	}
 	if len(k.kept) >= keptMost || k.bytes+len(m.Data) > keptBytes {
 		k.log.Warn("bus keeps no more while services are away", slog.String(wire.KeySubject, m.Subject))
 		return
 	}
+	k.add(Kept{a.party.service, a.instance, m.Subject, m.Reply, m.Header, m.Data})
+}
+
+func (k *keeper) add(m Kept) {
 	k.bytes += len(m.Data)
-	k.kept = append(k.kept, Kept{a.party.service, a.instance, m.Subject, m.Reply, m.Header, m.Data})
+	k.kept = append(k.kept, m)
 }
 
 // there reports whether an instance has subscribed what its service answers.
@@ -219,7 +243,8 @@ func (b *Bus) listens(a addressee) bool {
 	})
 }
 
-// pass sends the kept replies to those who are back.
+// pass sends the kept replies to those who are back, and to services what was on its way
+// when they got the rest, or came when none of their instances was there after all.
 func (k *keeper) pass() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -230,7 +255,13 @@ func (k *keeper) pass() {
 	for _, a := range k.subs {
 		inboxes[a.instance] = a
 	}
-	k.send(func(m Kept) bool { return m.Instance != "" && k.bus.listens(inboxes[m.Instance]) })
+	there := make(map[string]bool) // services that are back, and went once more
+	for _, a := range k.subs {
+		if service := a.party.service; k.back[service] && !there[service] {
+			there[service] = k.bus.there(a.party)
+		}
+	}
+	k.send(func(m Kept) bool { return there[m.Service] || m.Instance != "" && k.bus.listens(inboxes[m.Instance]) })
 }
 
 // send sends what is kept and chosen; mu is held.
@@ -240,6 +271,9 @@ func (k *keeper) send(which func(Kept) bool) {
 			return false
 		}
 		k.bytes -= len(m.Data)
+		if m.Service != "" && len(k.given) < keptMost {
+			k.given[m.Reply] = m
+		}
 		_ = k.nc.PublishMsg(&nats.Msg{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data}) // fails only on a closed connection
 		return true
 	})

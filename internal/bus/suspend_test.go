@@ -345,6 +345,54 @@ func TestARequestThatIsTakenLateIsDelivered(t *testing.T) {
 	b.Deliver()
 }
 
+// An instance that seemed to be back was cut again, and what it was asked then was lost:
+// the server told nobody but the keeper.
+func TestARequestIsGivenAgainWhenNobodyWasThere(t *testing.T) {
+	t.Parallel()
+	for name, back := range map[string]bool{"comes back": true, "stays away": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			b, err := Open(ctx, Options{Dir: t.TempDir(), System: "s", Model: suspendModel()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close(ctx)
+			api := mustIssue(t, b, "api", "api-1")
+			nc, noticed := connectAs(t, mustIssue(t, b, "caller", "caller-1"), time.Millisecond)
+			if err := b.Suspend(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Resume(ctx); err != nil {
+				t.Fatal(err)
+			}
+			await.From(t, "the caller is back", noticed)
+			b.mu.Lock()
+			k := b.keeping
+			b.mu.Unlock()
+			got := make(chan error, 1)
+			go func() {
+				_, err := nc.Request("api.x", nil, await.Patience)
+				got <- err
+			}()
+			holds := func(n int) func() bool {
+				return func() bool { k.mu.Lock(); defer k.mu.Unlock(); return len(k.kept) == n }
+			}
+			await.Until(t, "the request is kept", holds(1))
+			b.Deliver()
+			await.Until(t, "the request is kept again", holds(1))
+			var want error = nats.ErrNoResponders
+			if back {
+				want = nil
+				echo(t, api, "api", time.Millisecond)
+			}
+			if err := <-got; !errors.Is(err, want) {
+				t.Errorf("%v, want %v", err, want)
+			}
+		})
+	}
+}
+
 // TestAnotherBusKnowsItsQueuesFromTheStart has a client publish and ask for the queues
 // while another bus follows: it was told for a moment that there are none.
 func TestAnotherBusKnowsItsQueuesFromTheStart(t *testing.T) {
