@@ -381,7 +381,7 @@ func TestARequestIsGivenAgainWhenNobodyWasThere(t *testing.T) {
 			await.Until(t, "the request is kept", holds(1))
 			b.Deliver()
 			await.Until(t, "the request is kept again", holds(1))
-			var want error = nats.ErrNoResponders
+			want := nats.ErrNoResponders
 			if back {
 				want = nil
 				echo(t, api, "api", time.Millisecond)
