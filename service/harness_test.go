@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	// net/http waits for half a second after it has cut a body off.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
+	await.Goroutines(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
 }
 
 // logBuffer keeps the lines of a log.

@@ -19,7 +19,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"fairlead/test/await"
 )
@@ -44,7 +43,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	goleak.VerifyTestMain(m)
+	await.Goroutines(m)
 }
 
 // child publishes to a stream, tells the sequence of each message that was

@@ -11,7 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
+
+	"fairlead/test/await"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -25,7 +26,7 @@ func TestMain(m *testing.M) {
 	if testdata, err = filepath.Abs("testdata"); err != nil {
 		panic(err)
 	}
-	goleak.VerifyTestMain(m)
+	await.Goroutines(m)
 }
 
 // golden compares what was shown with a file of testdata.

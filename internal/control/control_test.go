@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 		os.Exit(callFromChild(dir))
 	}
 	// net/http waits for half a second after it has cut a body off.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
+	await.Goroutines(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
 }
 
 // callFromChild is the other process of TestAllow.

@@ -21,8 +21,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"fairlead/internal/supervise/process"
 	"fairlead/internal/system"
 	"fairlead/internal/wire"
@@ -42,7 +40,7 @@ func TestMain(m *testing.M) {
 			os.Exit(nodeMain(os.Args[2]))
 		}
 	}
-	goleak.VerifyTestMain(m)
+	await.Goroutines(m)
 }
 
 // instanceMain is what the instances of tests do.

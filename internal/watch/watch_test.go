@@ -9,12 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"fairlead/test/await"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { await.Goroutines(m) }
 
 // open follows dir until the test ends.
 func open(t *testing.T, roots ...string) *Watcher {

@@ -15,13 +15,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"fairlead/service"
+	"fairlead/test/await"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
+	await.Goroutines(m)
 }
 
 // empty makes an empty database whose path is awkward in a URI.

@@ -13,12 +13,11 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"fairlead/test/await"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { await.Goroutines(m) }
 
 // running starts a server on a store, and stops it with the test.
 func running(tb testing.TB, dir string) (*nats.Conn, jetstream.JetStream) {

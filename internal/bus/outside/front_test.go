@@ -21,14 +21,13 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	"go.uber.org/goleak"
 
 	"fairlead/internal/system"
 	"fairlead/test/await"
 	"fairlead/test/certificate"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { await.Goroutines(m) }
 
 // stand is a front before a server.
 type stand struct {

@@ -26,7 +26,7 @@ import (
 func TestMain(m *testing.M) {
 	// certmagic bounds how often each authority is asked with one goroutine for each,
 	// which never ends.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).permit"))
+	await.Goroutines(m, goleak.IgnoreTopFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).permit"))
 }
 
 // ca is an authority of a test.

@@ -3,9 +3,9 @@ package http1
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"fairlead/test/await"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
+	await.Goroutines(m)
 }

@@ -7,10 +7,10 @@ import (
 	"net/netip"
 	"testing"
 
-	"go.uber.org/goleak"
+	"fairlead/test/await"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { await.Goroutines(m) }
 
 // TestSetEndsEachInItsWay says which of what is open ends at which request.
 func TestSetEndsEachInItsWay(t *testing.T) {

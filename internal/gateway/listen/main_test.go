@@ -11,14 +11,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"fairlead/internal/system"
 	"fairlead/test/await"
 	"fairlead/test/certificate"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { await.Goroutines(m) }
 
 // doors is a set of a test.
 type doors struct {

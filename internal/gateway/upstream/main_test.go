@@ -3,7 +3,7 @@ package upstream
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"fairlead/test/await"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { await.Goroutines(m) }

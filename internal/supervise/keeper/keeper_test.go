@@ -16,7 +16,6 @@ import (
 	"testing/iotest"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"fairlead/internal/supervise/logfile"
@@ -28,7 +27,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "keeper" {
 		os.Exit(Main(os.Args[2:]))
 	}
-	goleak.VerifyTestMain(m)
+	await.Goroutines(m)
 }
 
 func TestMessagesTravel(t *testing.T) {

@@ -14,12 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"fairlead/test/await"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { await.Goroutines(m) }
 
 func read(t *testing.T, q Query) []Line {
 	t.Helper()
