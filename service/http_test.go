@@ -338,6 +338,7 @@ func TestGraceEndsHandlers(t *testing.T) {
 
 // A stream that had begun was ended when the deadline for its head came.
 func TestStreamOutlivesTheDeadlineOfItsHead(t *testing.T) {
+	t.Parallel()
 	passed := make(chan struct{})
 	i := start(t, testEnv(t, nil, "tradeflow"), func(s *Service) error {
 		s.HTTP("GET /events", func(w http.ResponseWriter, r *http.Request) error {
@@ -367,19 +368,19 @@ func TestStreamOutlivesTheDeadlineOfItsHead(t *testing.T) {
 		})
 		return nil
 	})
-	ask := func(path string) (*http.Response, string) {
+	ask := func(path string, within time.Duration) (*http.Response, string) {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://s"+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Header.Set(wire.HeaderDeadline, wire.FormatDeadline(time.Now().Add(time.Second)))
+		r.Header.Set(wire.HeaderDeadline, wire.FormatDeadline(time.Now().Add(within)))
 		return do(t, i.client(t), r)
 	}
-	if res, body := ask("/events"); res.StatusCode != http.StatusOK || body != "first last" {
+	if res, body := ask("/events", 3*time.Second); res.StatusCode != http.StatusOK || body != "first last" {
 		t.Errorf("the stream is %d %q", res.StatusCode, body)
 	}
-	<-passed
-	if res, _ := ask("/late"); res.StatusCode != http.StatusGatewayTimeout {
+	await.From(t, "the deadline has passed", passed)
+	if res, _ := ask("/late", 100*time.Millisecond); res.StatusCode != http.StatusGatewayTimeout {
 		t.Errorf("a handler that is late is answered %d", res.StatusCode)
 	}
 }

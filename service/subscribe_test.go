@@ -234,7 +234,7 @@ func TestAMessageThatKillsItsReceiversIsADeadLetter(t *testing.T) {
 	b := observatory(t, "data.vhf")
 	js := operator(t, b)
 	put(t, js, "data.vhf", `"poison"`)
-	opts := SubscribeOptions{Name: "show", Attempts: 2, AckWait: 200 * time.Millisecond}
+	opts := SubscribeOptions{Name: "show", Attempts: 2, AckWait: time.Second}
 	for n := range 2 { // they take the message and are gone without a word
 		c, err := b.Issue("reader", fmt.Sprintf("victim-%d", n))
 		if err != nil {

@@ -300,7 +300,7 @@ func TestBridgeSubscribedLaterThanReady(t *testing.T) {
 
 func TestBridgeTimeout(t *testing.T) {
 	g := newBusGateway(t, Config{Routes: []system.Route{
-		rawRoute("/x", system.Request{Subject: "flows.silent"}, timeout(50*time.Millisecond)),
+		rawRoute("/x", system.Request{Subject: "flows.silent"}, timeout(500*time.Millisecond)),
 	}}, Options{})
 	g.ready("i1")
 	nc := bustest.Connect(t, g.server)
