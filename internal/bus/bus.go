@@ -136,6 +136,7 @@ type Bus struct {
 
 	reload  sync.Mutex        // serialises reloads; never taken with mu held
 	applied uint64            // the changes that the server knows; guarded by reload
+	known   []*server.User    // that the server was told last, nil if it began since; guarded by reload
 	told    time.Time         // when the last reload ended; guarded by reload
 	mapped  map[string]string // subjects of queues -> where the server maps them to; guarded by reload
 
@@ -328,7 +329,7 @@ func (b *Bus) start(ctx context.Context, kept []Kept) (err error) {
 		return err
 	}
 	b.reload.Lock()
-	b.mapped, b.applied, b.gateMapped = mapped, known, gated
+	b.mapped, b.applied, b.gateMapped, b.known = mapped, known, gated, nil
 	b.reload.Unlock()
 	log := newServerLog(b.log, b.settleHandshakes, b.problem)
 	s.SetLoggerV2(log, false, false, false)

@@ -3,6 +3,7 @@ package bus
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"time"
 
@@ -57,8 +58,13 @@ func (b *Bus) reloadServer() error {
 		b.applied = told
 		return nil
 	}
+	if b.known != nil && reflect.DeepEqual(users, b.known) && maps.Equal(mapped, b.mapped) && (b.gateMapped || !gated) {
+		b.applied = told // it was about something else, as a route
+		return nil
+	}
+	b.known = nil
 	opts := b.base.Clone()
-	opts.Users = users
+	opts.Users = slices.Clone(users) // which the server sorts
 	if gated && !b.gateMapped {
 		if err := b.mapGate(s.GlobalAccount()); err != nil {
 			return err
@@ -76,7 +82,7 @@ func (b *Bus) reloadServer() error {
 	if err := b.remap(s, mapped); err != nil {
 		return err
 	}
-	b.applied = told
+	b.known, b.applied = users, told
 	b.lookAgain()
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"fairlead/internal/system"
 )
 
 func TestInHandshake(t *testing.T) {
@@ -46,5 +48,38 @@ func TestConnectionThatAReloadKeptWaitingIsNotCut(t *testing.T) {
 	c.AuthorizedUser = "a"
 	if inHandshake(c, now, now) {
 		t.Error("one that has told its user long ago is waited for")
+	}
+}
+
+// TestAnotherRouteDoesNotReloadTheServer: the server, which stops all clients while it
+// reloads, is left alone by what does not concern it.
+func TestAnotherRouteDoesNotReloadTheServer(t *testing.T) {
+	sys := shop()
+	b := open(t, sys)
+	loaded := func() time.Time {
+		t.Helper()
+		z, err := b.server.Load().Varz(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return z.ConfigLoadTime
+	}
+	apply := func(change func(*system.System)) {
+		t.Helper()
+		next := *sys
+		change(&next)
+		if err := b.Apply(&next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(func(*system.System) {}) // tells it for the first time
+	was := loaded()
+	apply(func(s *system.System) { s.Routes = []system.Route{{Key: "/a", Path: "/a"}} })
+	if is := loaded(); is != was {
+		t.Error("another route reloads the server")
+	}
+	apply(func(s *system.System) { s.Services = s.Services[:1] })
+	if is := loaded(); is == was {
+		t.Error("without a service the server is not reloaded")
 	}
 }
