@@ -58,7 +58,7 @@ func (b *Bus) reloadServer() error {
 		b.applied = told
 		return nil
 	}
-	if b.known != nil && reflect.DeepEqual(users, b.known) && maps.Equal(mapped, b.mapped) && (b.gateMapped || !gated) {
+	if b.known != nil && slices.EqualFunc(users, b.known, sameUser) && maps.Equal(mapped, b.mapped) && (b.gateMapped || !gated) {
 		b.applied = told // it was about something else, as a route
 		return nil
 	}
@@ -85,6 +85,12 @@ func (b *Bus) reloadServer() error {
 	b.known, b.applied = users, told
 	b.lookAgain()
 	return nil
+}
+
+// sameUser compares what usersLocked sets.
+func sameUser(a, b *server.User) bool {
+	return a.Username == b.Username && a.Password == b.Password &&
+		maps.Equal(a.AllowedConnectionTypes, b.AllowedConnectionTypes) && reflect.DeepEqual(a.Permissions, b.Permissions)
 }
 
 // usersLocked are the server's users by the model and the instances. b.mu is held.
