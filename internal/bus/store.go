@@ -151,7 +151,8 @@ func (b *Bus) reopenStreams() error {
 	}
 	if !server.JetStreamEnabled() {
 		// The server itself gave up on the store, which it does when it may not
-		// write; a reload opens it.
+		// write; a reload opens it, though nothing else changed.
+		b.known = nil
 		if err := b.reloadServer(); err != nil {
 			return err
 		}
