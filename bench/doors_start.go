@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -154,8 +155,8 @@ func reloadCaddy(b *bench, w *doorway) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(resp.Body)
-		return fmt.Errorf("caddy's load is answered %s: %s", resp.Status, body)
+		body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+		return errors.Join(fmt.Errorf("caddy's load is answered %s: %s", resp.Status, body), err)
 	}
 	return nil
 }

@@ -24,6 +24,8 @@ type Kept struct {
 	Reply    string
 	Header   nats.Header
 	Data     []byte
+
+	tries int // how often it was given in vain
 }
 
 const (
@@ -36,6 +38,9 @@ const (
 	// last.
 	passPause = 10 * time.Millisecond
 	passBound = 5 * time.Second
+	// mostTries bounds how often a request is given: nobody can tell the server's word
+	// that nobody is there from an instance's that says the same.
+	mostTries = 3
 	// syncBound bounds the wait for what has come already.
 	syncBound = 2 * time.Second
 )
@@ -60,6 +65,7 @@ type keeper struct {
 	bytes   int
 	back    map[string]bool // services that get what they are asked themselves again
 	given   map[string]Kept // what they were given of it, by its reply subject, until it is answered
+	size    int             // of that, in bytes
 }
 
 // addressee is who gets what comes by a subscription.
@@ -164,10 +170,14 @@ func (k *keeper) refuse() {
 	defer k.mu.Unlock()
 	for _, m := range k.kept {
 		if m.Service != "" {
-			_ = k.nc.PublishMsg(&nats.Msg{Subject: m.Reply, Header: nats.Header{"Status": {noResponders}}}) // fails only on a closed connection
+			k.deny(m)
 		}
 	}
 	_ = k.nc.FlushTimeout(syncBound) // it closes next
+}
+
+func (k *keeper) deny(request Kept) {
+	_ = k.nc.PublishMsg(&nats.Msg{Subject: request.Reply, Header: nats.Header{"Status": {noResponders}}}) // fails only on a closed connection
 }
 
 // noResponders is the status with which a server says that nobody is there to ask.
@@ -189,8 +199,13 @@ func (k *keeper) take(m *nats.Msg) {
 	case a.instance != "":
 		if request, ok := k.given[m.Subject]; ok {
 			delete(k.given, m.Subject)
+			k.size -= len(request.Data)
 			if len(m.Data) == 0 && m.Header.Get("Status") == noResponders { // the server tells it us alone
-				k.add(request)
+				if request.tries++; request.tries < mostTries {
+					k.add(request)
+				} else {
+					k.deny(request)
+				}
 				return
 			}
 		}
@@ -211,7 +226,7 @@ func (k *keeper) take(m *nats.Msg) {
 		k.log.Warn("bus keeps no more while services are away", slog.String(wire.KeySubject, m.Subject))
 		return
 	}
-	k.add(Kept{a.party.service, a.instance, m.Subject, m.Reply, m.Header, m.Data})
+	k.add(Kept{Service: a.party.service, Instance: a.instance, Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data})
 }
 
 func (k *keeper) add(m Kept) {
@@ -271,8 +286,9 @@ func (k *keeper) send(which func(Kept) bool) {
 			return false
 		}
 		k.bytes -= len(m.Data)
-		if m.Service != "" && len(k.given) < keptMost {
+		if m.Service != "" && len(k.given) < keptMost && k.size+len(m.Data) <= keptBytes {
 			k.given[m.Reply] = m
+			k.size += len(m.Data)
 		}
 		_ = k.nc.PublishMsg(&nats.Msg{Subject: m.Subject, Reply: m.Reply, Header: m.Header, Data: m.Data}) // fails only on a closed connection
 		return true

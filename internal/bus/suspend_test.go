@@ -302,6 +302,23 @@ func TestRepliesAreKept(t *testing.T) {
 	}
 }
 
+// resumed ends the server of a bus and starts it again, as soon as caller-1 has connected,
+// whose connection it returns, with the keeper of what came meanwhile.
+func resumed(t *testing.T, b *Bus) (*nats.Conn, *keeper) {
+	t.Helper()
+	nc, noticed := connectAs(t, mustIssue(t, b, "caller", "caller-1"), time.Millisecond)
+	if err := b.Suspend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	await.From(t, "the caller is back", noticed)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return nc, b.keeping
+}
+
 // On a busy machine a request was taken only after the service had got the others, and
 // who asked waited in vain.
 func TestARequestThatIsTakenLateIsDelivered(t *testing.T) {
@@ -313,18 +330,8 @@ func TestARequestThatIsTakenLateIsDelivered(t *testing.T) {
 	}
 	defer b.Close(ctx)
 	echo(t, mustIssue(t, b, "api", "api-1"), "api", time.Millisecond)
-	nc, noticed := connectAs(t, mustIssue(t, b, "caller", "caller-1"), time.Millisecond)
-	if err := b.Suspend(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Resume(ctx); err != nil {
-		t.Fatal(err)
-	}
-	await.From(t, "the caller is back", noticed)
+	nc, k := resumed(t, b)
 	awaitSubscribed(t, b)
-	b.mu.Lock()
-	k := b.keeping
-	b.mu.Unlock()
 	b.Deliver("api")
 	reply := nc.NewInbox()
 	answers, err := nc.SubscribeSync(reply)
@@ -359,17 +366,7 @@ func TestARequestIsGivenAgainWhenNobodyWasThere(t *testing.T) {
 			}
 			defer b.Close(ctx)
 			api := mustIssue(t, b, "api", "api-1")
-			nc, noticed := connectAs(t, mustIssue(t, b, "caller", "caller-1"), time.Millisecond)
-			if err := b.Suspend(ctx); err != nil {
-				t.Fatal(err)
-			}
-			if err := b.Resume(ctx); err != nil {
-				t.Fatal(err)
-			}
-			await.From(t, "the caller is back", noticed)
-			b.mu.Lock()
-			k := b.keeping
-			b.mu.Unlock()
+			nc, k := resumed(t, b)
 			got := make(chan error, 1)
 			go func() {
 				_, err := nc.Request("api.x", nil, await.Patience)
@@ -390,6 +387,50 @@ func TestARequestIsGivenAgainWhenNobodyWasThere(t *testing.T) {
 				t.Errorf("%v, want %v", err, want)
 			}
 		})
+	}
+}
+
+// An instance that answers in the server's words that nobody is there would be given the
+// same request as long as the keeper is there.
+func TestARequestIsGivenAFewTimesAtMost(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	b, err := Open(ctx, Options{Dir: t.TempDir(), System: "s", Model: suspendModel()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close(ctx)
+	api := mustIssue(t, b, "api", "api-1")
+	nc, k := resumed(t, b)
+	got := make(chan error, 1)
+	go func() {
+		_, err := nc.Request("api.x", nil, await.Patience)
+		got <- err
+	}()
+	state := func(kept, given int) func() bool {
+		return func() bool {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			return len(k.kept) == kept && len(k.given) == given
+		}
+	}
+	await.Until(t, "the request is kept", state(1, 0))
+	answering, _ := connectAs(t, api, time.Millisecond)
+	var asked atomic.Int64
+	if _, err := answering.QueueSubscribe("api.>", "api", func(m *nats.Msg) {
+		asked.Add(1)
+		_ = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {noResponders}}})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	awaitSubscribed(t, b)
+	b.Deliver()
+	if err := <-got; !errors.Is(err, nats.ErrNoResponders) {
+		t.Error(err)
+	}
+	await.Until(t, "the keeper has given up", state(0, 0))
+	if n := asked.Load(); n > 3 || k.size != 0 || k.bytes != 0 {
+		t.Errorf("asked %d times, %d and %d bytes are left", n, k.size, k.bytes)
 	}
 }
 

@@ -423,19 +423,12 @@ func goesOn(err error, reply control.ReloadReply, old *revision) error {
 // nextNumber is one above every number that was ever recorded. One that a node before
 // recorded, but did not come to run, may be above the one that runs.
 func (n *Node) nextNumber(ctx context.Context, old *revision) int {
-	n.mu.Lock()
-	found := n.found
-	n.mu.Unlock()
-	if found == 0 {
-		all, err := n.state.revisions(ctx)
-		if err == nil && len(all) > 0 {
-			found = all[0].Number
-			n.mu.Lock()
-			n.found = found
-			n.mu.Unlock()
+	if n.found == 0 {
+		if all, err := n.state.revisions(ctx); err == nil && len(all) > 0 {
+			n.found = all[0].Number
 		}
 	}
-	return max(old.Number, found) + 1
+	return max(old.Number, n.found) + 1
 }
 
 // apply replaces the revision that runs by g's: it starts everything new, swaps

@@ -93,13 +93,15 @@ type Node struct {
 	returning sync.WaitGroup            // services that come back to the bus after an upgrade
 
 	ops chan struct{} // holds one token: at most one change goes on, the start is the first
+	// found is the highest revision on record when one was first asked for, 0 until then;
+	// it belongs to the change that goes on.
+	found int
 
 	giveUp context.CancelCauseFunc // ends a start that goes on
 
 	mu         sync.Mutex // guards what follows
 	endUpgrade func()     // breaks off the upgrade that goes on; nil: none does
 	applied    *revision
-	found      int // the highest revision on record when one was first asked for, 0 until then
 	overrides  map[string]control.Override
 	closed     map[string]control.Maintenance // decided by hand, by route; replaced as a whole
 	// runs is the revision that each service's instances are started from: the
