@@ -396,10 +396,22 @@ func TestOnePublisherHoldsAllBatchesOfAQueue(t *testing.T) {
 	lab := User{BusUser: system.BusUser{Name: "lab", Publishes: []string{"data.vhf"}}, Password: "x"}
 	setUsers(t, b, lab)
 	nc := dial(t, as(b, lab), nats.CustomInboxPrefix(UserInbox("lab")))
+	answers, err := nc.SubscribeSync(nc.NewInbox())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 60 { // in one go: the server gives up a batch that rests for ten seconds
+		m := &nats.Msg{
+			Subject: "data.vhf", Reply: answers.Subject, Data: level(1),
+			Header: nats.Header{"Nats-Batch-Id": {strconv.Itoa(i)}, "Nats-Batch-Sequence": {"1"}},
+		}
+		if err := nc.PublishMsg(m); err != nil {
+			t.Fatal(err)
+		}
+	}
 	refused := 0
-	for i := range 60 {
-		m := &nats.Msg{Subject: "data.vhf", Header: nats.Header{"Nats-Batch-Id": {strconv.Itoa(i)}, "Nats-Batch-Sequence": {"1"}}, Data: level(1)}
-		reply, err := nc.RequestMsgWithContext(await.Context(t), m)
+	for range 60 {
+		reply, err := answers.NextMsg(await.Patience)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -171,7 +171,8 @@ func TestQueuesElsewhere(t *testing.T) {
 	ctx := await.Context(t)
 
 	receiver, nc := stream(t, b, "receiver")
-	heard, err := dial(t, issue(t, b, "page", "page-1")).SubscribeSync("data.vhf")
+	page := dial(t, issue(t, b, "page", "page-1"))
+	heard, err := page.SubscribeSync("data.vhf")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,6 +180,7 @@ func TestQueuesElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	flush(t, nc)
+	flush(t, page)
 	stranger := h.client(t)
 	theirs, err := jetstream.New(stranger, jetstream.WithDefaultTimeout(await.Patience))
 	if err != nil {
