@@ -34,6 +34,7 @@ var (
 // pool is what lasts of a service while its endpoints and the routes to it change.
 type pool struct {
 	service   string
+	alone     *split // of the routes that lead to this service only
 	g         *Gateway
 	settings  atomic.Pointer[system.Pool]
 	failed    atomic.Uint64         // requests answered 502, 503 or 504 by the gateway itself
@@ -55,6 +56,7 @@ func newPool(g *Gateway, service string) *pool {
 	p := &pool{service: service, g: g, changed: make(chan struct{})}
 	p.settings.Store(&system.Pool{})
 	p.halted.Store(g.halted[service])
+	p.alone = &split{targets: []target{{p, 1}}}
 	return p
 }
 

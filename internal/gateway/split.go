@@ -27,12 +27,15 @@ type target struct {
 type split struct {
 	targets []target
 	turn    atomic.Uint64
-	single  [1]target // room for the one that most routes have
 }
 
 func newSplit(defs []system.Target, pools map[string]*pool) (*split, error) {
+	if len(defs) == 1 && defs[0].Weight > 0 { // as most routes
+		if p := pools[defs[0].Service]; p != nil {
+			return p.alone, nil
+		}
+	}
 	s := &split{}
-	s.targets = s.single[:0]
 	for _, d := range defs {
 		p := pools[d.Service]
 		if p == nil {
