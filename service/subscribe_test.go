@@ -523,25 +523,25 @@ func TestABatchIsStoredAsAWhole(t *testing.T) {
 		return s.CachedInfo().State.Msgs
 	}
 	for n := range 2 {
-		if err := PublishBatch(t.Context(), i.svc, "data.typed", batch[:n]); err != nil {
+		if err := PublishBatch(await.Context(t), i.svc, "data.typed", batch[:n]); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := PublishBatch(t.Context(), i.svc, "data.typed", batch); err != nil {
+	if err := PublishBatch(await.Context(t), i.svc, "data.typed", batch); err != nil {
 		t.Fatal(err)
 	}
 	if n := stored(); n != 1001 {
 		t.Fatalf("%d messages are stored, want 1001", n)
 	}
 	batch[17].Level = "high"
-	err := PublishBatch(t.Context(), i.svc, "data.typed", batch[:20])
+	err := PublishBatch(await.Context(t), i.svc, "data.typed", batch[:20])
 	if e, ok := errors.AsType[*Error](err); !ok || e.Status != 422 || !strings.Contains(e.Public, "message 17: ") || !strings.Contains(e.Public, "/level") {
 		t.Errorf("a batch with a message of another type: %v", err)
 	}
-	if err := PublishBatch(t.Context(), i.svc, "data.typed", make([]level, 1001)); err == nil {
+	if err := PublishBatch(await.Context(t), i.svc, "data.typed", make([]level, 1001)); err == nil {
 		t.Error("a batch that is too large is published")
 	}
-	if err := PublishBatch(t.Context(), i.svc, "plain", batch); err == nil || errors.Is(err, ErrUnavailable) {
+	if err := PublishBatch(await.Context(t), i.svc, "plain", batch); err == nil || errors.Is(err, ErrUnavailable) {
 		t.Errorf("a batch that no queue keeps: %v", err)
 	}
 	if n := stored(); n != 1001 {
