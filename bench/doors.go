@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // door is one of the gateways that are compared: each proxies /r0/ to /r<n-1>/ to
@@ -290,7 +292,8 @@ func (w *doorway) until(path string, most time.Duration) (time.Time, error) {
 		if last = w.ask(path); last == nil {
 			return time.Now(), nil
 		}
-		time.Sleep(500 * time.Microsecond)
+		pause := unix.NsecToTimespec(askPause.Nanoseconds())
+		_ = unix.Nanosleep(&pause, nil) // time.Sleep takes a millisecond at least in a program that rests
 	}
 	return time.Time{}, last
 }
@@ -321,6 +324,9 @@ func (w *doorway) ask(path string) error {
 }
 
 const (
+	// askPause is between two looks whether a change is effective.
+	askPause = 500 * time.Microsecond
+
 	idleConnections = 5000
 	idleWebSockets  = 1000
 	changes         = 100
