@@ -23,6 +23,9 @@ type Config struct {
 	Endpoints map[string][]Endpoint
 	// Secrets are the values of the secrets that gateway.auth and signatures name.
 	Secrets map[string]string
+	// Before, when set, is called once the routes are known to be sound. Its error is Apply's,
+	// and nothing changes.
+	Before func() error
 }
 
 // snapshot is what one request sees of the world. It is immutable.
@@ -108,6 +111,11 @@ func (g *Gateway) Apply(c Config) error {
 	}
 	if faults != nil {
 		return fmt.Errorf("apply routes: %w", errors.Join(faults...))
+	}
+	if c.Before != nil {
+		if err := c.Before(); err != nil {
+			return err
+		}
 	}
 	if err := g.certify(c.Gateway, c.Routes); err != nil {
 		return fmt.Errorf("apply certificates: %w", err)

@@ -90,8 +90,8 @@ func (n *Node) settleNumber(ctx context.Context, r *revision, last int) (*revisi
 		r.Changes = changes
 		return r, nil
 	}
-	if err := os.RemoveAll(r.dir); err != nil {
-		return nil, fmt.Errorf("remove revision %d: %w", r.Number, err)
+	if err := r.discard(); err != nil {
+		return nil, err
 	}
 	old.sys = r.sys // the same, but for the text of the file
 	return old, nil
@@ -216,7 +216,9 @@ func (n *Node) replicas(svc *system.Service) int {
 func (n *Node) swap(r *revision, by map[string][]supervise.Instance, removed []string) error {
 	secrets := n.host.secrets(r.Number)
 	err := n.host.swap(by, removed, func(all map[string][]gateway.Endpoint) error {
-		return n.gate.Apply(gateway.Config{Gateway: r.sys.Gateway, Routes: r.sys.Routes, Services: r.sys.Services, Endpoints: all, Secrets: secrets})
+		return n.gate.Apply(gateway.Config{
+			Gateway: r.sys.Gateway, Routes: r.sys.Routes, Services: r.sys.Services, Endpoints: all, Secrets: secrets, Before: r.settled,
+		})
 	})
 	if err != nil {
 		return err
@@ -240,6 +242,9 @@ type plan struct {
 	// credentials is true when what the door, or the bus, compares passwords and keys
 	// with changes.
 	credentials bool
+	// bus is true when the bus must know before the door does: of all but routes that
+	// publish nothing.
+	bus bool
 }
 
 // compare finds what g's revision changes. Without builds (a dry run) only the
@@ -270,7 +275,19 @@ func (n *Node) compare(old *revision, oldGrants, g *grants, sys *system.System, 
 	p.credentials = oldGrants != nil && slices.ContainsFunc(slices.Concat(sys.DoorSecrets(), sys.BusSecrets()), func(name string) bool {
 		return oldGrants.secrets[name] != g.secrets[name]
 	})
+	p.bus = len(p.replace) > 0 || p.credentials || !slices.Equal(published(old.sys), published(sys)) ||
+		slices.ContainsFunc(p.changes, func(c system.Change) bool { return !strings.HasPrefix(c.Path, "routes.") })
 	return p
+}
+
+// published are the subjects that routes publish to.
+func published(sys *system.System) (subjects []string) {
+	for i := range sys.Routes {
+		if to := sys.Routes[i].Publish; to != nil {
+			subjects = append(subjects, to.Subject)
+		}
+	}
+	return subjects
 }
 
 func grantsEqual(a, b *grants, svc *system.Service) bool {
@@ -400,7 +417,7 @@ func (n *Node) rollback(ctx context.Context, req control.RollbackRequest, tell f
 		g, err = n.stock(ctx, rev.sys)
 	}
 	if err != nil {
-		return control.ReloadReply{}, errors.Join(err, os.RemoveAll(rev.dir))
+		return control.ReloadReply{}, errors.Join(err, rev.discard())
 	}
 	g.rev = rev
 	n.warnTypes(ctx, old.sys, rev.sys)
@@ -423,12 +440,10 @@ func goesOn(err error, reply control.ReloadReply, old *revision) error {
 // nextNumber is one above every number that was ever recorded. One that a node before
 // recorded, but did not come to run, may be above the one that runs.
 func (n *Node) nextNumber(ctx context.Context, old *revision) int {
-	if n.found == 0 {
-		if all, err := n.state.revisions(ctx); err == nil && len(all) > 0 {
-			n.found = all[0].Number
-		}
+	if all, err := n.state.revisionNumbers(ctx); err == nil && len(all) > 0 {
+		return max(old.Number, all[0]) + 1
 	}
-	return max(old.Number, n.found) + 1
+	return old.Number + 1
 }
 
 // apply replaces the revision that runs by g's: it starts everything new, swaps
@@ -438,7 +453,7 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 	swapped := false
 	defer func() {
 		if err != nil && !swapped {
-			err = errors.Join(err, os.RemoveAll(rev.dir))
+			err = errors.Join(err, rev.discard())
 		}
 	}()
 	n.host.mu.Lock()
@@ -447,13 +462,15 @@ func (n *Node) apply(ctx context.Context, old *revision, g *grants) (reply contr
 	p := n.compare(old, oldGrants, g, rev.sys, rev.Builds)
 	reply = control.ReloadReply{Changes: changes(p.changes), Replaces: p.replace}
 	if len(p.changes) == 0 && len(p.replace) == 0 && !p.credentials {
-		return reply, os.RemoveAll(rev.dir)
+		return reply, rev.discard()
 	}
 	rev.Changes, rev.Applied = len(p.changes), time.Now()
 
 	n.host.allow(g)
-	if err := n.bus.Apply(rev.sys); err != nil { //nolint:contextcheck // the bus takes a model as a whole, whatever becomes of the caller
-		return reply, lossHint(err)
+	if p.bus {
+		if err := n.bus.Apply(rev.sys); err != nil { //nolint:contextcheck // the bus takes a model as a whole, whatever becomes of the caller
+			return reply, lossHint(err)
+		}
 	}
 	mark := n.gate.Mark()
 	before := n.census(append(slices.Clone(p.replace), p.removed...))

@@ -93,9 +93,6 @@ type Node struct {
 	returning sync.WaitGroup            // services that come back to the bus after an upgrade
 
 	ops chan struct{} // holds one token: at most one change goes on, the start is the first
-	// found is the highest revision on record when one was first asked for, 0 until then;
-	// it belongs to the change that goes on.
-	found int
 
 	giveUp context.CancelCauseFunc // ends a start that goes on
 

@@ -35,6 +35,26 @@ type revision struct {
 	record
 	sys *system.System
 	dir string // <data>/revisions/<number>
+	// stored waits until the folder holds the file, or tells why it does not. Nil of
+	// one that was read from there.
+	stored func() error
+}
+
+// settled waits until nothing writes to the revision's folder any more.
+func (r *revision) settled() error {
+	if r.stored == nil {
+		return nil
+	}
+	return r.stored()
+}
+
+// discard removes the folder of a revision that came to nothing.
+func (r *revision) discard() error {
+	_ = r.settled() // it goes anyway
+	if err := os.RemoveAll(r.dir); err != nil {
+		return fmt.Errorf("remove revision %d: %w", r.Number, err)
+	}
+	return nil
 }
 
 // out is the folder that a service's build writes to, its $OUT.
@@ -74,7 +94,8 @@ func (e *BuildError) Error() string {
 func (e *BuildError) Unwrap() error { return e.Err }
 
 // build runs the builds of all services of sys into the folder of a new revision
-// and returns it. On an error the folder is gone again.
+// and returns it. On an error the folder is gone again. The file is stored beside what
+// the caller does next, until settled.
 // What came out as it did for the revision before is linked to that, not kept twice.
 func (n *Node) build(ctx context.Context, sys *system.System, number int, before record) (*revision, error) {
 	r := &revision{record: record{Number: number, Environment: sys.Environment, Builds: map[string]string{}}, sys: sys, dir: n.revisionDir(number)}
@@ -111,13 +132,12 @@ func (n *Node) build(ctx context.Context, sys *system.System, number int, before
 			return nil
 		})
 	}
-	err := g.Wait()
-	if err == nil {
-		err = store(sys, r.dir)
+	if err := g.Wait(); err != nil {
+		return nil, errors.Join(err, r.discard())
 	}
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(r.dir))
-	}
+	done := make(chan error, 1)
+	go func() { done <- store(sys, r.dir) }()
+	r.stored = sync.OnceValue(func() error { return <-done })
 	return r, nil
 }
 
@@ -194,7 +214,7 @@ func (n *Node) reuse(from record, number int) (*revision, error) {
 		return nil, fmt.Errorf("take revision %d up again: %w", from.Number, err)
 	}
 	if err := linkTree(old, r.dir); err != nil {
-		return nil, errors.Join(fmt.Errorf("take revision %d up again: %w", from.Number, err), os.RemoveAll(r.dir))
+		return nil, errors.Join(fmt.Errorf("take revision %d up again: %w", from.Number, err), r.discard())
 	}
 	return r, nil
 }
@@ -202,18 +222,18 @@ func (n *Node) reuse(from record, number int) (*revision, error) {
 // prune removes the folders and records of revisions that are neither among the
 // newest nor run any more.
 func (n *Node) prune(ctx context.Context) error {
-	all, err := n.state.revisions(ctx)
+	all, err := n.state.revisionNumbers(ctx)
 	if err != nil {
 		return err
 	}
-	for i, r := range all {
-		if i < kept || n.inUse(r.Number) {
+	for i, number := range all {
+		if i < kept || n.inUse(number) {
 			continue
 		}
-		if err := os.RemoveAll(n.revisionDir(r.Number)); err != nil {
-			return fmt.Errorf("remove revision %d: %w", r.Number, err)
+		if err := os.RemoveAll(n.revisionDir(number)); err != nil {
+			return fmt.Errorf("remove revision %d: %w", number, err)
 		}
-		if err := n.state.remove(ctx, "revision."+strconv.Itoa(r.Number)); err != nil {
+		if err := n.state.forget(ctx, number); err != nil {
 			return err
 		}
 	}

@@ -36,6 +36,11 @@ type state struct {
 
 	numbering sync.Mutex // guards numbers; one number is given at a time
 	numbers   map[string]*numbers
+
+	listing sync.Mutex // guards listed
+	// listed are the numbers of the revisions, the highest first, which nobody else
+	// writes; nil until they are asked for, and after a write that failed.
+	listed []int
 }
 
 // numbers are those of the instances of one service.
@@ -252,10 +257,57 @@ func (s *state) current(ctx context.Context) (int, error) {
 // apply records that r is the revision that runs. The record is there before
 // "current" points to it.
 func (s *state) apply(ctx context.Context, r record) error {
-	if err := s.put(ctx, "revision."+strconv.Itoa(r.Number), r); err != nil {
+	err := s.put(ctx, "revision."+strconv.Itoa(r.Number), r)
+	s.list(err, func(all []int) []int {
+		if slices.Contains(all, r.Number) {
+			return all
+		}
+		all = append(all, r.Number)
+		slices.SortFunc(all, func(a, b int) int { return b - a })
+		return all
+	})
+	if err != nil {
 		return err
 	}
 	return s.put(ctx, "current", r.Number)
+}
+
+// forget removes the record of a revision.
+func (s *state) forget(ctx context.Context, number int) error {
+	err := s.remove(ctx, "revision."+strconv.Itoa(number))
+	s.list(err, func(all []int) []int {
+		return slices.DeleteFunc(all, func(n int) bool { return n == number })
+	})
+	return err
+}
+
+// list notes what a write changed of the numbers of the revisions, if they are known.
+func (s *state) list(failed error, change func([]int) []int) {
+	s.listing.Lock()
+	defer s.listing.Unlock()
+	switch {
+	case failed != nil:
+		s.listed = nil
+	case s.listed != nil:
+		s.listed = change(s.listed)
+	}
+}
+
+// revisionNumbers returns those of all revisions that are kept, the highest first.
+func (s *state) revisionNumbers(ctx context.Context) ([]int, error) {
+	s.listing.Lock()
+	defer s.listing.Unlock()
+	if s.listed == nil {
+		all, err := s.revisions(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s.listed = make([]int, len(all))
+		for i, r := range all {
+			s.listed[i] = r.Number
+		}
+	}
+	return slices.Clone(s.listed), nil
 }
 
 // revisions returns all that are kept, the newest first.

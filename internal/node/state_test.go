@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -242,5 +243,58 @@ func TestInstanceNumbersOverRuns(t *testing.T) {
 	s.releaseNumbers(ctx)
 	if id, err := s.nextInstance(ctx, "web"); err != nil || id != "web-71" {
 		t.Errorf("after the numbers were given back: %s, %v", id, err)
+	}
+}
+
+func TestRevisionNumbersAreThoseOnRecord(t *testing.T) {
+	ctx := t.Context()
+	b, err := bus.Open(ctx, bus.Options{Dir: filepath.Join(t.TempDir(), "bus"), System: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := b.Close(context.WithoutCancel(ctx)); err != nil {
+			t.Error(err)
+		}
+	}()
+	nc, err := b.Operator("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := openState(ctx, nc, keeping{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	for _, step := range []struct {
+		name string
+		do   func() error
+		want []int
+	}{
+		{"none yet", func() error { return nil }, []int{}},
+		{"the first", func() error { return s.apply(ctx, record{Number: 1}) }, []int{1}},
+		{"the tenth", func() error { return s.apply(ctx, record{Number: 10}) }, []int{10, 1}},
+		{"one between", func() error { return s.apply(ctx, record{Number: 9}) }, []int{10, 9, 1}},
+		{"one again", func() error { return s.apply(ctx, record{Number: 9}) }, []int{10, 9, 1}},
+		{"one goes", func() error { return s.forget(ctx, 9) }, []int{10, 1}},
+		{"one that was none", func() error { return s.forget(ctx, 5) }, []int{10, 1}},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if got, err := s.revisionNumbers(ctx); err != nil || !slices.Equal(got, step.want) {
+			t.Errorf("%s: %v, %v; want %v", step.name, got, err, step.want)
+		}
+	}
+	if s.apply(gone, record{Number: 11}) == nil || s.listed != nil {
+		t.Errorf("after a write of which nobody knows what became, %v is remembered", s.listed)
+	}
+	all, err := s.revisions(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.revisionNumbers(ctx); err != nil || len(got) != len(all) || got[0] != all[0].Number {
+		t.Errorf("read again: %v, %v; on record are %+v", got, err, all)
 	}
 }
