@@ -299,10 +299,10 @@ func TestReloadThatFailsChangesNothing(t *testing.T) {
 	}
 	defer taken.Close()
 	for name, broken := range map[string]string{
-		"file":        strings.Replace(good, "replicas: 2", "replicas: 2000", 1),
-		"build":       strings.Replace(good, "replicas: 2", "replicas: 2\n    build: {command: \"echo broken >&2; false\"}", 1),
-		"start":       strings.Replace(good, fmt.Sprintf("[%q, echo]", self), fmt.Sprintf("[%q, exit]\n    healthcheck: {start_period: 1s}", self), 1),
-		"not stored":  strings.Replace(good, "replicas: 2", `replicas: 2
+		"file":  strings.Replace(good, "replicas: 2", "replicas: 2000", 1),
+		"build": strings.Replace(good, "replicas: 2", "replicas: 2\n    build: {command: \"echo broken >&2; false\"}", 1),
+		"start": strings.Replace(good, fmt.Sprintf("[%q, echo]", self), fmt.Sprintf("[%q, exit]\n    healthcheck: {start_period: 1s}", self), 1),
+		"not stored": strings.Replace(good, "replicas: 2", `replicas: 2
     build: {command: "mkdir $OUT/../fairlead.yaml"}`, 1),
 		"port in use": strings.Replace(good, `"127.0.0.1:0"`, fmt.Sprintf("%q", taken.Addr()), 1),
 	} {
