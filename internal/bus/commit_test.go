@@ -25,7 +25,7 @@ import (
 func door(queues ...system.Queue) *system.System {
 	sys := observatory(queues...)
 	for _, q := range sys.Queues {
-		sys.Routes = append(sys.Routes, system.Route{Key: "/" + q.Name, Publish: &system.Publish{Subject: strings.ReplaceAll(q.Name, "*", "{name}")}})
+		sys.Routes = append(sys.Routes, &system.Route{Key: "/" + q.Name, Publish: &system.Publish{Subject: strings.ReplaceAll(q.Name, "*", "{name}")}})
 	}
 	return sys
 }

@@ -33,7 +33,7 @@ func TestRealFullDisk(t *testing.T) {
 	sys := observatory(
 		system.Queue{Name: "data.vhf", Type: "Level"}, system.Queue{Name: "data.raw"}, system.Queue{Name: "data.bad", Type: "Level", Enforce: system.EnforceQuarantine},
 	)
-	sys.Routes = []system.Route{{Publish: &system.Publish{Subject: "data.vhf"}}}
+	sys.Routes = []*system.Route{{Publish: &system.Publish{Subject: "data.vhf"}}}
 	b, err := Open(t.Context(), Options{Dir: filepath.Join(disk, "bus"), System: "full", Model: sys})
 	if err != nil {
 		t.Fatal(err)

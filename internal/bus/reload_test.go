@@ -74,7 +74,7 @@ func TestAnotherRouteDoesNotReloadTheServer(t *testing.T) {
 	}
 	apply(func(*system.System) {}) // tells it for the first time
 	was := loaded()
-	apply(func(s *system.System) { s.Routes = []system.Route{{Key: "/a", Path: "/a"}} })
+	apply(func(s *system.System) { s.Routes = []*system.Route{{Key: "/a", Path: "/a"}} })
 	if is := loaded(); is != was {
 		t.Error("another route reloads the server")
 	}

@@ -177,7 +177,7 @@ func TestRenderLists(t *testing.T) {
 	add("services", []string{
 		renderService(control.ServiceStatus{Name: "auth", Ready: 2, Wanted: 2}),
 		renderService(control.ServiceStatus{Name: "auth"}),
-		renderCheck(&system.System{Services: make([]system.Service, 3), Routes: make([]system.Route, 1), Databases: make([]system.Database, 2)}, "stacks/commerce/fairlead.yaml"),
+		renderCheck(&system.System{Services: make([]system.Service, 3), Routes: make([]*system.Route, 1), Databases: make([]system.Database, 2)}, "stacks/commerce/fairlead.yaml"),
 	})
 	golden(t, "lists", all.String())
 	if strings.Contains(all.String(), "must not be shown") {

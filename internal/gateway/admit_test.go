@@ -60,7 +60,7 @@ func (s *seen) header() http.Header {
 }
 
 // guarded applies a configuration whose routes all lead to one service.
-func (d *door) guarded(gw system.Gateway, routes []system.Route, ep Endpoint, secrets map[string]string) {
+func (d *door) guarded(gw system.Gateway, routes []*system.Route, ep Endpoint, secrets map[string]string) {
 	d.t.Helper()
 	for i := range routes {
 		routes[i].Key = strings.TrimPrefix(routes[i].Method+" "+routes[i].Path, " ")
@@ -90,7 +90,7 @@ func TestForwardedHeadersOfUntrustedPeersAreNotBelieved(t *testing.T) {
 	var s seen
 	d := openDoor(t, Options{})
 	ep := serviceOf(t, "api-1", s.serve)
-	d.guarded(system.Gateway{TrustedProxies: networks(t, "10.0.0.0/8")}, []system.Route{
+	d.guarded(system.Gateway{TrustedProxies: networks(t, "10.0.0.0/8")}, []*system.Route{
 		{Path: "/"}, {Path: "/inside", Filters: system.Filters{Allow: networks(t, "192.0.2.0/24")}},
 	}, ep, nil)
 	lie := "192.0.2.7"
@@ -141,7 +141,7 @@ func TestTrustedProxyNamesTheClient(t *testing.T) {
 	var s seen
 	d := openDoor(t, Options{})
 	d.guarded(system.Gateway{TrustedProxies: networks(t, "127.0.0.0/8", "10.0.0.0/8"), Filters: system.Filters{Deny: networks(t, "198.51.100.0/24")}},
-		[]system.Route{{Path: "/"}, {Path: "/inside", Filters: system.Filters{Allow: networks(t, "192.0.2.0/24"), Deny: networks(t, "192.0.2.66/32")}}},
+		[]*system.Route{{Path: "/"}, {Path: "/inside", Filters: system.Filters{Allow: networks(t, "192.0.2.0/24"), Deny: networks(t, "192.0.2.66/32")}}},
 		serviceOf(t, "api-1", s.serve), nil)
 	tests := []struct {
 		name, path, chain string
@@ -199,7 +199,7 @@ func (d *door) knock() string {
 
 func TestBansHoldOnKeptConnections(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.guarded(system.Gateway{}, []system.Route{{Path: "/"}}, serviceOf(t, "api-1", text("served")), nil)
+	d.guarded(system.Gateway{}, []*system.Route{{Path: "/"}}, serviceOf(t, "api-1", text("served")), nil)
 	get := func() int {
 		res, _ := d.do("GET", "/", nil, nil)
 		return res.StatusCode
@@ -281,7 +281,7 @@ func TestBansWhileTheSystemStarts(t *testing.T) {
 
 func TestBanBehindTrustedProxy(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.guarded(system.Gateway{TrustedProxies: networks(t, "127.0.0.0/8")}, []system.Route{{Path: "/"}}, serviceOf(t, "api-1", text("served")), nil)
+	d.guarded(system.Gateway{TrustedProxies: networks(t, "127.0.0.0/8")}, []*system.Route{{Path: "/"}}, serviceOf(t, "api-1", text("served")), nil)
 	d.SetBans([]Ban{{Prefix: netip.MustParsePrefix("203.0.113.0/24")}, {Prefix: netip.MustParsePrefix("127.0.0.0/8")}})
 	for chain, want := range map[string]int{"203.0.113.5": 403, "203.0.114.5": 200, "203.0.114.5, 203.0.113.5": 403} {
 		if res, _ := d.do("GET", "/", nil, header("X-Forwarded-For", chain)); res.StatusCode != want {
@@ -295,7 +295,7 @@ func TestBanBehindTrustedProxy(t *testing.T) {
 
 func TestBansStress(t *testing.T) {
 	d := openDoor(t, Options{AccessLog: io.Discard})
-	d.guarded(system.Gateway{}, []system.Route{{Path: "/"}}, serviceOf(t, "api-1", text("served")), nil)
+	d.guarded(system.Gateway{}, []*system.Route{{Path: "/"}}, serviceOf(t, "api-1", text("served")), nil)
 	var quit atomic.Bool
 	var wg sync.WaitGroup
 	for range 2 {
@@ -325,8 +325,8 @@ func TestRatesAnswer429(t *testing.T) {
 		TrustedProxies: networks(t, "127.0.0.0/8"),
 		Filters:        system.Filters{Rates: []system.Rate{{Requests: 3, Per: time.Hour, By: system.ByClient}}},
 	}
-	routes := func() []system.Route {
-		return []system.Route{
+	routes := func() []*system.Route {
+		return []*system.Route{
 			{Path: "/"},
 			{Path: "/free", Filters: system.Filters{RatesSet: true}},
 			{Path: "/tight", Filters: system.Filters{Rates: []system.Rate{{Requests: 1, Per: time.Minute, Burst: 2, By: system.ByRoute}}}},
@@ -370,7 +370,7 @@ func TestRatesByTokenFollowTheUser(t *testing.T) {
 	d.guarded(system.Gateway{
 		TrustedProxies: networks(t, "127.0.0.0/8"),
 		Auth:           system.Auth{Keys: &system.Keys{Header: "X-API-Key", Keys: []system.Credential{{Name: "ada", Secret: "A"}, {Name: "bob", Secret: "B"}}}},
-	}, []system.Route{{Path: "/", Filters: system.Filters{Rates: rates}}}, serviceOf(t, "api-1", text("served")), map[string]string{"A": "key-a", "B": "key-b"})
+	}, []*system.Route{{Path: "/", Filters: system.Filters{Rates: rates}}}, serviceOf(t, "api-1", text("served")), map[string]string{"A": "key-a", "B": "key-b"})
 	tests := []struct {
 		key, client string
 		want        int
@@ -408,7 +408,7 @@ func TestCORSAtTheDoor(t *testing.T) {
 	d.guarded(system.Gateway{
 		Filters: system.Filters{CORS: some},
 		Auth:    system.Auth{Basic: &system.Basic{Realm: "door", Users: []system.Credential{{Name: "ada", Secret: "A"}}}},
-	}, []system.Route{
+	}, []*system.Route{
 		{Path: "/"},
 		{Method: "POST", Path: "/post", Auth: []system.AuthMethod{system.AuthBasic}},
 		{Path: "/own", Filters: system.Filters{CORS: &system.CORS{}}},
@@ -477,7 +477,7 @@ func TestLoginMethods(t *testing.T) {
 			Keys:  &system.Keys{Header: "X-API-Key", Keys: []system.Credential{{Name: "robot", Secret: "ROBOT", Roles: []string{"writer"}}}},
 		},
 	}
-	d.guarded(gw, []system.Route{
+	d.guarded(gw, []*system.Route{
 		{Path: "/public"},
 		{Path: "/basic", Auth: []system.AuthMethod{system.AuthBasic}},
 		{Path: "/key", Auth: []system.AuthMethod{system.AuthKeys}},
@@ -572,7 +572,7 @@ func TestGuessesAreLimited(t *testing.T) {
 	d.guarded(system.Gateway{
 		TrustedProxies: networks(t, "127.0.0.0/8"),
 		Auth:           system.Auth{Basic: &system.Basic{Realm: "door", Users: []system.Credential{{Name: "ada", Secret: "A"}}}},
-	}, []system.Route{{Path: "/", Auth: []system.AuthMethod{system.AuthBasic}}, {Path: "/public"}}, serviceOf(t, "api-1", text("served")), map[string]string{"A": "secret"})
+	}, []*system.Route{{Path: "/", Auth: []system.AuthMethod{system.AuthBasic}}, {Path: "/public"}}, serviceOf(t, "api-1", text("served")), map[string]string{"A": "secret"})
 	try := func(path, password, client string) *http.Response {
 		res, _ := d.do("GET", path, nil, header("Authorization", basic("ada", password), "X-Forwarded-For", client))
 		return res

@@ -84,7 +84,7 @@ func TestAnswersAreCompressed(t *testing.T) {
 	}
 	no := false
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{
+	d.apply([]*system.Route{
 		{Path: "/", Targets: toAPI},
 		{Path: "/off/", Targets: toAPI, Filters: system.Filters{Compress: &no}},
 		{Path: "/files/", Files: &system.Files{Dir: dir, Precompressed: true}},

@@ -89,10 +89,10 @@ func benchCPU(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-func benchGateway(b *testing.B, route system.Route, opts Options) *busGateway {
+func benchGateway(b *testing.B, route *system.Route, opts Options) *busGateway {
 	b.Helper()
 	opts.Listen = "127.0.0.1:0"
-	g := newBusGateway(b, Config{Routes: []system.Route{route}}, opts)
+	g := newBusGateway(b, Config{Routes: []*system.Route{route}}, opts)
 	if err := g.Start(b.Context()); err != nil {
 		b.Fatal(err)
 	}

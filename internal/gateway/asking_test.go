@@ -88,15 +88,15 @@ func (g *busGateway) doCtx(ctx context.Context, method, target, body string, hea
 	return w
 }
 
-func rawRoute(key string, req system.Request, more ...func(*system.Route)) system.Route {
+func rawRoute(key string, req system.Request, more ...func(*system.Route)) *system.Route {
 	method, path, ok := strings.Cut(key, " ")
 	if !ok {
 		method, path = "", key
 	}
 	req.Service = "flows"
-	def := system.Route{Key: key, Method: method, Path: path, Request: &req}
+	def := &system.Route{Key: key, Method: method, Path: path, Request: &req}
 	for _, f := range more {
-		f(&def)
+		f(def)
 	}
 	return def
 }
@@ -106,7 +106,7 @@ func timeout(d time.Duration) func(*system.Route) {
 }
 
 func TestBridgeRaw(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{
+	g := newBusGateway(t, Config{Routes: []*system.Route{
 		rawRoute("/echo/{id}", system.Request{Subject: "flows.echo"}),
 		rawRoute("POST /sub/{id}", system.Request{Subject: "flows.sub.{id}"}),
 		rawRoute("POST /mapped", system.Request{Subject: "flows.echo", Data: map[string]any{"n": "$body.n", "q": "$query.q"}}),
@@ -190,7 +190,7 @@ func TestBridgePassesOnlyHeadersOfTheList(t *testing.T) {
 	cfg := tokentest.Config
 	g := newBusGateway(t, Config{
 		Gateway: system.Gateway{Auth: system.Auth{JWT: &cfg}},
-		Routes: []system.Route{
+		Routes: []*system.Route{
 			rawRoute("/who", system.Request{Subject: "flows.who"}, func(r *system.Route) { r.Roles = []string{"analyst"} }),
 			rawRoute("/public", system.Request{Subject: "flows.who"}),
 		},
@@ -261,7 +261,7 @@ func TestBridgePassesOnlyHeadersOfTheList(t *testing.T) {
 func TestBridgeWaitsForAnInstance(t *testing.T) {
 	for _, method := range []string{"GET", "POST"} {
 		t.Run(method, func(t *testing.T) {
-			g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+			g := newBusGateway(t, Config{Routes: []*system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
 			done := make(chan *httptest.ResponseRecorder, 1)
 			go func() { done <- g.do(method, "/x", "") }()
 			await.Until(t, "the request to wait", func() bool {
@@ -285,7 +285,7 @@ func TestBridgeWaitsForAnInstance(t *testing.T) {
 }
 
 func TestBridgeSubscribedLaterThanReady(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+	g := newBusGateway(t, Config{Routes: []*system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
 	g.ready("i1")
 	done := make(chan *httptest.ResponseRecorder, 1)
 	before := g.server.NumSubscriptions()
@@ -299,7 +299,7 @@ func TestBridgeSubscribedLaterThanReady(t *testing.T) {
 }
 
 func TestBridgeTimeout(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{
+	g := newBusGateway(t, Config{Routes: []*system.Route{
 		rawRoute("/x", system.Request{Subject: "flows.silent"}, timeout(500*time.Millisecond)),
 	}}, Options{})
 	g.ready("i1")
@@ -314,7 +314,7 @@ func TestBridgeTimeout(t *testing.T) {
 }
 
 func TestBridgeNobodyAnswersTheSubject(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{
+	g := newBusGateway(t, Config{Routes: []*system.Route{
 		rawRoute("/x", system.Request{Subject: "flows.unknown"}, timeout(await.Patience)),
 	}}, Options{WaitForReady: 50 * time.Millisecond})
 	begun := time.Now()
@@ -332,7 +332,7 @@ func TestBridgeNobodyAnswersTheSubject(t *testing.T) {
 }
 
 func TestBridgeClientGone(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.silent"})}}, Options{})
+	g := newBusGateway(t, Config{Routes: []*system.Route{rawRoute("/x", system.Request{Subject: "flows.silent"})}}, Options{})
 	g.ready("i1")
 	nc := bustest.Connect(t, g.server)
 	got := make(chan struct{}, 1)
@@ -353,7 +353,7 @@ func TestBridgeClientGone(t *testing.T) {
 }
 
 func TestBridgeInstanceLost(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+	g := newBusGateway(t, Config{Routes: []*system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
 	g.ready("i1", "i2")
 	nc := bustest.Connect(t, g.server)
 	first := bustest.Hold(t, nc, "flows.x")
@@ -372,7 +372,7 @@ func TestBridgeInstanceLost(t *testing.T) {
 // TestBridgeMoves has the bus go and come back: what is asked meanwhile waits, within
 // its deadline, and what had no reply is sent again.
 func TestBridgeMoves(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{
+	g := newBusGateway(t, Config{Routes: []*system.Route{
 		rawRoute("/x", system.Request{Subject: "flows.x"}),
 		rawRoute("/short", system.Request{Subject: "flows.x"}, timeout(30*time.Millisecond)),
 	}}, Options{})
@@ -409,7 +409,7 @@ type failingBus struct{ bridge.Conn }
 func (failingBus) PublishMsg(*nats.Msg) error { return nats.ErrMaxPayload }
 
 func TestBridgeCannotPublish(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+	g := newBusGateway(t, Config{Routes: []*system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
 	g.ready("i1")
 	failing := bridge.New(failingBus{g.opts.Bus}, g.log)
 	defer failing.Close()
@@ -420,7 +420,7 @@ func TestBridgeCannotPublish(t *testing.T) {
 }
 
 func TestBridgeDisconnected(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+	g := newBusGateway(t, Config{Routes: []*system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
 	g.ready("i1")
 	g.server.Shutdown()
 	g.server.WaitForShutdown()
@@ -455,7 +455,7 @@ func TestBridgeErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, method := range []string{"GET", "POST"} {
 				def := rawRoute("/x", system.Request{Subject: "flows.x"})
-				to, err := bridge.NewRoute(&def)
+				to, err := bridge.NewRoute(def)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -491,7 +491,7 @@ func TestBridgeErrors(t *testing.T) {
 func TestBridgeClosed(t *testing.T) {
 	for method, unsure := range map[string]bool{"GET": false, "POST": true} {
 		t.Run(method, func(t *testing.T) {
-			g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+			g := newBusGateway(t, Config{Routes: []*system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
 			g.ready("i1")
 			h := bustest.Hold(t, bustest.Connect(t, g.server), "flows.x")
 			done := make(chan *httptest.ResponseRecorder, 1)

@@ -139,7 +139,7 @@ func BenchmarkProxy(b *testing.B) {
 			b.Fatal(err)
 		}
 		d := openDoor(b, Options{AccessLog: log})
-		d.apply([]system.Route{{Path: "/api/flows/{hs}", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+		d.apply([]*system.Route{{Path: "/api/flows/{hs}", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 		load(b, d.Addr().String())
 	})
 }
@@ -169,6 +169,9 @@ func BenchmarkApply(b *testing.B) {
 	}
 	other := c
 	other.Routes = append(slices.Clone(c.Routes), routesOf("/another")...)
+	for _, routes := range [][]*system.Route{c.Routes, other.Routes} { // as a file's are
+		slices.SortFunc(routes, func(a, b *system.Route) int { return strings.Compare(a.Key, b.Key) })
+	}
 	apply := func(c Config) {
 		if err := g.Apply(c); err != nil {
 			b.Fatal(err)

@@ -20,7 +20,7 @@ import (
 
 func TestPathParametersDoNotLeadPastAGuard(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.guarded(system.Gateway{}, []system.Route{
+	d.guarded(system.Gateway{}, []*system.Route{
 		{Path: "/"},
 		{Path: "/open/"},
 		{Path: "/admin", Roles: []string{"operator"}},
@@ -45,7 +45,7 @@ func TestHeadersWithUnderscoresInTheFileAreKeptFromClients(t *testing.T) {
 	d.guarded(system.Gateway{Auth: system.Auth{
 		Keys:    &system.Keys{Header: "X_Key", Keys: []system.Credential{{Name: "partner", Secret: "KEY"}}},
 		Forward: &system.Forward{Service: "auth", Path: "/", Headers: []string{"X_Tenant"}, SubjectHeader: "X_User"},
-	}}, []system.Route{{Path: "/", Headers: system.HeaderRules{
+	}}, []*system.Route{{Path: "/", Headers: system.HeaderRules{
 		Request: map[string]string{"X_Inside": "", "X_Fixed": "1"},
 	}}}, serviceOf(t, "api-1", s.serve), map[string]string{"KEY": "secret-of-the-partner"})
 	d.do(http.MethodGet, "/", nil, header("X_Key", "secret-of-the-partner", "X_Tenant", "forged", "X-Tenant", "forged", "x_user", "forged",
@@ -64,7 +64,7 @@ func TestTrailersDoNotCarryWhatHeadersMayNot(t *testing.T) {
 	told := make(chan http.Header, 1)
 	d.guarded(system.Gateway{Auth: system.Auth{
 		Forward: &system.Forward{Service: "auth", Path: "/", SubjectHeader: "X-User"},
-	}}, []system.Route{{Path: "/", Headers: system.HeaderRules{Request: map[string]string{"X-Inside": ""}}}},
+	}}, []*system.Route{{Path: "/", Headers: system.HeaderRules{Request: map[string]string{"X-Inside": ""}}}},
 		serviceOf(t, "api-1", func(_ http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			told <- r.Trailer
@@ -184,7 +184,7 @@ func TestTrailersThatAreNoNamesEjectNoInstance(t *testing.T) {
 func TestServicesSeeNoChunksBehindAGetOfHTTP3(t *testing.T) {
 	s := openSecured(t, true)
 	heads := make(chan string, 1)
-	s.serve([]system.Route{{Path: "/"}}, rawService(t, "api-1", func(c net.Conn, head string) {
+	s.serve([]*system.Route{{Path: "/"}}, rawService(t, "api-1", func(c net.Conn, head string) {
 		heads <- head
 		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 	}))
@@ -206,7 +206,7 @@ func TestServicesSeeNoChunksBehindAGetOfHTTP3(t *testing.T) {
 
 func TestGetsOfHTTP3KeepTheirBody(t *testing.T) {
 	s := openSecured(t, true)
-	s.serve([]system.Route{{Path: "/"}}, serviceOf(t, "api-1", func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }))
+	s.serve([]*system.Route{{Path: "/"}}, serviceOf(t, "api-1", func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }))
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL()+"/", io.MultiReader(strings.NewReader("a body")))
 	if err != nil {
 		t.Fatal(err)
@@ -231,7 +231,7 @@ func TestOneClientHoldsNoMoreStreamsThanConnections(t *testing.T) {
 			<-hold
 		}
 	})
-	d.applyDoor(gw, []system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+	d.applyDoor(gw, []*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	c := h2Client(t)
 	ask := func(path string) int {
 		res, err := c.Get(d.URL() + path)

@@ -26,7 +26,7 @@ func (d *door) drainSoon(service, instance string) error {
 
 func (d *door) oneService(name string, eps ...Endpoint) {
 	d.t.Helper()
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: name, Weight: 1}}}}, map[string][]Endpoint{name: eps})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: name, Weight: 1}}}}, map[string][]Endpoint{name: eps})
 }
 
 func TestDrainClosesWebSocketsBothWays(t *testing.T) {
@@ -292,7 +292,7 @@ func TestDrainLeavesRequestsWithoutAnAnswer(t *testing.T) {
 func TestStopEndsWebSocketsAndEvents(t *testing.T) {
 	d := openDoor(t, Options{})
 	pieces := make(chan string, 1)
-	d.apply([]system.Route{{Path: "/ws", Targets: []system.Target{{Service: "ws", Weight: 1}}}, {Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}},
+	d.apply([]*system.Route{{Path: "/ws", Targets: []system.Target{{Service: "ws", Weight: 1}}}, {Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}},
 		map[string][]Endpoint{"ws": {serviceOf(t, "ws-1", echo(t))}, "api": {streamOf(t, "text/event-stream", pieces)}})
 	c := d.websocket("/ws")
 	ping(t, c, "hello")

@@ -161,7 +161,7 @@ func (g *Gateway) bind(ctx context.Context, c system.Gateway) (*listen.Change, e
 }
 
 // certify makes the certificates those of a configuration.
-func (g *Gateway) certify(c system.Gateway, routes []system.Route) error {
+func (g *Gateway) certify(c system.Gateway, routes []*system.Route) error {
 	if g.opts.Certificates == nil {
 		return nil
 	}
@@ -169,7 +169,7 @@ func (g *Gateway) certify(c system.Gateway, routes []system.Route) error {
 }
 
 // hostsOf returns the hosts that routes name.
-func hostsOf(routes []system.Route) []string {
+func hostsOf(routes []*system.Route) []string {
 	var hosts []string
 	for i := range routes {
 		if routes[i].Host != "" {

@@ -87,7 +87,7 @@ func openSecured(t *testing.T, http3 bool) *secured {
 }
 
 // serve makes everything go to one service.
-func (s *secured) serve(routes []system.Route, ep Endpoint) {
+func (s *secured) serve(routes []*system.Route, ep Endpoint) {
 	s.t.Helper()
 	for i := range routes {
 		routes[i].Key = routes[i].Path
@@ -124,7 +124,7 @@ func (s *secured) clients(t *testing.T) map[string]*http.Client {
 
 func TestRedirectListener(t *testing.T) {
 	s := openSecured(t, false)
-	s.serve([]system.Route{{Path: "/"}}, serviceOf(t, "api-1", text("ok")))
+	s.serve([]*system.Route{{Path: "/"}}, serviceOf(t, "api-1", text("ok")))
 	secure, plain := s.Listening()[0], s.Listening()[1]
 	port := secure[strings.LastIndexByte(secure, ':'):]
 	for _, tt := range []struct {
@@ -153,7 +153,7 @@ func TestRedirectListener(t *testing.T) {
 
 func TestEveryProtocolThroughTheDoor(t *testing.T) {
 	s := openSecured(t, true)
-	s.serve([]system.Route{{Path: "/"}, {Path: "/small", Limits: system.Limits{Body: 10}}, {Path: "/stream"}}, serviceOf(t, "api-1", func(w http.ResponseWriter, r *http.Request) {
+	s.serve([]*system.Route{{Path: "/"}, {Path: "/small", Limits: system.Limits{Body: 10}}, {Path: "/stream"}}, serviceOf(t, "api-1", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/stream" {
 			fmt.Fprint(w, "first ")
 			_ = http.NewResponseController(w).Flush()
@@ -238,7 +238,7 @@ func TestWebSocketThroughTLS(t *testing.T) {
 	s := openSecured(t, false)
 	sent := make([]byte, 1<<20)
 	_, _ = rand.Read(sent)
-	s.serve([]system.Route{{Path: "/"}}, rawService(t, "api-1", func(c net.Conn, head string) {
+	s.serve([]*system.Route{{Path: "/"}}, rawService(t, "api-1", func(c net.Conn, head string) {
 		_, rest, _ := strings.Cut(head, "\r\n\r\n")
 		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 		_, _ = io.WriteString(c, rest)
@@ -273,7 +273,7 @@ func TestWebSocketThroughTLS(t *testing.T) {
 
 func TestUpgradeIsNotOfferedOverHTTP2(t *testing.T) {
 	s := openSecured(t, false)
-	s.serve([]system.Route{{Path: "/"}}, serviceOf(t, "api-1", func(w http.ResponseWriter, r *http.Request) {
+	s.serve([]*system.Route{{Path: "/"}}, serviceOf(t, "api-1", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Upgrade", r.Header.Get("Upgrade"))
 	}))
 	r, err := http.NewRequestWithContext(t.Context(), "GET", s.URL()+"/", nil)
@@ -293,10 +293,10 @@ func TestUpgradeIsNotOfferedOverHTTP2(t *testing.T) {
 func TestListenersChangeByApply(t *testing.T) {
 	s := openSecured(t, false)
 	ep := serviceOf(t, "api-1", text("ok"))
-	s.serve([]system.Route{{Path: "/"}}, ep)
+	s.serve([]*system.Route{{Path: "/"}}, ep)
 	was := s.Listening()
 	s.gateway.Listeners = append(s.gateway.Listeners, system.Listener{Address: "127.0.0.1:0"})
-	s.serve([]system.Route{{Path: "/"}}, ep)
+	s.serve([]*system.Route{{Path: "/"}}, ep)
 	now := s.Listening()
 	if len(now) != 3 || now[0] != was[0] || now[1] != was[1] {
 		t.Fatalf("listens on %v, was %v", now, was)

@@ -37,7 +37,7 @@ func filesDoor(t *testing.T) (*door, string) {
 		t.Fatal(err)
 	}
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{
+	d.apply([]*system.Route{
 		{Path: "/", Files: &system.Files{Dir: web}}, {Path: "/static/", Files: &system.Files{Dir: filepath.Join(web, "sub")}}, {Path: "/x/{rest...}", Files: &system.Files{Dir: web}}, {Path: "/app.css/app.js", Files: &system.Files{Dir: web}},
 	}, nil)
 	return d, web

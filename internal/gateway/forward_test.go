@@ -38,7 +38,7 @@ func openForwarded(t *testing.T, s *seen, ask http.HandlerFunc, timeout time.Dur
 		c.Endpoints["auth"] = []Endpoint{serviceOf(t, "auth-1", ask)}
 	}
 	to := []system.Target{{Service: "api", Weight: 1}}
-	c.Routes = []system.Route{
+	c.Routes = []*system.Route{
 		{Key: "/", Path: "/", Targets: to},
 		{Key: "/in/", Path: "/in/", Targets: to, Auth: []system.AuthMethod{system.AuthForward}},
 		{Key: "/role", Path: "/role", Targets: to, Auth: []system.AuthMethod{system.AuthForward}, Roles: []string{"admin"}},
@@ -201,7 +201,7 @@ func TestForwardAuthenticationIsAskedOnlyWhenNothingElseDoes(t *testing.T) {
 			Keys:    &system.Keys{Header: "X-API-Key", Keys: []system.Credential{{Name: "robot", Secret: "ROBOT", Roles: []string{"admin"}}}},
 		}},
 		Services: servicesOf("api", "auth"), Secrets: map[string]string{"ROBOT": "key-1"},
-		Routes: []system.Route{
+		Routes: []*system.Route{
 			{Key: "/both", Path: "/both", Targets: to, Auth: []system.AuthMethod{system.AuthForward, system.AuthKeys}},
 			{Key: "/roles", Path: "/roles", Targets: to, Roles: []string{"admin"}},
 		},

@@ -63,13 +63,13 @@ func (d *door) service(name string) system.Service {
 	return system.Service{Name: name, Pool: d.using[name]}
 }
 
-func (d *door) apply(routes []system.Route, endpoints map[string][]Endpoint) {
+func (d *door) apply(routes []*system.Route, endpoints map[string][]Endpoint) {
 	d.t.Helper()
 	d.applyDoor(system.Gateway{}, routes, endpoints)
 }
 
 // applyDoor is apply with settings of the whole door.
-func (d *door) applyDoor(gw system.Gateway, routes []system.Route, endpoints map[string][]Endpoint) {
+func (d *door) applyDoor(gw system.Gateway, routes []*system.Route, endpoints map[string][]Endpoint) {
 	d.t.Helper()
 	c := Config{Gateway: gw, Routes: routes, Endpoints: endpoints}
 	seen := map[string]bool{}
@@ -212,7 +212,7 @@ func TestProxyPassesRequestAndAnswer(t *testing.T) {
 		w.WriteHeader(http.StatusTeapot)
 		_, _ = w.Write(append([]byte("got "), body...))
 	})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	tests := []struct {
 		name, method, path, body string
 		chunked                  bool
@@ -249,20 +249,20 @@ func TestProxyPassesRequestAndAnswer(t *testing.T) {
 }
 
 // routesOf are routes of the service api, from paths or from keys with a method.
-func routesOf(keys ...string) []system.Route {
-	out := make([]system.Route, len(keys))
+func routesOf(keys ...string) []*system.Route {
+	out := make([]*system.Route, len(keys))
 	for i, key := range keys {
 		method, path, ok := strings.Cut(key, " ")
 		if !ok {
 			method, path = "", key
 		}
-		out[i] = system.Route{Key: key, Method: method, Path: path, Targets: []system.Target{{Service: "api", Weight: 1}}}
+		out[i] = &system.Route{Key: key, Method: method, Path: path, Targets: []system.Target{{Service: "api", Weight: 1}}}
 	}
 	return out
 }
 
 // manyRoutes are 5,000 routes like those of a large system.
-func manyRoutes() []system.Route {
+func manyRoutes() []*system.Route {
 	keys := make([]string, 0, 5000)
 	for i := range 1000 {
 		base := fmt.Sprintf("/api/service%d/resource%d", i%50, i)

@@ -189,7 +189,7 @@ func TestH2CFaults(t *testing.T) {
 	t.Run("silence is 504", func(t *testing.T) {
 		d := openH2CDoor(t)
 		ep := h2cService(t, "api-1", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-		d.apply([]system.Route{{Path: "/", Timeout: 50 * time.Millisecond, Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+		d.apply([]*system.Route{{Path: "/", Timeout: 50 * time.Millisecond, Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 		if res, _ := d.do("GET", "/", nil, nil); res.StatusCode != http.StatusGatewayTimeout {
 			t.Errorf("%s", res.Status)
 		}
@@ -210,7 +210,7 @@ func TestH2CFaults(t *testing.T) {
 	t.Run("too large a body is 413", func(t *testing.T) {
 		d := openH2CDoor(t)
 		ep := h2cService(t, "api-1", func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
-		d.apply([]system.Route{{Path: "/", Limits: system.Limits{Body: 100}, Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+		d.apply([]*system.Route{{Path: "/", Limits: system.Limits{Body: 100}, Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 		if res, _ := d.do("POST", "/", io.MultiReader(strings.NewReader(strings.Repeat("x", 1000))), nil); res.StatusCode != http.StatusRequestEntityTooLarge {
 			t.Errorf("%s", res.Status)
 		}

@@ -113,7 +113,7 @@ func TestWhatCountsAsAFault(t *testing.T) {
 	d := openDoor(t, Options{})
 	d.using = map[string]system.Pool{"api": {Eject: 5, EjectTime: time.Hour}}
 	answers := serviceOf(t, "answers", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(int(status.Load())) })
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {answers}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {answers}})
 	for s, want := range map[int]uint64{200: 0, 404: 0, 429: 0, 500: 0, 501: 0, 502: 1, 503: 1, 504: 1} {
 		status.Store(int64(s))
 		before := d.Pools()[0]
@@ -212,7 +212,7 @@ func TestHashOfAPool(t *testing.T) {
 		id := fmt.Sprintf("api-%d", i)
 		eps = append(eps, serviceOf(t, id, text(id)))
 	}
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": eps})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": eps})
 	seen := map[string]bool{}
 	for i := range 16 {
 		tenant := func(r *http.Request) { r.Header.Set("X-Tenant", fmt.Sprint("tenant", i)) }

@@ -75,7 +75,7 @@ func TestServicesLearnWhoHoldsTheClientsCertificate(t *testing.T) {
 	s := openSecured(t, true)
 	ours, others := newClientAuthority(t), newClientAuthority(t)
 	s.gateway.TLS.Client = &system.ClientCertificates{CA: ours.file}
-	s.serve([]system.Route{{Path: "/"}}, mirror(t))
+	s.serve([]*system.Route{{Path: "/"}}, mirror(t))
 	long := strings.Repeat("x", mostHolder)
 	for _, tt := range []struct {
 		name string

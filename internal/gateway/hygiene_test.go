@@ -29,7 +29,7 @@ func mirror(tb testing.TB) Endpoint {
 
 func TestRequestHygiene(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {mirror(t)}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {mirror(t)}})
 	gone := []string{
 		"Fairlead-Identity: forged", "fairlead-identity: forged", "FAIRLEAD-IDENTITY: forged", "Fairlead_Identity: forged",
 		"fairlead_identity: forged", "FairLead-Identity: forged", "Fairlead.Identity: forged", "Fairlead-_Identity: forged", "Fairlead-Deadline: forged",
@@ -91,7 +91,7 @@ func TestAnswerHygiene(t *testing.T) {
 			"Connection: close, X-Hop\r\nX-Hop: secret\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: secret\r\nX-Request-Id: secret-secret\r\n"+
 			"Upgrade: secret\r\nset-cookie: a=1\r\nSet-Cookie: b=2\r\nX-Mine: yes\r\nContent-Length: 2\r\n\r\nok")
 	})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	res, body := d.do("GET", "/", nil, nil)
 	if body != "ok" || res.Header.Get("X-Mine") != "yes" || len(res.Header.Values("Set-Cookie")) != 2 {
 		t.Errorf("answer %q with %v", body, res.Header)
@@ -129,7 +129,7 @@ func TestMalformedAnswersAre502(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			d := openDoor(t, Options{})
 			ep := rawService(t, "api-1", func(c net.Conn, _ string) { io.WriteString(c, tt.answer) })
-			d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+			d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 			res, body := d.do("POST", "/", strings.NewReader("x"), nil)
 			if res.StatusCode != http.StatusBadGateway || res.Header.Get("Content-Type") != wire.MediaProblem {
 				t.Errorf("status %d, %q", res.StatusCode, body)
@@ -182,7 +182,7 @@ func TestAnswerShapes(t *testing.T) {
 					}
 				}
 			})
-			d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+			d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 			for range 2 {
 				res, body := d.do(tt.method, "/", nil, nil)
 				if res.StatusCode != tt.status || body != tt.body {
@@ -206,7 +206,7 @@ func TestTruncatedAnswersBreakOff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := openDoor(t, Options{})
 			ep := rawService(t, "api-1", func(c net.Conn, _ string) { io.WriteString(c, answer) })
-			d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+			d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 			got := d.raw("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			res, err := http.ReadResponse(bufio.NewReader(strings.NewReader(got)), nil)
 			if err != nil {
@@ -230,7 +230,7 @@ func TestTrailersPassBothWays(t *testing.T) {
 		w.Header().Set(http.TrailerPrefix+"X-Late", "yes")
 		w.Header().Set(http.TrailerPrefix+"Fairlead-Secret", "no")
 	})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	res, _ := d.do("POST", "/", io.MultiReader(strings.NewReader("x")), func(r *http.Request) {
 		r.Header.Set("Te", "trailers")
 		r.Trailer = http.Header{"X-Mine": {"mine"}, "Fairlead-Identity": {"forged"}}
@@ -245,7 +245,7 @@ func TestEarlyHintsPass(t *testing.T) {
 	ep := rawService(t, "api-1", func(c net.Conn, _ string) {
 		io.WriteString(c, "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nFairlead-Status: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 	})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	got := d.raw("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 	hints, final, ok := strings.Cut(got, "\r\n\r\n")
 	if !ok || !strings.HasPrefix(hints, "HTTP/1.1 103 ") || !strings.Contains(hints, "Link: </a.css>") || strings.Contains(hints, "Fairlead") {
@@ -288,7 +288,7 @@ func TestExpectContinue(t *testing.T) {
 				}
 				tt.serve(c)
 			})
-			d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+			d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 			c, err := net.Dial("tcp", d.Addr().String())
 			if err != nil {
 				t.Fatal(err)
@@ -313,7 +313,7 @@ func TestExpectContinue(t *testing.T) {
 
 func TestUncleanPathsAreRefused(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{{Path: "/public/", Targets: []system.Target{{Service: "api", Weight: 1}}}, {Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {mirror(t)}})
+	d.apply([]*system.Route{{Path: "/public/", Targets: []system.Target{{Service: "api", Weight: 1}}}, {Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {mirror(t)}})
 	for _, path := range []string{"/public/../admin", "/public/%2e%2e/admin", "/public/..%2fadmin", "/public//admin", "/public/..;/admin", "/public/%252e%252e/admin", `/public/..\admin`, "/secure%2fx", "/%2fsecure/x", "/secure%5cx", "/secure%252fx", "/a%0d%0ab", "/a%7f"} {
 		got := d.raw("GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 		if !strings.HasPrefix(got, "HTTP/1.1 400 ") {
@@ -324,7 +324,7 @@ func TestUncleanPathsAreRefused(t *testing.T) {
 
 func TestAccessLogLine(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{{Method: "GET", Path: "/a/{x}", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {serviceOf(t, "api-1", text("hello"))}})
+	d.apply([]*system.Route{{Method: "GET", Path: "/a/{x}", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {serviceOf(t, "api-1", text("hello"))}})
 	res, _ := d.do("GET", "/a/%22%C3%BC?token=secret", nil, func(r *http.Request) { r.Header.Set("X-Request-Id", "request-17") })
 	if res.StatusCode != http.StatusOK {
 		t.Fatal(res.Status)
@@ -363,7 +363,7 @@ func TestAccessLogLine(t *testing.T) {
 // back of a role on GET; one that believes an override header, POST.
 func TestMethodsAndHostsMeanTheSameToEveryone(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}, {Method: "GET", Path: "/admin", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {mirror(t)}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}, {Method: "GET", Path: "/admin", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {mirror(t)}})
 	for _, request := range []string{
 		"get /admin HTTP/1.1\r\nHost: x",
 		"gEt / HTTP/1.1\r\nHost: x",
@@ -390,7 +390,7 @@ func TestServicesAreToldTheUser(t *testing.T) {
 	}
 	g := New(Options{Signer: wire.NewSigner(priv, "shop")})
 	d := openDoor(t, Options{Signer: wire.NewSigner(priv, "shop")})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {mirror(t)}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {mirror(t)}})
 	r, err := http.NewRequestWithContext(t.Context(), "GET", "/", nil)
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ func TestMaintenance(t *testing.T) {
 				}
 			}
 			d.SetMaintenance(nil)
-			d.applyDoor(system.Gateway{Maintenance: tt.door}, []system.Route{
+			d.applyDoor(system.Gateway{Maintenance: tt.door}, []*system.Route{
 				{Path: "/a", Targets: toAPI, Maintenance: tt.route}, {Path: "/b", Targets: toAPI},
 			}, map[string][]Endpoint{"api": {ep}})
 			d.SetMaintenance(tt.decided)

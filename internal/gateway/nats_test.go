@@ -50,7 +50,7 @@ func speakingWith(t *testing.T) (*door, *parrot) {
 	t.Helper()
 	p := &parrot{t: t}
 	d := openDoor(t, Options{NATS: p})
-	if err := d.Apply(Config{Routes: []system.Route{{Key: "/nats", Path: "/nats", NATS: &system.NATS{}}}}); err != nil {
+	if err := d.Apply(Config{Routes: []*system.Route{{Key: "/nats", Path: "/nats", NATS: &system.NATS{}}}}); err != nil {
 		t.Fatal(err)
 	}
 	return d, p
@@ -97,7 +97,7 @@ func TestNATSOverWebSocketOnlyFromKnownOrigins(t *testing.T) {
 		{"the door's own where others are named", []string{"https://page.example"}, d.URL(), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := d.Apply(Config{Routes: []system.Route{{Key: "/nats", Path: "/nats", NATS: &system.NATS{Origins: tt.origins}}}})
+			err := d.Apply(Config{Routes: []*system.Route{{Key: "/nats", Path: "/nats", NATS: &system.NATS{Origins: tt.origins}}}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -106,7 +106,7 @@ func (f *fakeNest) take() ([]string, []nats.Header) {
 
 func TestNestReplay(t *testing.T) {
 	exchanges := nestExchanges(t)
-	var routes []system.Route
+	var routes []*system.Route
 	for _, e := range exchanges {
 		limit := await.Patience
 		if e.Answer.Status == 504 {
@@ -157,7 +157,7 @@ func TestNestReplay(t *testing.T) {
 }
 
 func TestNestBodyTypes(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{
+	g := newBusGateway(t, Config{Routes: []*system.Route{
 		rawRoute("/x", system.Request{Subject: "auth.login", Format: system.Nest}),
 	}}, Options{})
 	g.ready("i1")

@@ -16,7 +16,7 @@ func TestExternalService(t *testing.T) {
 	one, two := httptest.NewServer(text("one")), httptest.NewServer(text("two"))
 	t.Cleanup(one.Close)
 	t.Cleanup(two.Close)
-	routes := []system.Route{{Key: "/", Path: "/", Targets: []system.Target{{Service: "billing", Weight: 1}}}}
+	routes := []*system.Route{{Key: "/", Path: "/", Targets: []system.Target{{Service: "billing", Weight: 1}}}}
 	apply := func(external ...string) {
 		t.Helper()
 		if err := d.Apply(Config{Routes: routes, Services: []system.Service{{
@@ -66,7 +66,7 @@ func TestExternalInstanceComesBackAtItsAddress(t *testing.T) {
 	address := l.Addr().String()
 	l.Close()
 	if err := d.Apply(Config{
-		Routes:   []system.Route{{Key: "/", Path: "/", Targets: []system.Target{{Service: "billing", Weight: 1}}}},
+		Routes:   []*system.Route{{Key: "/", Path: "/", Targets: []system.Target{{Service: "billing", Weight: 1}}}},
 		Services: []system.Service{{Name: "billing", External: []string{address}, Healthcheck: system.Healthcheck{Interval: 10 * time.Millisecond}}},
 	}); err != nil {
 		t.Fatal(err)

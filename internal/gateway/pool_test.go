@@ -126,7 +126,7 @@ func TestWaitIsBounded(t *testing.T) {
 
 func TestRequestWaitsForAnInstance(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, nil)
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, nil)
 	ep := serviceOf(t, "api-1", text("here"))
 	go func() {
 		await.Until(t, "the request to wait", func() bool {
@@ -150,7 +150,7 @@ func TestNothingReadyIs503(t *testing.T) {
 	if res, _ := d.do("GET", "/", nil, nil); res.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("before the first Apply: %s", res.Status)
 	}
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, nil)
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, nil)
 	res, _ := d.do("GET", "/", nil, nil)
 	if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" {
 		t.Errorf("%s, %v", res.Status, res.Header)
@@ -209,7 +209,7 @@ func TestRetries(t *testing.T) {
 					t.Errorf("body %q", body)
 				}
 			})
-			d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Retry: tt.retry}}, map[string][]Endpoint{"api": {bad, good}})
+			d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Retry: tt.retry}}, map[string][]Endpoint{"api": {bad, good}})
 			statuses := map[int]int{}
 			for range 2 { // turns: one of the two begins with the bad one
 				var body io.Reader
@@ -234,7 +234,7 @@ func TestRetries(t *testing.T) {
 
 func TestRefusedConnectionsWaitForTheNextInstance(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {refusing(t, "api-1")}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {refusing(t, "api-1")}})
 	next := serviceOf(t, "api-2", text("next"))
 	time.AfterFunc(30*time.Millisecond, func() { d.SetEndpoints("api", []Endpoint{next}) })
 	if res, body := d.do("POST", "/", strings.NewReader("x"), nil); body != "next" {
@@ -247,7 +247,7 @@ func TestStaleConnectionsAreNotUsed(t *testing.T) {
 	ep := rawService(t, "api-1", func(c net.Conn, _ string) {
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") // and closes without saying so
 	})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	u := func() interface{ Live() int } {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -279,7 +279,7 @@ func TestTimeout(t *testing.T) {
 		}
 		<-r.Context().Done()
 	})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Timeout: time.Second}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Timeout: time.Second}}, map[string][]Endpoint{"api": {ep}})
 	if res, _ := d.do("GET", "/hangs", nil, nil); res.StatusCode != http.StatusGatewayTimeout {
 		t.Errorf("hangs: %s", res.Status)
 	}
@@ -296,7 +296,7 @@ func TestClientThatLeavesFreesTheService(t *testing.T) {
 		<-r.Context().Done()
 		close(left)
 	})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	c, err := net.Dial("tcp", d.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -321,7 +321,7 @@ func TestLimits(t *testing.T) {
 	})
 	if err := d.Apply(Config{
 		Gateway: system.Gateway{Limits: system.Limits{Body: 100, Header: 2000}},
-		Routes: []system.Route{
+		Routes: []*system.Route{
 			{Key: "/", Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}},
 			{Key: "/large", Path: "/large", Targets: []system.Target{{Service: "api", Weight: 1}}, Limits: system.Limits{Body: 1 << 20}},
 		},
@@ -387,7 +387,7 @@ func TestSlowBodyIs408(t *testing.T) {
 			t.Parallel()
 			d := openDoor(t, Options{})
 			ep := serviceOf(t, "api-1", func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
-			d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Timeout: 100 * time.Millisecond}}, map[string][]Endpoint{"api": {ep}})
+			d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Timeout: 100 * time.Millisecond}}, map[string][]Endpoint{"api": {ep}})
 			got := d.raw("POST / HTTP/1.1\r\nHost: x\r\n" + head)
 			if !strings.HasPrefix(got, "HTTP/1.1 408 ") {
 				t.Errorf("got %.100q", got)
@@ -404,7 +404,7 @@ func TestMalformedChunkIs400(t *testing.T) {
 		_, err := io.Copy(io.Discard, r.Body)
 		whole <- err == nil
 	})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	got := d.raw("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n")
 	if !strings.HasPrefix(got, "HTTP/1.1 400 ") {
 		t.Errorf("got %.100q", got)
@@ -422,7 +422,7 @@ func TestEarlyAnswerToALargeBody(t *testing.T) {
 		c.(*net.TCPConn).CloseWrite()
 		io.Copy(io.Discard, c)
 	})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	c, err := net.Dial("tcp", d.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -453,7 +453,7 @@ func TestFullDuplex(t *testing.T) {
 			}
 		}
 	})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	pr, pw := io.Pipe()
 	r, _ := http.NewRequestWithContext(t.Context(), "POST", d.URL()+"/", pr)
 	go io.WriteString(pw, "ping")
@@ -486,7 +486,7 @@ func TestUnixSocket(t *testing.T) {
 	go s.Serve(l)
 	t.Cleanup(func() { s.Close() })
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {{"api-1", "unix", path}}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {{"api-1", "unix", path}}})
 	for range 3 {
 		if _, body := d.do("GET", "/", nil, nil); body != "by socket" {
 			t.Errorf("%q", body)
@@ -539,15 +539,15 @@ func TestWebSocketsSurviveChanges(t *testing.T) {
 	t.Parallel()
 	d := openDoor(t, Options{})
 	one, two := serviceOf(t, "ws-1", echo(t)), serviceOf(t, "ws-2", echo(t))
-	routes := func() []system.Route {
-		return []system.Route{{Path: "/ws", Targets: []system.Target{{Service: "ws", Weight: 1}}, Timeout: time.Second}}
+	routes := func() []*system.Route {
+		return []*system.Route{{Path: "/ws", Targets: []system.Target{{Service: "ws", Weight: 1}}, Timeout: time.Second}}
 	}
 	d.apply(routes(), map[string][]Endpoint{"ws": {one}})
 	c := d.websocket("/ws")
 	ping(t, c, "hello")
 	d.SetEndpoints("ws", []Endpoint{two})
 	ping(t, c, "after SetEndpoints")
-	d.apply([]system.Route{{Path: "/other", Targets: []system.Target{{Service: "ws", Weight: 1}}}}, map[string][]Endpoint{"ws": {two}})
+	d.apply([]*system.Route{{Path: "/other", Targets: []system.Target{{Service: "ws", Weight: 1}}}}, map[string][]Endpoint{"ws": {two}})
 	ping(t, c, "after Apply")
 	ping(t, c, strings.Repeat("x", 20_000))
 	select {
@@ -576,7 +576,7 @@ func TestTunnelPassesHalfClose(t *testing.T) {
 		all, _ := io.ReadAll(c) // until the client has closed its half
 		fmt.Fprintf(c, "%s%s", early, all)
 	})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	c, err := net.Dial("tcp", d.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -609,7 +609,7 @@ func TestDrainWaitsForOpenRequests(t *testing.T) {
 		<-let
 		io.WriteString(w, "old")
 	})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {old}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {old}})
 	answered := make(chan string, 1)
 	go func() {
 		_, body := d.do("GET", "/", nil, nil)
@@ -652,7 +652,7 @@ func TestStopWaitsThenCuts(t *testing.T) {
 				close(arrived)
 				<-r.Context().Done()
 			})
-			d.apply([]system.Route{{Path: "/ws", Targets: []system.Target{{Service: "ws", Weight: 1}}}, {Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {hang}, "ws": {serviceOf(t, "ws-1", echo(t))}})
+			d.apply([]*system.Route{{Path: "/ws", Targets: []system.Target{{Service: "ws", Weight: 1}}}, {Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {hang}, "ws": {serviceOf(t, "ws-1", echo(t))}})
 			if name == "request" {
 				go d.client.Get(d.URL() + "/")
 				<-arrived
@@ -680,7 +680,7 @@ func TestStopWaitsThenCuts(t *testing.T) {
 func TestStopLetsOpenRequestsEnd(t *testing.T) {
 	d := openDoor(t, Options{})
 	arrived, let := make(chan struct{}), make(chan struct{})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {serviceOf(t, "api-1", func(w http.ResponseWriter, _ *http.Request) {
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {serviceOf(t, "api-1", func(w http.ResponseWriter, _ *http.Request) {
 		close(arrived)
 		<-let
 		io.WriteString(w, "done")
@@ -731,13 +731,13 @@ func TestPortInUseNamesTheHolder(t *testing.T) {
 
 func TestApplyChangesNothingOnError(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {serviceOf(t, "api-1", text("ok"))}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {serviceOf(t, "api-1", text("ok"))}})
 	bad := []Config{
 		{Routes: routesOf("/a", "/a"), Services: servicesOf("api")},
-		{Routes: []system.Route{{Path: "/", Targets: []system.Target{{Service: "nobody", Weight: 1}}}}},
-		{Routes: []system.Route{{Path: "/"}}},
-		{Routes: []system.Route{{Path: "/", Files: &system.Files{Dir: "/does/not/exist"}}}},
-		{Routes: []system.Route{{Path: "/", Request: &system.Request{Subject: "a.b", Service: "api"}}}, Services: servicesOf("api")},
+		{Routes: []*system.Route{{Path: "/", Targets: []system.Target{{Service: "nobody", Weight: 1}}}}},
+		{Routes: []*system.Route{{Path: "/"}}},
+		{Routes: []*system.Route{{Path: "/", Files: &system.Files{Dir: "/does/not/exist"}}}},
+		{Routes: []*system.Route{{Path: "/", Request: &system.Request{Subject: "a.b", Service: "api"}}}, Services: servicesOf("api")},
 	}
 	for i, c := range bad {
 		if err := d.Apply(c); err == nil {
@@ -796,7 +796,7 @@ func TestSwapUnderLoad(t *testing.T) {
 			io.Copy(w, r.Body)
 		}))
 	}
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": eps[:2]})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": eps[:2]})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var wg sync.WaitGroup
@@ -819,7 +819,7 @@ func TestSwapUnderLoad(t *testing.T) {
 		if i%2 == 0 {
 			d.SetEndpoints("api", in)
 		} else {
-			d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}, {Path: fmt.Sprintf("/other%d", i), Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": in})
+			d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}, {Path: fmt.Sprintf("/other%d", i), Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": in})
 		}
 		out := eps[(i+2)%4].Instance
 		d.mu.Lock()

@@ -50,7 +50,7 @@ func publishing(t *testing.T, s *shelf, p system.Publish, change func(*system.Ro
 	if change != nil {
 		change(&route)
 	}
-	if err := d.Apply(Config{Routes: []system.Route{route}, Secrets: map[string]string{"KEY": "secret", "STD": "c2VjcmV0"}}); err != nil {
+	if err := d.Apply(Config{Routes: []*system.Route{&route}, Secrets: map[string]string{"KEY": "secret", "STD": "c2VjcmV0"}}); err != nil {
 		t.Fatal(err)
 	}
 	return d
@@ -161,7 +161,7 @@ func TestTheLimitsOfAMessage(t *testing.T) {
 
 func TestARouteWithoutQueues(t *testing.T) {
 	d := openDoor(t, Options{})
-	err := d.Apply(Config{Routes: []system.Route{{Key: "/a", Path: "/a", Publish: &system.Publish{Subject: "a.b"}}}})
+	err := d.Apply(Config{Routes: []*system.Route{{Key: "/a", Path: "/a", Publish: &system.Publish{Subject: "a.b"}}}})
 	if err == nil || !strings.Contains(err.Error(), "there is no bus") {
 		t.Errorf("applied: %v", err)
 	}

@@ -123,7 +123,7 @@ func TestConcurrencyOfAPool(t *testing.T) {
 	d.using = map[string]system.Pool{"api": {Concurrency: 2, Queue: 1, QueueTime: 10 * time.Second}}
 	arrived, let := make(chan struct{}, 8), make(chan struct{})
 	ep := serviceOf(t, "api-1", func(http.ResponseWriter, *http.Request) { arrived <- struct{}{}; <-let })
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 	statuses := make(chan int, 3)
 	for range 3 {
 		go func() {
@@ -162,7 +162,7 @@ func TestConcurrencyOfAPool(t *testing.T) {
 func TestWebSocketsTakeNoPlace(t *testing.T) {
 	d := openDoor(t, Options{})
 	d.using = map[string]system.Pool{"ws": {Concurrency: 1}}
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "ws", Weight: 1}}}}, map[string][]Endpoint{"ws": {serviceOf(t, "ws-1", echo(t))}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "ws", Weight: 1}}}}, map[string][]Endpoint{"ws": {serviceOf(t, "ws-1", echo(t))}})
 	a, b := d.websocket("/"), d.websocket("/")
 	ping(t, a, "a")
 	ping(t, b, "b")

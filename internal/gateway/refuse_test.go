@@ -12,7 +12,7 @@ import (
 // What the engine refuses is answered and logged like everything else.
 func TestMalformedRequestsAreAnsweredAndLogged(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {mirror(t)}})
+	d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {mirror(t)}})
 	tests := []struct{ name, request, status, logged string }{
 		{"space before the colon", "GET /a HTTP/1.1\r\nHost : x\r\n\r\n", "400", `"path":"/a"`},
 		{"length and coding", "POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400", `"path":"/b"`},

@@ -3,6 +3,7 @@ package gateway
 import (
 	"net"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -23,7 +24,7 @@ func headers(pairs ...string) func(*http.Request) {
 
 func TestThePathThatServicesSee(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{
+	d.apply([]*system.Route{
 		{Path: "/plain/", Targets: toAPI},
 		{Path: "/api/v1/", Targets: toAPI, StripPrefix: true},
 		{Path: "/item/{id}/{rest...}", Targets: toAPI, StripPrefix: true},
@@ -80,7 +81,7 @@ func TestThePathThatServicesSee(t *testing.T) {
 
 func TestRedirect(t *testing.T) {
 	d := openDoor(t, Options{})
-	d.apply([]system.Route{
+	d.apply([]*system.Route{
 		{Path: "/old/{id}/{rest...}", Redirect: &system.Redirect{To: "/new/{id}/{rest}"}},
 		{Path: "/away/{rest...}", Redirect: &system.Redirect{To: "https://example.com/{rest}", Status: 302}},
 		{Path: "/root/{rest...}", Redirect: &system.Redirect{To: "/{rest}", Status: 301}},
@@ -128,7 +129,7 @@ func TestHeaderRules(t *testing.T) {
 	d.applyDoor(system.Gateway{Headers: system.HeaderRules{
 		Request: map[string]string{"X-Env": "prod", "X-Debug": "", "x-team": "door"},
 		Answer:  map[string]string{"X-Powered-By": "", "X-Frame-Options": "DENY", "X-Both": "door"},
-	}}, []system.Route{
+	}}, []*system.Route{
 		{Path: "/", Targets: toAPI},
 		{Path: "/own/", Targets: toAPI, Headers: system.HeaderRules{
 			Request: map[string]string{"X-Team": "route", "Authorization": "", "X-Env": ""},
@@ -205,7 +206,7 @@ func TestRoutesThatDoNotCompile(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.def.Key = tt.def.Path
-			err := New(Options{}).Apply(Config{Routes: []system.Route{tt.def}, Services: servicesOf("api")})
+			err := New(Options{}).Apply(Config{Routes: []*system.Route{&tt.def}, Services: servicesOf("api")})
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want %q", err, tt.want)
 			}
@@ -219,7 +220,7 @@ func TestMonitors(t *testing.T) {
 			_, _ = w.Write([]byte(r.URL.Path + " " + r.URL.RawQuery))
 		}),
 	}})
-	d.applyDoor(system.Gateway{Maintenance: &system.Maintenance{}}, []system.Route{
+	d.applyDoor(system.Gateway{Maintenance: &system.Maintenance{}}, []*system.Route{
 		{Path: "/ops/bus/", Monitor: system.MonitorBus},
 		{Method: "GET", Path: "/health", Monitor: system.MonitorHealth},
 		{Path: "/shut/", Monitor: system.MonitorBus, Maintenance: &system.Maintenance{}},
@@ -233,5 +234,63 @@ func TestMonitors(t *testing.T) {
 	}
 	if res, _ := d.do("GET", "/shut/varz", nil, nil); res.StatusCode != 503 {
 		t.Errorf("a monitor that is closed itself: %s", res.Status)
+	}
+}
+
+// Routes that stayed are not compiled again, but what is around them counts.
+func TestRoutesThatStayFollowTheDoor(t *testing.T) {
+	folder := t.TempDir()
+	routes := []*system.Route{
+		{Key: "/a", Path: "/a", Targets: toAPI},
+		{Key: "/files/", Path: "/files/", Files: &system.Files{Dir: folder}},
+		{Key: "/own", Path: "/own", Targets: toAPI, Limits: system.Limits{Body: 7}},
+	}
+	g := New(Options{})
+	apply := func(t *testing.T, c Config) []route {
+		t.Helper()
+		if c.Routes == nil {
+			c.Routes = routes
+		}
+		if err := g.Apply(c); err != nil {
+			t.Fatal(err)
+		}
+		return g.snap.Load().routes
+	}
+	both := servicesOf("api", "other")
+	first := apply(t, Config{Services: both})
+	again := apply(t, Config{Services: both})
+	if again[0].meter != first[0].meter || again[0].split != first[0].split || again[0].filters == first[0].filters {
+		t.Error("a route that stayed is another one, or goes by the filters of before")
+	}
+	if again[1].files == first[1].files {
+		t.Error("a folder was not opened again")
+	}
+	for _, tt := range []struct {
+		name string
+		c    Config
+		is   func(r []route) bool
+	}{
+		{"the body", Config{Services: both, Gateway: system.Gateway{Limits: system.Limits{Body: 5}}}, func(r []route) bool { return r[0].body == 5 && r[2].body == 7 }},
+		{"and back", Config{Services: both}, func(r []route) bool { return r[0].body == defaultLimits.Body }},
+		{"the headers", Config{Services: both, Gateway: system.Gateway{Headers: system.HeaderRules{Answer: map[string]string{"X-A": "b"}}}}, func(r []route) bool {
+			return !reflect.DeepEqual(r[0].rules, first[0].rules)
+		}},
+		{"a service goes", Config{Services: servicesOf("api")}, func(r []route) bool { return r[0].split == g.pools["api"].alone }},
+		{"another route", Config{Services: both, Routes: []*system.Route{routes[0], {Key: "/b", Path: "/b", Targets: toAPI}, {Key: "/own", Path: "/own", Targets: toAPI}}}, func(r []route) bool {
+			return r[0].def == routes[0] && r[1].def.Key == "/b" && r[1].split != nil && r[2].body == defaultLimits.Body
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if r := apply(t, tt.c); !tt.is(r) {
+				t.Errorf("routes are %+v", r)
+			}
+		})
+	}
+	elsewhere := apply(t, Config{Services: servicesOf("api")})[0].split
+	if apply(t, Config{Services: servicesOf("other"), Routes: []*system.Route{{Key: "/a", Path: "/a", Targets: []system.Target{{Service: "other", Weight: 1}}}}})[0].split == elsewhere {
+		t.Error("a route leads to the service of before")
+	}
+	if got := apply(t, Config{Services: servicesOf("api")})[0].split; got == elsewhere || got != g.pools["api"].alone {
+		t.Error("a route leads to a pool that is gone")
 	}
 }

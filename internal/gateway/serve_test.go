@@ -23,7 +23,7 @@ func (r *timedRecorder) SetWriteDeadline(t time.Time) error {
 
 func TestEveryFailureHasTimeToBeWritten(t *testing.T) {
 	g := New(Options{})
-	if err := g.Apply(Config{Routes: []system.Route{{Method: "GET", Path: "/a", Targets: []system.Target{{Service: "api", Weight: 1}}}}, Services: servicesOf("api")}); err != nil {
+	if err := g.Apply(Config{Routes: []*system.Route{{Method: "GET", Path: "/a", Targets: []system.Target{{Service: "api", Weight: 1}}}}, Services: servicesOf("api")}); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]int{"/nowhere": http.StatusNotFound, "/a/../b": http.StatusBadRequest} {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"reflect"
 
 	"fairlead/internal/gateway/match"
 	"fairlead/internal/system"
@@ -15,7 +16,7 @@ import (
 // was applied.
 type Config struct {
 	Gateway  system.Gateway
-	Routes   []system.Route
+	Routes   []*system.Route
 	Services []system.Service // all services, those without a route too
 	// Endpoints are the ready instances by service. A service that is missing here
 	// keeps the endpoints it has. Those of external services the gateway finds
@@ -38,6 +39,9 @@ type snapshot struct {
 	ready  map[string]*ready
 
 	admission *admission // nil until the first Apply
+
+	door    system.Gateway // what routes were compiled with
+	secrets map[string]string
 
 	closed  *system.Maintenance            // of the whole door, as the file says
 	decided map[string]*system.Maintenance // see SetMaintenance
@@ -86,17 +90,28 @@ func (g *Gateway) Apply(c Config) error {
 	if limits.Header == 0 {
 		limits.Header = defaultLimits.Header
 	}
+	old := g.snap.Load()
+	var before []route // as compiled, which those that stayed are again
+	if old != nil && reflect.DeepEqual(old.door, c.Gateway) && maps.Equal(old.secrets, c.Secrets) && maps.Equal(g.pools, pools) {
+		before = old.routes
+	}
 	routes := make([]route, len(c.Routes))
 	patterns := make([]match.Pattern, len(c.Routes))
 	var faults []error
 	for i := range c.Routes {
-		def := &c.Routes[i]
+		def := c.Routes[i]
 		patterns[i] = match.Pattern{Key: def.Key, Method: def.Method, Host: def.Host, Path: def.Path, ReadOnly: def.Files != nil}
+		for len(before) > 0 && before[0].def.Key < def.Key {
+			before = before[1:]
+		}
+		if len(before) > 0 && before[0].def == def && before[0].files == nil { // a folder may be another one by now
+			routes[i] = before[0]
+			continue
+		}
 		if err := g.compile(&routes[i], def, pools, c.Secrets, &c.Gateway); err != nil {
 			faults = append(faults, err)
 		}
 	}
-	old := g.snap.Load()
 	var table *match.Table
 	if old != nil {
 		table = old.table
@@ -122,7 +137,7 @@ func (g *Gateway) Apply(c Config) error {
 	}
 	next := &snapshot{
 		table: table, routes: routes, rules: general, limits: limits, hsts: hstsOf(c.Gateway.TLS), ready: make(map[string]*ready, len(pools)),
-		closed: c.Gateway.Maintenance, decided: g.decided,
+		closed: c.Gateway.Maintenance, decided: g.decided, door: c.Gateway, secrets: c.Secrets,
 	}
 	if next.admission, err = g.admission(&c, routes, pools, old); err != nil {
 		return fmt.Errorf("apply filters: %w", err)

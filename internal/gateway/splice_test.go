@@ -53,7 +53,7 @@ func TestLargeAnswersAreWhole(t *testing.T) {
 					}
 				})
 				d := openDoor(t, Options{})
-				d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
+				d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}, map[string][]Endpoint{"api": {ep}})
 				for range 3 {
 					resp, err := d.client.Get(d.URL() + "/")
 					if err != nil {

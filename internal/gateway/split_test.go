@@ -72,7 +72,7 @@ func TestAServiceWithoutInstancesGetsNothingWhileAnotherHasSome(t *testing.T) {
 	shared := []system.Target{{Service: "api", Weight: 1}, {Service: "next", Weight: 1}}
 	api, next := answering(t, "api-1"), answering(t, "next-1")
 	get := func() string { _, body := d.do("GET", "/", nil, nil); return body }
-	d.apply([]system.Route{{Path: "/", Targets: shared}}, map[string][]Endpoint{"api": {api}, "next": nil})
+	d.apply([]*system.Route{{Path: "/", Targets: shared}}, map[string][]Endpoint{"api": {api}, "next": nil})
 	for range 20 {
 		if body := get(); body != "api-1" {
 			t.Fatalf("answered by %q", body)
@@ -112,7 +112,7 @@ func TestAServiceWithoutInstancesGetsNothingWhileAnotherHasSome(t *testing.T) {
 
 func TestStickyByCookie(t *testing.T) {
 	d := openDoor(t, Options{})
-	routes := []system.Route{
+	routes := []*system.Route{
 		{Path: "/", Sticky: "cookie", Targets: []system.Target{{Service: "api", Weight: 50}, {Service: "next", Weight: 50}}},
 		{Path: "/same/", Sticky: "cookie", Targets: []system.Target{{Service: "api", Weight: 1}, {Service: "next", Weight: 0}}},
 		{Path: "/other/", Sticky: "cookie", Targets: toAPI},
@@ -194,7 +194,7 @@ func TestWebSocketsAreStickyToo(t *testing.T) {
 	d.applyDoor(system.Gateway{
 		Headers:        system.HeaderRules{Answer: map[string]string{"X-Powered-By": ""}},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
-	}, []system.Route{{Path: "/", Sticky: "cookie", Targets: toAPI}}, map[string][]Endpoint{"api": {upgrading}})
+	}, []*system.Route{{Path: "/", Sticky: "cookie", Targets: toAPI}}, map[string][]Endpoint{"api": {upgrading}})
 	got := d.raw("GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n")
 	if !strings.HasPrefix(got, "HTTP/1.1 101 ") || !strings.Contains(got, "\r\nSet-Cookie: fairlead_") || !strings.Contains(got, "; Secure\r\n") || strings.Contains(got, "Powered") {
 		t.Errorf("%q", got)
@@ -208,7 +208,7 @@ func TestStickyByHash(t *testing.T) {
 		"next": {answering(t, "next-1"), answering(t, "next-2")},
 	}
 	apply := func(weights ...int) {
-		d.apply([]system.Route{{Path: "/", Sticky: "header:X-Tenant", Targets: []system.Target{{Service: "api", Weight: weights[0]}, {Service: "next", Weight: weights[1]}}}}, endpoints)
+		d.apply([]*system.Route{{Path: "/", Sticky: "header:X-Tenant", Targets: []system.Target{{Service: "api", Weight: weights[0]}, {Service: "next", Weight: weights[1]}}}}, endpoints)
 	}
 	ask := func(tenant int) string {
 		_, body := d.do("GET", "/", nil, headers("X-Tenant", fmt.Sprint(tenant)))
@@ -250,7 +250,7 @@ func BenchmarkSticky(b *testing.B) {
 		eps = append(eps, Endpoint{fmt.Sprintf("api-%d", i), "tcp", "127.0.0.1:1"})
 	}
 	if err := g.Apply(Config{
-		Routes:   []system.Route{{Key: "/", Path: "/", Sticky: "cookie", Targets: toAPI}},
+		Routes:   []*system.Route{{Key: "/", Path: "/", Sticky: "cookie", Targets: toAPI}},
 		Services: servicesOf("api"), Endpoints: map[string][]Endpoint{"api": eps},
 	}); err != nil {
 		b.Fatal(err)

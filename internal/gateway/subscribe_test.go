@@ -60,7 +60,7 @@ func (a *air) Read(context.Context, live.Stream, []string, uint64, int) (live.Pa
 }
 
 // openLive starts a gateway with subscribe routes.
-func openLive(t *testing.T, routes ...system.Route) (*door, *air) {
+func openLive(t *testing.T, routes ...*system.Route) (*door, *air) {
 	t.Helper()
 	a := &air{}
 	d := openDoor(t, Options{Live: a})
@@ -102,8 +102,8 @@ func hear(tb testing.TB, c *websocket.Conn) map[string]any {
 	return e
 }
 
-func liveAt(path, subject string) system.Route {
-	return system.Route{Path: path, Subscribe: &system.Subscribe{Subject: subject}}
+func liveAt(path, subject string) *system.Route {
+	return &system.Route{Path: path, Subscribe: &system.Subscribe{Subject: subject}}
 }
 
 func TestSubscribeByWebSocket(t *testing.T) {
@@ -151,7 +151,7 @@ func TestSubscribeByServerSentEvents(t *testing.T) {
 
 func TestSubscribeRefuses(t *testing.T) {
 	d, _ := openLive(t, liveAt("/live", "data.*"), liveAt("/of/{room}", "chat.{room}"),
-		system.Route{Path: "/mine", Subscribe: &system.Subscribe{Subject: "orders.{claim:customer}", Origins: []string{"https://app.example"}}})
+		&system.Route{Path: "/mine", Subscribe: &system.Subscribe{Subject: "orders.{claim:customer}", Origins: []string{"https://app.example"}}})
 	upgrade := map[string]string{
 		"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 	}
@@ -200,7 +200,7 @@ func TestSubscribeRefuses(t *testing.T) {
 func TestSubscribersOfAChangedRoute(t *testing.T) {
 	d, bus := openLive(t, liveAt("/a", "data.a"), liveAt("/b", "data.b"))
 	a, b := d.subscriber("/a", nil), d.subscriber("/b", nil)
-	d.apply([]system.Route{liveAt("/a", "data.a"), liveAt("/b", "data.c")}, nil)
+	d.apply([]*system.Route{liveAt("/a", "data.a"), liveAt("/b", "data.c")}, nil)
 	if _, _, err := b.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusGoingAway {
 		t.Errorf("the changed one: %v", err)
 	}
@@ -226,7 +226,7 @@ func TestTokenOfABrowser(t *testing.T) {
 	d := openDoor(t, Options{Live: a})
 	if err := d.Apply(Config{
 		Gateway: system.Gateway{Auth: system.Auth{Keys: &system.Keys{Header: "Authorization", Keys: []system.Credential{{Name: "page", Secret: "KEY"}}}}},
-		Routes:  []system.Route{{Key: "/a", Path: "/a", Auth: []system.AuthMethod{system.AuthKeys}, Subscribe: &system.Subscribe{Subject: "data.{claim:sub}"}}},
+		Routes:  []*system.Route{{Key: "/a", Path: "/a", Auth: []system.AuthMethod{system.AuthKeys}, Subscribe: &system.Subscribe{Subject: "data.{claim:sub}"}}},
 		Secrets: map[string]string{"KEY": "Bearer secret-token"},
 	}); err != nil {
 		t.Fatal(err)
@@ -249,7 +249,7 @@ func TestTokenOfABrowser(t *testing.T) {
 }
 
 func TestSubscribersAreCounted(t *testing.T) {
-	d, _ := openLive(t, system.Route{Key: "/live", Path: "/live", Subscribe: &system.Subscribe{Subject: "data.vhf"}})
+	d, _ := openLive(t, &system.Route{Key: "/live", Path: "/live", Subscribe: &system.Subscribe{Subject: "data.vhf"}})
 	if n, there := d.Subscribers()["/live"]; n != 0 || !there {
 		t.Errorf("%d at first, %t", n, there)
 	}

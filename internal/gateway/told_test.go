@@ -21,7 +21,7 @@ import (
 // TestPathWithoutRoute: a person sees what is wrong, a program too.
 func TestPathWithoutRoute(t *testing.T) {
 	g := New(Options{})
-	if err := g.Apply(Config{Routes: []system.Route{{Path: "/a", Targets: []system.Target{{Service: "api", Weight: 1}}}}, Services: servicesOf("api")}); err != nil {
+	if err := g.Apply(Config{Routes: []*system.Route{{Path: "/a", Targets: []system.Target{{Service: "api", Weight: 1}}}}, Services: servicesOf("api")}); err != nil {
 		t.Fatal(err)
 	}
 	for accept, media := range map[string]string{"application/json": wire.MediaProblem, "text/html": "text/html; charset=utf-8"} {
@@ -65,7 +65,7 @@ func TestDoubtIsTold(t *testing.T) {
 			if tt.ep == silent {
 				limit = short
 			}
-			d.apply([]system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Retry: tt.retry, Timeout: limit}}, map[string][]Endpoint{"api": {tt.ep}})
+			d.apply([]*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}, Retry: tt.retry, Timeout: limit}}, map[string][]Endpoint{"api": {tt.ep}})
 			res, body := d.do(tt.method, "/", nil, nil)
 			var p wire.Problem
 			if err := json.Unmarshal([]byte(body), &p); err != nil || res.StatusCode != tt.status || p.Detail != tt.detail {
@@ -78,7 +78,7 @@ func TestDoubtIsTold(t *testing.T) {
 // TestStoppedServiceIsTold: nobody waits for what was stopped on purpose.
 func TestStoppedServiceIsTold(t *testing.T) {
 	d := openDoor(t, Options{WaitForReady: time.Minute})
-	routes := []system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}
+	routes := []*system.Route{{Path: "/", Targets: []system.Target{{Service: "api", Weight: 1}}}}
 	d.SetStopped("api", true) // before anybody knows it
 	d.apply(routes, nil)
 	refused := func(when string) {
@@ -133,7 +133,7 @@ func waitFor(tb testing.TB, g *Gateway, service string, n int) {
 }
 
 func TestBridgeStoppedService(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{WaitForReady: time.Minute})
+	g := newBusGateway(t, Config{Routes: []*system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{WaitForReady: time.Minute})
 	told := func(w *httptest.ResponseRecorder) {
 		t.Helper()
 		if w.Code != 503 || !strings.Contains(w.Body.String(), "the service is stopped") || w.Header().Get("Retry-After") == "" {
@@ -210,7 +210,7 @@ func TestBridgeOnlyInstanceDies(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+			g := newBusGateway(t, Config{Routes: []*system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
 			g.ready(tt.ready...)
 			nc := bustest.Connect(t, g.server)
 			h := bustest.Hold(t, nc, "flows.x")
@@ -248,7 +248,7 @@ func TestBridgeOnlyInstanceDies(t *testing.T) {
 // TestBridgeResendsUsedUp: one that was sent again as often as may be, and whose
 // instances all died, is not waited for either.
 func TestBridgeResendsUsedUp(t *testing.T) {
-	g := newBusGateway(t, Config{Routes: []system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
+	g := newBusGateway(t, Config{Routes: []*system.Route{rawRoute("/x", system.Request{Subject: "flows.x"})}}, Options{})
 	nc := bustest.Connect(t, g.server)
 	h := bustest.Hold(t, nc, "flows.x")
 	done := make(chan *httptest.ResponseRecorder, 1)

@@ -59,7 +59,7 @@ func remember(sys *System, doc *document.Node, environments []*document.Node, pa
 	}
 	for _, r := range passes {
 		slim, without := *r, *r.sys
-		without.Routes, without.written, without.flat, without.Warnings = nil, nil, nil, nil
+		without.Routes, without.flat, without.Warnings = nil, nil, nil
 		slim.sys, slim.routes = &without, nil
 		rd.passes = append(rd.passes, &slim)
 	}
@@ -207,13 +207,11 @@ func (s *System) replaceRoutes(gone []*knownRoute, come []*routed) {
 		keys[i] = k.key
 	}
 	slices.Sort(keys)
-	before, written := s.Routes, s.written
-	s.Routes = make([]Route, 0, len(before)-len(gone)+len(come))
-	s.written = make([][]document.Leaf, 0, cap(s.Routes))
+	before := s.Routes
+	s.Routes = make([]*Route, 0, len(before)-len(gone)+len(come))
 	at := 0
 	copyTo := func(i int) {
 		s.Routes = append(s.Routes, before[at:i]...)
-		s.written = append(s.written, written[at:i]...)
 		at = i
 	}
 	for len(keys) > 0 || len(come) > 0 {
@@ -225,8 +223,7 @@ func (s *System) replaceRoutes(gone []*knownRoute, come []*routed) {
 		}
 		i, _ := findRoute(before, come[0].key.Key)
 		copyTo(max(i, at))
-		s.Routes = append(s.Routes, come[0].route)
-		s.written = append(s.written, come[0].key.Leaves())
+		s.Routes = append(s.Routes, come[0].kept())
 		come = come[1:]
 	}
 	copyTo(len(before))
@@ -234,6 +231,6 @@ func (s *System) replaceRoutes(gone []*knownRoute, come []*routed) {
 	s.markHTTP()
 }
 
-func findRoute(routes []Route, key string) (int, bool) {
-	return slices.BinarySearchFunc(routes, key, func(r Route, key string) int { return strings.Compare(r.Key, key) })
+func findRoute(routes []*Route, key string) (int, bool) {
+	return slices.BinarySearchFunc(routes, key, func(r *Route, key string) int { return strings.Compare(r.Key, key) })
 }

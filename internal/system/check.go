@@ -20,13 +20,11 @@ func (r *reader) check(doc *document.Node) {
 	r.checkRoutes()
 	slices.SortFunc(r.routes, func(a, b *routed) int { return cmp.Compare(a.key.Key, b.key.Key) })
 	if len(r.routes) > 0 {
-		r.sys.Routes = make([]Route, 0, len(r.routes))
-		r.sys.written = make([][]document.Leaf, 0, len(r.routes))
+		r.sys.Routes = make([]*Route, 0, len(r.routes))
 	}
 	for _, t := range r.routes {
 		r.checkTarget(t)
-		r.sys.Routes = append(r.sys.Routes, t.route)
-		r.sys.written = append(r.sys.written, t.key.Leaves())
+		r.sys.Routes = append(r.sys.Routes, t.kept())
 	}
 	r.sys.markHTTP()
 	r.checkAuth()

@@ -75,8 +75,8 @@ func place(flat map[string]string, path string, leaves []document.Leaf) {
 // diffRoutes appends what differs between routes, of which most are the same ones.
 func diffRoutes(changes []Change, older, newer *System) []Change {
 	before, after := map[string]string{}, map[string]string{}
-	gone := func(i int) { place(before, document.Join("routes", older.Routes[i].Key), older.written[i]) }
-	come := func(i int) { place(after, document.Join("routes", newer.Routes[i].Key), newer.written[i]) }
+	gone := func(i int) { place(before, document.Join("routes", older.Routes[i].Key), older.Routes[i].written) }
+	come := func(i int) { place(after, document.Join("routes", newer.Routes[i].Key), newer.Routes[i].written) }
 	i, j := 0, 0
 	for i < len(older.Routes) && j < len(newer.Routes) {
 		switch cmp.Compare(older.Routes[i].Key, newer.Routes[j].Key) {
@@ -87,7 +87,7 @@ func diffRoutes(changes []Change, older, newer *System) []Change {
 			come(j)
 			j++
 		default:
-			if was, is := older.written[i], newer.written[j]; len(was) != len(is) || len(was) > 0 && &was[0] != &is[0] {
+			if older.Routes[i] != newer.Routes[j] {
 				gone(i)
 				come(j)
 			}

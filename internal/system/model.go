@@ -22,7 +22,7 @@ type System struct {
 	Gateway   Gateway
 	Bus       Bus
 	Services  []Service  // sorted by name
-	Routes    []Route    // sorted by key
+	Routes    []*Route   // sorted by key; those that stayed are the same in later revisions
 	Secrets   []Secret   // sorted by name
 	Databases []Database // sorted by name
 	Types     []Type     // sorted by name
@@ -37,10 +37,8 @@ type System struct {
 	// their paths as it writes them, kept for the same reason.
 	Files map[string][]byte
 
-	// flat is the merged document but the routes as path -> value, and written are
-	// those, in the order of Routes, for Diff.
-	flat    map[string]string
-	written [][]document.Leaf
+	// flat is the merged document but the routes as path -> value, for Diff.
+	flat map[string]string
 
 	reading *reading // nil if the file cannot be read in parts
 }
@@ -442,6 +440,8 @@ type Route struct {
 	Filters     Filters
 	Maintenance *Maintenance // nil: as the gateway says
 	Retry       bool         // the request may be sent again whatever its method
+
+	written []document.Leaf // its text, for Diff
 }
 
 // Publish stores the request's body in a queue.
@@ -555,7 +555,7 @@ func (s *System) Service(name string) (*Service, bool) {
 func (s *System) Route(key string) (*Route, bool) {
 	for i := range s.Routes {
 		if s.Routes[i].Key == key {
-			return &s.Routes[i], true
+			return s.Routes[i], true
 		}
 	}
 	return nil, false

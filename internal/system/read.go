@@ -77,6 +77,13 @@ type routed struct {
 	route   Route
 }
 
+// kept is the route for the model.
+func (t *routed) kept() *Route {
+	r := t.route
+	r.written = t.key.Leaves()
+	return &r
+}
+
 // schema says which keys a map may have.
 type schema struct {
 	what    string // "a service"

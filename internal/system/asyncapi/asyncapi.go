@@ -249,7 +249,7 @@ func (d *document) addParties(sys *system.System) {
 		d.addSubjects(sys, "user", u.Name, u.Publishes, u.Subscribes)
 	}
 	for i := range sys.Routes {
-		switch r := &sys.Routes[i]; {
+		switch r := sys.Routes[i]; {
 		case r.Publish != nil:
 			d.addSubjects(sys, "route", r.Key, []string{wildcards(r.Publish.Subject)}, nil)
 		case r.Subscribe != nil:
