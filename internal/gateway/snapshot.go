@@ -16,7 +16,7 @@ import (
 // was applied.
 type Config struct {
 	Gateway  system.Gateway
-	Routes   []*system.Route
+	Routes   []*system.Route  // sorted by key; one that stayed is told by its address
 	Services []system.Service // all services, those without a route too
 	// Endpoints are the ready instances by service. A service that is missing here
 	// keeps the endpoints it has. Those of external services the gateway finds
