@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"fairlead/internal/bus"
@@ -207,21 +208,28 @@ func TestInstancesBeginOnAFullDisk(t *testing.T) {
 	})
 }
 
-func TestInstanceNumbersOverRuns(t *testing.T) {
-	ctx := t.Context()
-	b, err := bus.Open(ctx, bus.Options{Dir: filepath.Join(t.TempDir(), "bus"), System: "test"})
+// openBus opens a bus of the test's own, and connects to it as the node does.
+func openBus(t *testing.T) (*bus.Bus, *nats.Conn) {
+	t.Helper()
+	b, err := bus.Open(t.Context(), bus.Options{Dir: filepath.Join(t.TempDir(), "bus"), System: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		if err := b.Close(context.WithoutCancel(ctx)); err != nil {
+	t.Cleanup(func() {
+		if err := b.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	nc, err := b.Operator("test")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return b, nc
+}
+
+func TestInstanceNumbersOverRuns(t *testing.T) {
+	ctx := t.Context()
+	b, nc := openBus(t)
 	run := func(first int) *state {
 		t.Helper()
 		s, err := openState(ctx, nc, keeping{})
@@ -248,19 +256,7 @@ func TestInstanceNumbersOverRuns(t *testing.T) {
 
 func TestRevisionNumbersAreThoseOnRecord(t *testing.T) {
 	ctx := t.Context()
-	b, err := bus.Open(ctx, bus.Options{Dir: filepath.Join(t.TempDir(), "bus"), System: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := b.Close(context.WithoutCancel(ctx)); err != nil {
-			t.Error(err)
-		}
-	}()
-	nc, err := b.Operator("test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, nc := openBus(t)
 	s, err := openState(ctx, nc, keeping{})
 	if err != nil {
 		t.Fatal(err)
