@@ -112,10 +112,11 @@ type Bus struct {
 	staging *staging // nil: the store is elsewhere
 	url     string
 
-	operator Credentials // for connections of this process
-	tools    Credentials // for the operator's tools
-	gateway  Credentials
-	inbox    string // prefix of the gateway's inboxes
+	operator  Credentials // for connections of this process
+	publisher Credentials // for what the door stores, in this process
+	tools     Credentials // for the operator's tools
+	gateway   Credentials
+	inbox     string // prefix of the gateway's inboxes
 
 	mu        sync.Mutex // guards all below
 	closed    bool
@@ -197,6 +198,7 @@ func Open(ctx context.Context, o Options) (_ *Bus, err error) {
 	}
 	b.front = outside.New(outside.Options{Dial: pipe{b}.InProcessConn, Hello: b.hello, Logger: o.Logger})
 	b.operator = Credentials{User: "fairlead.operator", Password: secret()}
+	b.publisher = Credentials{User: "fairlead.publisher", Password: secret()}
 	b.tools = Credentials{User: "fairlead.tools", Password: secret(), InboxPrefix: sharedInboxes}
 	b.gateway = Credentials{User: "fairlead.gateway", Password: secret(), InboxPrefix: b.inbox}
 	if o.Former != nil {

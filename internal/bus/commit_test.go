@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -279,6 +281,9 @@ func TestTheDoorPublishesWhileTheBusMoves(t *testing.T) {
 			t.Fatal(err)
 		}
 		more()
+		if got := publishers(t, b); !slices.Equal(got, []string{b.publisher.User}) {
+			t.Errorf("the door publishes as %v, want within the process", got)
+		}
 	}
 	former := b.Former()
 	if err := b.Suspend(await.Context(t)); err != nil {
@@ -291,6 +296,9 @@ func TestTheDoorPublishesWhileTheBusMoves(t *testing.T) {
 	t.Cleanup(func() { shut(t, next) })
 	b.Leave()
 	more()
+	if got := publishers(t, next); !slices.Equal(got, []string{b.gateway.User, next.publisher.User}) {
+		t.Errorf("the doors of both processes publish as %v", got)
+	}
 	stop()
 	sending.Wait()
 	if n := failed.Load(); n > 0 {
@@ -310,6 +318,22 @@ func TestTheDoorPublishesWhileTheBusMoves(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// publishers are the users of the connections over which doors publish, sorted.
+func publishers(t *testing.T, b *Bus) []string {
+	t.Helper()
+	z, err := b.connz(&server.ConnzOptions{Username: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var users []string
+	for _, c := range z.Conns {
+		if c.Name == "fairlead publishes" {
+			users = append(users, c.AuthorizedUser)
+		}
+	}
+	return sorted(users)
 }
 
 func TestTheDoorPublishesElsewhere(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -85,6 +86,37 @@ func (p pipe) InProcessConn() (net.Conn, error) {
 		return nil, ErrSuspended
 	}
 	return s.InProcessConn()
+}
+
+// near connects what goes on with the bus of the process that takes this one's place:
+// within the process, as the publisher, while the server runs in it, else over TCP, as
+// the gateway. It serves one connection.
+type near struct {
+	b       *Bus
+	address string      // of the bus, in whichever process
+	within  atomic.Bool // the connection was last made so
+}
+
+// InProcessConn implements [nats.InProcessConnProvider].
+func (n *near) InProcessConn() (net.Conn, error) {
+	s := n.b.server.Load()
+	n.within.Store(s != nil)
+	if s != nil {
+		return s.InProcessConn()
+	}
+	conn, err := net.DialTimeout("tcp", n.address, nats.DefaultTimeout)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the bus of another process: %w", err)
+	}
+	return conn, nil
+}
+
+// user is whom the connection belongs to.
+func (n *near) user() (name, password string) {
+	if n.within.Load() {
+		return n.b.publisher.User, n.b.publisher.Password
+	}
+	return n.b.gateway.User, n.b.gateway.Password
 }
 
 func (b *Bus) isClosed() bool {

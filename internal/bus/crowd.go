@@ -62,7 +62,7 @@ func (b *Bus) cutCrowds() map[string]int {
 	if err != nil {
 		return nil // closing
 	}
-	ours := map[string]bool{b.operator.User: true, b.tools.User: true, b.gateway.User: true}
+	ours := map[string]bool{b.operator.User: true, b.publisher.User: true, b.tools.User: true, b.gateway.User: true}
 	byUser := make(map[string][]*server.ConnInfo)
 	for _, c := range z.Conns {
 		byUser[c.AuthorizedUser] = append(byUser[c.AuthorizedUser], c)

@@ -92,11 +92,13 @@ func (b *Bus) openQueues(ctx context.Context, sys *system.System) error {
 	return nil
 }
 
-// openCommitter begins to store what the door publishes. It connects as the gateway
-// does, so that it comes back to the bus of the process that takes over; and it
-// buffers nothing, as the checker.
+// openCommitter begins to store what the door publishes. Its connection comes back to
+// the bus of the process that takes over, and buffers nothing, as the checker's.
 func (b *Bus) openCommitter() error {
-	nc, err := b.connect("fairlead publishes", b.gateway, []nats.Option{nats.InProcessServer(nil), nats.ReconnectBufSize(-1)})
+	at := &near{b: b, address: strings.TrimPrefix(b.url, "nats://")}
+	nc, err := b.connect("fairlead publishes", Credentials{InboxPrefix: b.inbox}, []nats.Option{
+		nats.InProcessServer(at), nats.UserInfoHandler(at.user), nats.ReconnectBufSize(-1),
+	})
 	if err != nil {
 		return err
 	}
@@ -245,7 +247,7 @@ func grantQueues(p *server.SubjectPermission, publishes []string, sys *system.Sy
 	p.Deny = sorted(append(slices.Clone(p.Deny), deny...))
 }
 
-// grantCommitter lets the gateway's user store what routes publish, with the markers
+// grantCommitter lets a user store what routes publish, with the markers
 // of their keys, and put it among the dead letters.
 func grantCommitter(p *server.Permissions, sys *system.System) {
 	if sys == nil {

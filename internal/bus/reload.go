@@ -108,7 +108,9 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 		peers = append(peers, outside[i].party())
 	}
 	gateway := gatewayPermissions(b.inbox, jwksSubject(b.sys), peers)
+	publisher := gatewayPermissions(b.inbox, "", nil)
 	grantCommitter(gateway, b.sys)
+	grantCommitter(publisher, b.sys)
 	users := []*server.User{
 		{Username: b.operator.User, Password: b.operator.Password, AllowedConnectionTypes: overPipe},
 		{
@@ -116,6 +118,7 @@ func (b *Bus) usersLocked() ([]*server.User, error) {
 			Permissions: toolsPermissions(b.sys),
 		},
 		{Username: b.gateway.User, Password: b.gateway.Password, AllowedConnectionTypes: overTCP, Permissions: gateway},
+		{Username: b.publisher.User, Password: b.publisher.Password, AllowedConnectionTypes: overPipe, Permissions: publisher},
 	}
 	for i := range outside {
 		u := &outside[i]
