@@ -270,8 +270,9 @@ func TestNestedAsksGoOn(t *testing.T) {
 		})
 		return nil
 	})
-	_, may := h.leaf("leaf")
+	asked, may := h.leaf("leaf")
 	own := h.ask(t.Context(), "middle")
+	await.Until(t, "it is under way", func() bool { return asked.Load() > 0 })
 	answer := h.hold()
 	close(may)
 	soon(t, "a request of its own that leads to one of its handlers", own)

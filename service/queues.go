@@ -16,7 +16,11 @@ import (
 
 const (
 	namesTimeout = 2 * time.Second
-	namesPause   = 250 * time.Millisecond
+	// namesPause is how long is waited first, and namesPauseMost at most, before the
+	// node is asked again. In a system without queues nobody answers; whoever begins to
+	// answer tells everybody the queues.
+	namesPause     = 250 * time.Millisecond
+	namesPauseMost = time.Minute
 )
 
 // queues are the subjects that queues keep, as far as the node has told.
@@ -25,8 +29,9 @@ type queues struct {
 	exact   map[string]struct{}
 	pattern []string
 	all     []string
-	changed []func() // called when they are others
-	back    []func() // called when the bus is there again
+	told    context.CancelFunc // ends the asking which queues there are; nil: nobody has asked
+	changed []func()           // called when they are others
+	back    []func()           // called when the bus is there again
 }
 
 // set takes what the node has told.
@@ -44,12 +49,28 @@ func (q *queues) set(names []string) {
 	same := slices.Equal(q.all, names)
 	q.exact, q.pattern, q.all = exact, pattern, slices.Clone(names)
 	changed := slices.Clone(q.changed)
+	if q.told != nil {
+		q.told()
+	}
 	q.mu.Unlock()
 	if !same {
 		for _, f := range changed {
 			f()
 		}
 	}
+}
+
+// asking is a context for asking which queues there are. It ends when they are told, or
+// when they are asked for anew.
+func (q *queues) asking(ctx context.Context) context.Context {
+	ctx, told := context.WithCancel(ctx)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.told != nil {
+		q.told()
+	}
+	q.told = told
+	return ctx
 }
 
 // onChange has f called whenever the queues are others.
@@ -117,21 +138,27 @@ func (s *Service) heedQueues() error {
 	return err
 }
 
-// askQueues asks the node which queues there are, until it answers: the bus is there
+// askQueues asks the node which queues there are, until it has told: the bus is there
 // again, and something may have changed meanwhile.
 func (s *Service) askQueues() {
 	if !s.config.node {
 		return
 	}
-	for s.ctx.Err() == nil {
+	ctx := s.queues.asking(s.ctx)
+	insist(ctx, func() error {
 		var told wire.QueueNames
-		if err := s.askNode(s.ctx, wire.SubjectNames, struct{}{}, &told); err == nil {
+		err := s.askNode(ctx, wire.SubjectNames, struct{}{}, &told)
+		if err == nil {
 			s.queues.set(told.Queues)
-			return
 		}
-		if !pause(s.ctx, namesPause) {
-			return
-		}
+		return err
+	})
+}
+
+// insist asks until there is an answer, less and less often, or until ctx ends.
+func insist(ctx context.Context, ask func() error) {
+	for wait := namesPause; ask() != nil && pause(ctx, wait); {
+		wait = min(2*wait, namesPauseMost)
 	}
 }
 
