@@ -221,7 +221,7 @@ func (s *Service) register(ctx context.Context) error {
 			return nil
 		}
 	}
-	go s.askQueues()
+	go s.askQueues() //nolint:contextcheck // it goes on for as long as the service
 	s.registerMicro()
 	for _, e := range s.endpoints {
 		sub, err := s.subscribe(e.subject, e.group, e.deliver)

@@ -47,11 +47,12 @@ type Entry struct {
 // Log writes entries. Make it with [New]; Record and Close are safe for concurrent
 // use.
 type Log struct {
-	out  io.Writer
-	log  *slog.Logger
-	wake chan struct{}
-	quit chan struct{}
-	once sync.Once
+	out   io.Writer
+	log   *slog.Logger
+	begun chan struct{} // there is a line
+	wake  chan struct{} // there are many
+	quit  chan struct{}
+	once  sync.Once
 
 	mu      sync.Mutex // guards the fields below
 	buf     []byte
@@ -61,22 +62,15 @@ type Log struct {
 // New makes a log to out. That out cannot be written is told to log, once until it
 // can be again.
 func New(out io.Writer, log *slog.Logger) *Log {
-	return &Log{out: out, log: log, wake: make(chan struct{}, 1), quit: make(chan struct{})}
+	return &Log{out: out, log: log, begun: make(chan struct{}, 1), wake: make(chan struct{}, 1), quit: make(chan struct{})}
 }
 
 // Run writes until Close, then once more.
 func (l *Log) Run() {
-	tick := time.NewTicker(flushAfter)
-	defer tick.Stop()
 	var spare []byte
 	broken := false
 	for quit := false; !quit; {
-		select {
-		case <-tick.C:
-		case <-l.wake:
-		case <-l.quit:
-			quit = true
-		}
+		quit = l.gather()
 		l.mu.Lock()
 		full := l.buf
 		l.buf = spare[:0]
@@ -92,6 +86,25 @@ func (l *Log) Run() {
 	}
 }
 
+// gather returns when it is time to write: a while after the first line, or when there
+// are many. It reports whether it is for the last time.
+func (l *Log) gather() (last bool) {
+	select {
+	case <-l.begun:
+	case <-l.quit:
+		return true
+	}
+	timer := time.NewTimer(flushAfter)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-l.wake:
+	case <-l.quit:
+		return true
+	}
+	return false
+}
+
 // Close makes Run write what is left and return.
 func (l *Log) Close() { l.once.Do(func() { close(l.quit) }) }
 
@@ -104,15 +117,24 @@ func (l *Log) Record(e *Entry) {
 		l.mu.Unlock()
 		return
 	}
+	first := len(l.buf) == 0
 	l.buf = appendLine(l.buf, e, now, l.dropped)
 	l.dropped = 0
 	full := len(l.buf) >= wakeAt
 	l.mu.Unlock()
+	if first {
+		tell(l.begun)
+	}
 	if full {
-		select {
-		case l.wake <- struct{}{}:
-		default:
-		}
+		tell(l.wake)
+	}
+}
+
+// tell does not wait: what was told before, and not heard yet, is enough.
+func tell(ch chan<- struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
 	}
 }
 

@@ -7,8 +7,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -54,6 +57,51 @@ func TestNeverWaitsForTheDisk(t *testing.T) {
 	if !strings.Contains(disk.String(), `"dropped":`) {
 		t.Error("the log does not say that lines are missing")
 	}
+}
+
+// TestLinesAreWrittenTogether: soon after the first of them, and again after a pause.
+func TestLinesAreWrittenTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var disk writes
+		l := New(&disk, slog.New(slog.DiscardHandler))
+		go l.Run()
+		e := &Entry{Start: time.Now(), Method: "GET", Path: "/"}
+		for i := range 3 {
+			time.Sleep(time.Minute)
+			l.Record(e)
+			time.Sleep(flushAfter / 2)
+			l.Record(e)
+			if got := disk.all(); len(got) != i {
+				t.Errorf("lines of the writes before it is time: %v", got)
+			}
+			time.Sleep(flushAfter / 2)
+			synctest.Wait()
+			if got := disk.all(); len(got) != i+1 || got[i] != 2 {
+				t.Fatalf("lines of the writes: %v", got)
+			}
+		}
+		l.Close()
+		synctest.Wait()
+	})
+}
+
+// writes counts the lines of each write.
+type writes struct {
+	mu    sync.Mutex // guards lines
+	lines []int
+}
+
+func (w *writes) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lines = append(w.lines, bytes.Count(p, []byte("\n")))
+	return len(p), nil
+}
+
+func (w *writes) all() []int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.lines)
 }
 
 // FuzzLine writes whatever a client may send: it must stay one line of JSON.
