@@ -62,7 +62,7 @@ func (r *reader) readBusServer(f map[string]*document.Node) {
 	r.sys.Bus.Server = out
 	if n := f["url"]; n.Kind == document.Mapping {
 		if name := r.fields(n, urlSchema)["secret"]; name != nil {
-			out.URLSecret = r.secret(name)
+			out.URLSecret = r.issued(name)
 		} else {
 			r.missing(n, urlSchema, "secret", "name the secret that holds the URL with user and password")
 		}
@@ -70,10 +70,10 @@ func (r *reader) readBusServer(f map[string]*document.Node) {
 		out.URL = r.busURL(n, s)
 	}
 	if n := f["credentials"]; n != nil {
-		out.Credentials = r.secret(n)
+		out.Credentials = r.issued(n)
 	}
 	if n := f["signing_key"]; n != nil {
-		out.SigningKey = r.secret(n)
+		out.SigningKey = r.issued(n)
 		if f["credentials"] != nil {
 			r.rec.add(n.KeyAt, n.Path, misplaced, "beside credentials", "a user that is there needs no key that signs another: remove one of the two")
 		}
@@ -285,4 +285,16 @@ func (r *reader) secret(n *document.Node) string {
 		return ""
 	}
 	return s
+}
+
+// issued reads the name of a secret that only somebody else can make.
+func (r *reader) issued(n *document.Node) string {
+	name := r.secret(n)
+	if name == "" {
+		return ""
+	}
+	if r.secrets[name].Member("generate") != nil {
+		r.rec.add(n.At, n.Path, generated, wording.Quote(name))
+	}
+	return name
 }

@@ -103,6 +103,7 @@ const (
 	takenUser     code = "taken-user"
 	grantsNothing code = "grants-nothing"
 	doorListener  code = "door-listener"
+	generated     code = "generated-secret"
 	notEnforced   code = "permissions-not-enforced"
 
 	// About listeners and TLS.
@@ -214,6 +215,7 @@ var problems = map[code]words{
 	takenUser:     {"can be the name of %[1]s on the bus", "choose another name, and no number after a dash"},
 	grantsNothing: {"is granted nothing", "name what the user publishes, subscribes or asks"},
 	doorListener:  {"is the address %[1]s, which the gateway takes too", "keep one of the two"},
+	generated:     {"names %[1]s, which fairlead makes up", "whoever runs the other server issues it: give it to the secret with env or file"},
 	notEnforced:   {"is a server where permissions are not enforced: it knows this system by nothing, and whoever reaches it can do there what the system can", "add bus.credentials or bus.signing_key, a secret, or put a URL with user and password into one"},
 
 	sameListener:     {"is the address %[1]s, which the listener at %[2]s takes too", "keep one of the two"},

@@ -59,7 +59,7 @@ type socket struct {
 	mu     sync.Mutex   // guards until
 	until  time.Time    // the write deadline
 	silent atomic.Int32 // pings since the client was heard last
-	closed atomic.Bool
+	closed atomic.Bool  // nothing may be written any more
 }
 
 // put writes events as frames.
@@ -105,6 +105,9 @@ func (w *socket) write(b []byte) error {
 	}
 	w.mu.Unlock()
 	_, err := w.conn.Write(b)
+	if err != nil {
+		w.closed.Store(true) // a close frame now would stand in the middle of another
+	}
 	return err
 }
 

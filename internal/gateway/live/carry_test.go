@@ -133,6 +133,19 @@ func TestWebSocketEnds(t *testing.T) {
 			bus.publish("data.a", "1", false)
 			f.over(t, writeTime+2*closeTime)
 		}},
+		{"the client does not read on", func(t *testing.T, f *far, bus *memory, _ chan struct{}) {
+			t.Helper()
+			bus.publish("data.a", `"`+strings.Repeat("x", 100)+`"`, false)
+			head := make([]byte, 2)
+			if _, err := io.ReadFull(f.Conn, head); err != nil { // past what f.r would take
+				t.Fatal(err)
+			}
+			time.Sleep(writeTime + time.Second)
+			if rest, err := io.ReadAll(f.Conn); err != nil || len(rest) > 0 {
+				t.Errorf("in the middle of a frame comes %q %v", rest, err)
+			}
+			f.over(t, 2*closeTime)
+		}},
 		{"the client answers no pings", func(t *testing.T, f *far, _ *memory, _ chan struct{}) {
 			t.Helper()
 			go func() { _, _ = io.Copy(io.Discard, f.r) }()
